@@ -1,0 +1,19 @@
+"""Kernel-as-a-Service: the autoscaling experiment of the Middleware '23 paper.
+
+The scripts beside this folder are thin command lines over the rooms in here: `server`, `load`, `monitor` and
+`analysis`. Rooms use the files directly under `kaas/` and never each other.
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The project's folder: where the scripts, kernels and clients lie."""
+
+if sys.version_info < (3, 11) or find_spec("numpy") is None:
+    # The commonest stumble: a script started with the system's Python. One line says what to do.
+    sys.exit(
+        f"KaaS needs Python 3.11 or later with the libraries of requirements.txt, and {sys.executable} is not that: "
+        "run ./scripts/setup once, then `source .venv/bin/activate`"
+    )

@@ -1,0 +1,75 @@
+"""What the command lines share: argument types, and an error as one line.
+
+A script parses its arguments, calls one function and returns; nothing else happens in it.
+"""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from kaas.errors import KaasError
+
+Number = TypeVar("Number", int, float)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call `main` and leave with its result; a `KaasError` becomes one line on stderr and its exit code."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except KaasError as error:
+        print(f"{program()}: {error}", file=sys.stderr)  # noqa: T201
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has left: nothing more to say, and nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def program() -> str:
+    """Name the running script, for the start of an error line."""
+    return os.path.basename(sys.argv[0])  # noqa: PTH119
+
+
+def positive_int(text: str) -> int:
+    """Read a whole number of at least 1."""
+    return _number(text, int, 1, "a whole number of at least 1")
+
+
+def count(text: str) -> int:
+    """Read a whole number of at least 0."""
+    return _number(text, int, 0, "a whole number of at least 0")
+
+
+def seconds(text: str) -> float:
+    """Read a finite number of seconds of at least 0."""
+    return _number(text, float, 0.0, "a number of seconds of at least 0")
+
+
+def positive_seconds(text: str) -> float:
+    """Read a finite number of seconds above 0."""
+    return _number(text, float, sys.float_info.min, "a number of seconds above 0")
+
+
+def port(text: str) -> int:
+    """Read a TCP port: 0 (any that is free) to 65535."""
+    value = _number(text, int, 0, "a port from 0 to 65535")
+    if value > 65535:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return value
+
+
+def _number(text: str, kind: Callable[[str], Number], least: Number, what: str) -> Number:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+    if not math.isfinite(value) or value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
