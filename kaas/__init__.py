@@ -11,6 +11,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 """The project's folder: where the scripts, kernels and clients lie."""
 
+SINGLE_THREADED = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "BLIS_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+        "NUMBA_NUM_THREADS",
+    ),
+    "1",
+)
+"""Environment in which numerical libraries start no threads of their own: one process is one core's work."""
+
 if sys.version_info < (3, 11) or find_spec("numpy") is None:
     # The commonest stumble: a script started with the system's Python. One line says what to do.
     sys.exit(

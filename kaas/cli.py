@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from kaas.errors import KaasError
+from kaas.errors import KaasError, UsageError
 
 Number = TypeVar("Number", int, float)
 
@@ -73,3 +73,13 @@ def _number(text: str, kind: Callable[[str], Number], least: Number, what: str) 
     if not math.isfinite(value) or value < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return value
+
+
+def check_file_name(name: str) -> None:
+    """Check that a name can be part of a file's name.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not name or "/" in name or "\0" in name or name.startswith("."):
+        raise UsageError(f"{name!r} cannot name a file: give letters, digits, '-', '_' or '.', and no '/'")

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The autoscaling experiment on a laptop: virtual GPUs, each a group of worker processes on the CPU.
+#
+# Sets up .venv when first run. Every setting can be given in the environment, as in:
+#
+#   INTERVAL=1 MAX_MPL=6 N=200 AVAILABLE_GPUS=2 ./autoscale-cpu.sh
+#
+#   AVAILABLE_GPUS=8            virtual GPUs
+#   MAX_MPL_PER_GPU=4           workers of each
+#   MIN_MPL=1 MAX_MPL=10        clients at the start and at the end
+#   STEP_SIZE=1 INTERVAL=10     clients added at each step, and its length in seconds
+#   OUTER_REPEATS=1             runs of the whole
+#   FN=cuda-matmul-cpu          the kernel: a name or a path
+#   CLIENT=cuda-matmul-client   the client module
+#   N=500                       the client's input: the matrix's size
+#   PORT=8080                   where the server listens, on this machine only
+#   MONITOR_MS=250              milliseconds between two samples of the utilization
+#   BACKOFF=0.1                 seconds that a client waits after a refusal
+#   READY_TIMEOUT=60            seconds that the server has to become ready
+#   EXPERIMENT=autoscaling-cpu  the results go to results-$EXPERIMENT; an earlier run there is moved aside
+#
+# Ctrl-C once ends in order and keeps the data; twice: at once.
+set -euo pipefail
+
+unset CDPATH
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# shellcheck source=scripts/experiment.sh
+source "$ROOT/scripts/experiment.sh"
+
+show_help_if_asked "${BASH_SOURCE[0]}" "$@"
+
+setting AVAILABLE_GPUS 8
+setting MAX_MPL_PER_GPU 4
+setting MIN_MPL 1
+setting MAX_MPL 10
+setting STEP_SIZE 1
+setting INTERVAL 10
+setting OUTER_REPEATS 1
+setting FN cuda-matmul-cpu
+setting CLIENT cuda-matmul-client
+setting N 500
+setting PORT 8080
+setting MONITOR_MS 250
+setting BACKOFF 0.1
+setting READY_TIMEOUT 60
+setting EXPERIMENT autoscaling-cpu
+setting DESCRIPTION "Autoscaling on a laptop: $AVAILABLE_GPUS virtual GPUs x $MAX_MPL_PER_GPU workers of $FN"
+
+run_experiment

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Client of the matrix kernels: sends an N x N matrix through shared memory and takes the product back.
+
+As a script (./cuda-matmul-client.py 500) it makes one request and prints its times. As a client module it makes one
+request at each `run_client`. The server is at $KAAS_ADDRESS (127.0.0.1:8080); $KAAS_TIMEOUT is the seconds after which
+a request is given up (600). The matrix file lies in $KAAS_SCRATCH, which the clients of a run share.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from kaas import cli, matrices
+from kaas.client import Connection
+from kaas.errors import KaasError, UsageError
+from kaas.matrices import Matrix, Task
+from kaas.results import Outcome
+from kaas.wire import Reply
+
+
+class MatmulClient:
+    """One client: its matrix, its connection, and whether a product of it has been checked."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self._own_folder = "" if os.environ.get("KAAS_SCRATCH") else tempfile.mkdtemp(prefix="kaas-")
+        self._timeout = _timeout()
+        self._checked = False
+        self._connection = Connection()
+        folder = Path(self._own_folder or os.environ["KAAS_SCRATCH"])
+        self._matrix: Matrix = np.load(matrices.matrix_file(n, folder), mmap_mode="r")
+
+    def run(self) -> Outcome:
+        """Make one request. Everything is in its time but the check of the first product."""
+        begun = time.perf_counter()
+        with matrices.shared_matrix(self.n) as a, matrices.shared_matrix(self.n) as c:
+            copying = time.perf_counter()
+            a.matrix[:] = self._matrix
+            copied = time.perf_counter()
+            reply = self._connection.invoke(Task(a.name, c.name, self.n).encode(), self._timeout)
+            replied = time.perf_counter()
+            wrong = reply.status == "ok" and not self._checked and not matrices.is_square_of(c.matrix, self._matrix)
+            self._checked = self._checked or reply.status == "ok"
+            checked = time.perf_counter()
+        outer_ms = (replied - begun + time.perf_counter() - checked) * 1000
+        return _outcome(reply, wrong, outer_ms, (copied - copying) * 1000)
+
+    def close(self) -> None:
+        """Close the connection, and remove the matrix file unless it belongs to a whole run."""
+        self._connection.close()
+        if self._own_folder:
+            shutil.rmtree(self._own_folder, ignore_errors=True)
+
+
+def _outcome(reply: Reply, wrong: bool, outer_ms: float, setup_ms: float) -> Outcome:
+    served = reply.status == "ok"
+    return Outcome(
+        outer_ms,
+        json.loads(reply.payload)["inner_time_ms"] if served and not wrong else 0.0,
+        setup_ms,
+        reply.cold_start,
+        status="wrong_result" if wrong else reply.status,
+        waited_for_boot=reply.waited_for_boot,
+        gpu=reply.gpu,
+        worker=reply.worker,
+        queued_ms=reply.queued_ns / 1e6,
+        kernel_ms=reply.kernel_ns / 1e6,
+        error="the product is wrong (Freivalds' check)" if wrong else "" if served else reply.payload.decode(),
+    )
+
+
+def _timeout() -> float:
+    text = os.environ.get("KAAS_TIMEOUT") or "600"
+    try:
+        return cli.positive_seconds(text)
+    except Exception as error:
+        raise UsageError(f"KAAS_TIMEOUT: {error}") from None
+
+
+_client: MatmulClient | None = None
+
+
+def prepare(arg: str, copy: int) -> None:
+    """Make ready to send matrices of `arg` rows, before the first request is timed."""
+    global _client  # noqa: PLW0603 - a client module is one client
+    if _client is None or _client.n != matrices.matrix_size(arg):
+        cleanup()
+        _client = MatmulClient(matrices.matrix_size(arg))
+
+
+def run_client(arg: str) -> Outcome:
+    """Make one request; return its times in milliseconds and what became of it."""
+    prepare(arg, 0)
+    assert _client is not None
+    return _client.run()
+
+
+def cleanup() -> None:
+    """Give back what `prepare` took."""
+    global _client  # noqa: PLW0603
+    if _client is not None:
+        _client.close()
+        _client = None
+
+
+def main() -> int:
+    """Make one request and print its times."""
+    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):  # noqa: PLR2004
+        print(__doc__ + "\nusage: cuda-matmul-client.py [N]  (default 500)")
+        return 0 if len(sys.argv) == 2 else 2  # noqa: PLR2004
+    try:
+        outcome = run_client(sys.argv[1] if sys.argv[1:] else "500")
+    finally:
+        cleanup()
+    if outcome.status != "ok":
+        raise KaasError(f"the request was not served: {outcome.status}: {outcome.error}")
+    print(f"outer time (ms): {outcome.outer_ms:.3f}")
+    print(f"setup time (ms): {outcome.setup_ms:.3f}")
+    print(f"inner time (ms): {outcome.inner_ms:.3f}")
+    print(f"cold start: {outcome.cold_start}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""The KaaS server: one kernel, worker processes on every GPU, the next GPU booted when all workers are busy.
+
+Prints event lines (@@@ ...) on stdout and everything else on stderr. SIGTERM or Ctrl-C: answers what is in flight, ends
+the workers, and exits with 0; a second one ends it at once. If KAAS_TOKEN is set, clients must show the same token.
+"""
+
+import argparse
+import logging
+import os
+import sys
+
+from kaas import cli, kernels, wire
+from kaas.server.settings import Settings
+from kaas.server.tcp import check_address, serve
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    default = Settings
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("function", metavar="FUNCTION", help="the kernel: a module's name or a path, with or without .py")
+    add("-p", "--port", type=cli.port, default=default.port, help="port to listen on; 0 for any (default %(default)s)")
+    add("--host", default=default.host, help="address to listen on (default %(default)s: this machine only)")
+    add("-g", "--num-gpus", type=cli.positive_int, default=default.gpus, metavar="N", help="GPUs (default %(default)s)")
+    add(
+        "-m",
+        "--max-req-per-gpu",
+        type=cli.positive_int,
+        default=default.workers_per_gpu,
+        metavar="M",
+        help="workers of each GPU, and so its invocations at a time (default %(default)s)",
+    )
+    add(
+        "--message-size",
+        type=cli.positive_int,
+        default=wire.DEFAULT_LIMIT,
+        metavar="BYTES",
+        help="the largest payload, either way (default %(default)s)",
+    )
+    add(
+        "--when-full",
+        choices=("reject", "queue"),
+        default=default.when_full,
+        help="what becomes of an invocation when all workers are busy (default %(default)s, as in the paper)",
+    )
+    add(
+        "--max-queue",
+        type=cli.positive_int,
+        default=default.max_queue,
+        metavar="N",
+        help="with queue: how many may wait, first come first served; more are rejected (default %(default)s)",
+    )
+    for name, value, help_text in (
+        ("queue-timeout", default.queue_timeout, "with queue: how long one may wait; 0 for as long as it takes"),
+        (
+            "idle-timeout",
+            default.idle_timeout,
+            "stop a task runner on which nothing was in flight for so long; 0 never",
+        ),
+    ):
+        add(f"--{name}", type=cli.seconds, default=value, metavar="SECONDS", help=f"{help_text} (default %(default)g)")
+    for name, value, help_text in (
+        ("boot-timeout", default.boot_timeout, "how long a worker may take to become ready"),
+        ("drain-timeout", default.drain_timeout, "at the end, how long to wait for what is in flight"),
+        ("kill-after", default.kill_after, "how long a worker may take to end by itself before it is killed"),
+    ):
+        add(
+            f"--{name}",
+            type=cli.positive_seconds,
+            default=value,
+            metavar="SECONDS",
+            help=f"{help_text} (default %(default)g)",
+        )
+    add(
+        "--supervised",
+        action="store_true",
+        help="run under a script: leave Ctrl-C to it, and end when the process that started this one is gone",
+    )
+    add(
+        "--check", action="store_true", help="only check the arguments, the kernel's file and the port, and say nothing"
+    )
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default %(default)s")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the server that the command line describes."""
+    arguments = parse_arguments()
+    logging.basicConfig(
+        stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s server %(levelname)s: %(message)s"
+    )
+    kernel = kernels.find(arguments.function)
+    kernels.check(kernel, kernels.KERNEL_FUNCTION)
+    settings = Settings(
+        kernel=kernel,
+        host=arguments.host,
+        port=arguments.port,
+        token=os.environ.get("KAAS_TOKEN", ""),
+        gpus=arguments.num_gpus,
+        workers_per_gpu=arguments.max_req_per_gpu,
+        message_size=arguments.message_size,
+        when_full=arguments.when_full,
+        max_queue=arguments.max_queue,
+        queue_timeout=arguments.queue_timeout,
+        idle_timeout=arguments.idle_timeout,
+        boot_timeout=arguments.boot_timeout,
+        drain_timeout=arguments.drain_timeout,
+        kill_after=arguments.kill_after,
+        supervised=arguments.supervised,
+    )
+    if arguments.check:
+        check_address(settings)
+    else:
+        serve(settings)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,136 @@
+"""A blocking connection to the server: `invoke()` and `status()`. One connection serves one thread.
+
+with Connection("127.0.0.1:8080") as kaas:
+    reply = kaas.invoke(b"...", timeout=30.0)
+"""
+
+import json
+import os
+import socket
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from kaas import wire
+from kaas.errors import ConnectionFailed, FrameError, UsageError
+from kaas.wire import Reply
+
+DEFAULT_ADDRESS = "127.0.0.1:8080"
+_CONNECT_TIMEOUT = 10.0
+_GRACE = 5.0
+"""Seconds beyond an invocation's own timeout in which the server's `timeout` reply may arrive."""
+_CHUNK = 256 * 1024
+
+
+class Connection:
+    """A connection to a KaaS server, made at the first use and kept for many invocations.
+
+    Args:
+        address: `host:port` (`[::1]:8080` for IPv6); default `$KAAS_ADDRESS`, then 127.0.0.1:8080.
+        token: what the server wants to see if it was started with a token; default `$KAAS_TOKEN`.
+
+    An exchange that fails discards the connection; the next call makes a new one.
+    """
+
+    def __init__(self, address: str | None = None, token: str | None = None) -> None:
+        self.address = address or os.environ.get("KAAS_ADDRESS") or DEFAULT_ADDRESS
+        self._host, self._port = split_address(self.address)
+        self._token = os.environ.get("KAAS_TOKEN", "") if token is None else token
+        self._socket: socket.socket | None = None
+        self._decoder = wire.reply_decoder()
+        self._last_id = 0
+
+    def invoke(self, payload: bytes, timeout: float | None = None) -> Reply:
+        """Have the kernel called with `payload`; wait for the reply, whatever its status.
+
+        Args:
+            payload: the kernel's input.
+            timeout: seconds after which the server answers `timeout`; none by default.
+
+        Raises:
+            ConnectionFailed: the server cannot be reached, or the connection broke; nothing else raises.
+        """
+        if timeout is not None and not 0 < timeout <= wire.MAX_TIMEOUT:
+            raise UsageError(f"a timeout of {timeout} s: give seconds above 0, or none")
+        return self._exchange(wire.INVOKE, payload, timeout or 0.0, timeout and timeout + _GRACE)
+
+    def status(self, timeout: float = 10.0) -> dict[str, Any]:
+        """Ask the server how it stands: in flight, task runners, queued, workers, counters.
+
+        Raises:
+            ConnectionFailed: the server cannot be reached, does not answer in time, or refuses.
+        """
+        reply = self._exchange(wire.STATUS, b"", 0.0, timeout)
+        if reply.status != "ok":
+            raise ConnectionFailed(f"{self.address} refused a status query: {reply.status}: {reply.payload.decode()}")
+        answer: dict[str, Any] = json.loads(reply.payload)
+        return answer
+
+    def close(self) -> None:
+        """Close the connection; a later call opens it again."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self.address}, {'open' if self._socket else 'closed'}>"
+
+    def _exchange(self, kind: int, payload: bytes, timeout: float, limit: float | None) -> Reply:
+        self._last_id = request_id = (self._last_id + 1) % 2**32
+        frame = wire.encode_request(wire.Request(kind, payload, request_id, timeout))
+        deadline = None if limit is None else time.monotonic() + limit
+        try:
+            connection = self._connected()
+            connection.settimeout(limit)
+            connection.sendall(frame)
+            while True:
+                data = connection.recv(_CHUNK)
+                if not data:
+                    raise ConnectionFailed(f"{self.address} closed the connection before it had answered")
+                for reply in self._decoder.feed(data):
+                    # An id of 0 answers bytes that the server could not read as a request.
+                    if reply.id in (request_id, 0):
+                        return reply
+                if deadline is not None:
+                    connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        except FrameError as error:
+            self.close()
+            raise ConnectionFailed(f"{self.address} does not answer like a KaaS server: {error}") from None
+        except TimeoutError:
+            self.close()
+            raise ConnectionFailed(f"{self.address} gave no answer within {limit} s") from None
+        except OSError as error:
+            self.close()
+            raise ConnectionFailed(f"{self.address}: {error.strerror or error}") from None
+        except BaseException:
+            # An exchange that was cut short (Ctrl-C, say) leaves a reply under way: not a connection to use again.
+            self.close()
+            raise
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None:
+            self._decoder = wire.reply_decoder()
+            self._socket = socket.create_connection((self._host, self._port), timeout=_CONNECT_TIMEOUT)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._token:
+                self._socket.sendall(wire.encode_request(wire.Request(wire.TOKEN, self._token.encode())))
+        return self._socket
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port`.
+
+    Raises:
+        UsageError: it is no such thing.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) <= 65535:  # noqa: PLR2004
+        raise UsageError(f"{address!r} is not an address: give host:port, such as {DEFAULT_ADDRESS}")
+    return host, int(port)

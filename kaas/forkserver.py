@@ -1,0 +1,163 @@
+"""The process that imports the heavy libraries once and forks each child from there (kaas.children: its parent).
+
+A child's code is a module with two functions:
+
+    preload(config)             in the fork server, once: imports (of CUDA, never the driver)
+    run(link, config) -> int    in each child: the exit code; returns when it reads the end of its link
+
+Between parent and fork server go lines of JSON over a socket pair, a child's end of its link beside its line:
+
+    {"spawn": child, "config": {...}} and a descriptor    {"kill": child}            to the fork server
+    {"preloaded": seconds} or {"error": text}             {"ended": child, "code": exit code or minus the signal}
+
+When the parent is gone, the fork server gives its children `kill_after` seconds to end by themselves, kills those that
+are left, and ends.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from typing import Any, Protocol
+
+Config = dict[str, Any]
+
+BUFFER = 64 * 1024
+_MOST_DESCRIPTORS = 64
+
+
+class Target(Protocol):
+    """What a child's module offers."""
+
+    def preload(self, config: Config) -> None:
+        """Import what the children will need."""
+
+    def run(self, link: socket.socket, config: Config) -> int:
+        """Be the child; return its exit code."""
+
+
+class _Server:
+    """The fork server's own side: waits for lines from its parent and for children that end."""
+
+    def __init__(self, control: socket.socket, target: Target, kill_after: float) -> None:
+        self._control = control
+        self._target = target
+        self._kill_after = kill_after
+        self._children: dict[int, int] = {}  # pid -> child
+        self._descriptors: deque[int] = deque()
+        self._pending = b""
+        self._wakeup, self._wake = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._wake.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(control, selectors.EVENT_READ)
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        parent_is_there = True
+        while parent_is_there:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._wakeup:
+                    self._reap()
+                else:
+                    parent_is_there = self._read()
+        deadline = time.monotonic() + self._kill_after
+        self._selector.unregister(self._control)
+        while self._children:
+            self._selector.select(max(deadline - time.monotonic(), 0.0))
+            self._reap()
+            if time.monotonic() >= deadline:
+                for pid in self._children:
+                    os.kill(pid, signal.SIGKILL)
+                deadline += 1.0
+
+    def _read(self) -> bool:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, BUFFER, _MOST_DESCRIPTORS)
+        except ConnectionError:
+            return False
+        self._descriptors.extend(descriptors)
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "spawn" in message:
+                self._spawn(message["spawn"], message["config"], self._descriptors.popleft())
+            else:
+                self._reap()
+                for pid in [pid for pid, child in self._children.items() if child == message["kill"]]:
+                    os.kill(pid, signal.SIGKILL)
+        return bool(data)
+
+    def _spawn(self, child: int, config: Config, descriptor: int) -> None:
+        with socket.socket(fileno=descriptor) as link:
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    self._become_child()
+                    code = self._target.run(link, config)
+                except BaseException:  # nothing may return into the fork server's loop
+                    traceback.print_exc()
+                finally:
+                    with contextlib.suppress(Exception):
+                        sys.stdout.flush()
+                        sys.stderr.flush()
+                    os._exit(code)
+        self._children[pid] = child
+
+    def _become_child(self) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._selector.close()
+        for mine in (self._control, self._wakeup, self._wake):
+            mine.close()
+        if numpy := sys.modules.get("numpy"):
+            numpy.random.seed()  # the legacy generator would give all children the same numbers
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wakeup.recv(BUFFER)
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                child = self._children.pop(ended[0], None)
+                if child is not None:
+                    self._tell({"ended": child, "code": os.waitstatus_to_exitcode(ended[1])})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the parent may be gone
+            self._control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def main() -> None:
+    """Be the fork server: `python -m kaas.forkserver DESCRIPTOR MODULE SETTINGS`."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    settings = json.loads(sys.argv[3])
+    begun = time.monotonic()
+    try:
+        target = importlib.import_module(sys.argv[2])
+        target.preload(settings["config"])
+    except Exception as error:  # whatever it is, the parent is told
+        control.sendall(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        return
+    # What is here now is shared with every child as long as nobody writes to it, the garbage collector included.
+    gc.collect()
+    gc.freeze()
+    control.sendall(json.dumps({"preloaded": time.monotonic() - begun}).encode() + b"\n")
+    _Server(control, target, settings["kill_after"]).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Find and load a kernel or client module by name or path, and check its contract.
+
+A kernel is a Python file with `call(payload: bytes) -> bytes`; a client is one with
+`run_client(arg) -> (outer_ms, inner_ms, setup_ms, cold_start)` and, if it likes, `prepare(arg, copy)` and `cleanup()`.
+`check` reads the file without running it, so the server's parent can refuse a broken kernel and still never touch CUDA.
+"""
+
+import ast
+import difflib
+import importlib.machinery
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from kaas import ROOT
+from kaas.errors import ModuleError
+
+KERNEL_FUNCTION = "call"
+CLIENT_FUNCTION = "run_client"
+
+
+def find(name: str) -> Path:
+    """Find a module's file by a path or a module's name, with or without `.py`, here or in the project's folder.
+
+    Raises:
+        ModuleError: there is none, or it cannot be read.
+    """
+    for folder in (Path.cwd(), ROOT):
+        for path in (folder / name, folder / f"{name}.py"):
+            if path.is_file():
+                return path.resolve()
+    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+        dotted = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        if dotted.is_file():
+            return dotted
+        spec = _spec(name)
+        if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
+            return Path(spec.origin)
+    known = [path.stem for path in ROOT.glob("*-*.py")]
+    alike = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {alike[0]}?" if alike else f"give a path, or a file's name in {Path.cwd()} or {ROOT}"
+    raise ModuleError(f"no module {name!r}: {hint}")
+
+
+def check(path: Path, function: str) -> None:
+    """Check without running it that a file is Python, has `function`, and imports only what is installed.
+
+    Raises:
+        ModuleError: it does not.
+    """
+    tree = _parse(path)
+    if function not in set(_top_level_names(tree)):
+        raise ModuleError(f"{path} has no function {function!r}: a {_role(function)} needs `def {function}(...)`")
+    for name in _imports(tree):
+        package = name.partition(".")[0]
+        beside = path.parent / package
+        if _spec(package) is None and not (beside.is_dir() or beside.with_suffix(".py").is_file()):
+            raise ModuleError(f"{path} imports {package!r}, which is not installed for {sys.executable}")
+
+
+def imports(path: Path) -> list[str]:
+    """List the modules that a file imports at its top level, dotted; `from a import b` counts as `a.b` too."""
+    return list(_imports(_parse(path)))
+
+
+def load(path: Path, function: str) -> ModuleType:
+    """Import a file as a module, whatever its name, and check that it has `function`.
+
+    Its folder is on the path for its own imports, after everything else, so that it shadows nothing.
+
+    Raises:
+        ModuleError: it lacks the function.
+        BaseException: whatever running the file raises.
+    """
+    name = re.sub(r"\W", "_", path.stem)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModuleError(f"{path} is not a Python file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise ModuleError(f"{path} has no function {function!r}: a {_role(function)} needs `def {function}(...)`")
+    return module
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise ModuleError(f"{path}, line {error.lineno}: {error.msg}") from None
+    except (OSError, ValueError) as error:
+        raise ModuleError(f"{path} cannot be read: {error}") from None
+
+
+def _top_level_names(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        for part in ast.walk(node) if isinstance(node, ast.If | ast.Try | ast.With) else (node,):
+            if isinstance(part, ast.FunctionDef | ast.ClassDef):
+                yield part.name
+            elif isinstance(part, ast.Import | ast.ImportFrom):
+                yield from (alias.asname or alias.name for alias in part.names)
+            elif isinstance(part, ast.Assign | ast.AnnAssign):
+                targets = part.targets if isinstance(part, ast.Assign) else [part.target]
+                yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Only what stands at the top: an import inside a function or a `try` may well be meant to fail."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+def _role(function: str) -> str:
+    return "kernel" if function == KERNEL_FUNCTION else "client"

@@ -1,0 +1,151 @@
+"""The client processes of a run, as the load generator sees them: prepared, begun, ended.
+
+A client that dies is forgotten; the ramp, which counts those that are there, has another one started.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from kaas.children import ForkServer, describe
+from kaas.errors import ProcessFailed
+from kaas.forkserver import Config
+from kaas.load.clients import READY, ClientCount
+
+
+class _Client:
+    """Our end of one client process."""
+
+    def __init__(self, copy: int, child: int, link: socket.socket) -> None:
+        self.copy = copy
+        self.child = child
+        self.begun = False
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._link = link
+        self._said = b""
+        asyncio.get_running_loop().add_reader(link.fileno(), self._read)
+
+    def begin(self) -> None:
+        """Let it send requests."""
+        self.begun = True
+        with contextlib.suppress(OSError):
+            self._link.sendall(b"\n")
+
+    def finish(self) -> None:
+        """Let it end after the request that it is in."""
+        with contextlib.suppress(OSError):
+            self._link.shutdown(socket.SHUT_WR)
+
+    def ended(self, code: int | None) -> str:
+        """Its process has ended; tell what went wrong, if anything did."""
+        while self._link.fileno() >= 0:
+            self._read()
+        said = self._said.removeprefix(READY).decode(errors="replace").strip()
+        problem = "" if code == 0 else said or describe(code)
+        if not self.ready.done():
+            self.ready.set_exception(ProcessFailed(f"client {self.copy} cannot be prepared: {problem}"))
+        return problem
+
+    def _read(self) -> None:
+        try:
+            data = self._link.recv(65536)
+        except OSError:
+            data = b""
+        self._said += data
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._link.fileno())
+            self._link.close()
+        elif self._said.startswith(READY) and not self.ready.done():
+            self.ready.set_result(None)
+
+
+class Crew:
+    """All client processes of one run.
+
+    Args:
+        module: path of the client module.
+        running: file for the number of running clients.
+        config: what each client is told (kaas.load.clients).
+        kill_after: seconds that clients have to end in order.
+        problem: takes a line about a client that died.
+    """
+
+    def __init__(
+        self, module: Path, running: Path, config: Config, kill_after: float, problem: Callable[[str], None]
+    ) -> None:
+        self._config = config | {"running": str(running)}
+        self._running = ClientCount(running)
+        self._problem = problem
+        self._forkserver = ForkServer("kaas.load.clients", {"client": str(module)}, self._ended, kill_after)
+        self._clients: dict[int, _Client] = {}
+        self._finishing = False
+        self._gone = asyncio.Event()
+        self._gone.set()
+
+    async def start(self) -> None:
+        """Import the client module, for all clients.
+
+        Raises:
+            ProcessFailed: it cannot be imported.
+        """
+        await self._forkserver.start()
+
+    async def prepare(self, number: int) -> None:
+        """Start `number` more clients and wait until they are prepared.
+
+        Raises:
+            ProcessFailed: one cannot be.
+        """
+        await asyncio.gather(*(client.ready for client in [self._spawn() for _ in range(number)]))
+
+    def begin(self) -> None:
+        """Let all that are prepared send requests, from now on."""
+        for client in self._clients.values():
+            if not client.begun:
+                self._running.value += 1
+                client.begin()
+
+    def finish(self) -> None:
+        """Let all end, after the requests that they are in."""
+        self._finishing = True
+        for client in self._clients.values():
+            client.finish()
+
+    async def wait(self, limit: float) -> None:
+        """Wait until all have ended, `limit` seconds at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), limit)
+
+    def kill(self) -> None:
+        """Kill those that are still there."""
+        self._finishing = True
+        for client in self._clients.values():
+            self._forkserver.kill(client.child)
+
+    async def close(self) -> None:
+        """Wait until nothing of it is left."""
+        await self._forkserver.close()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def _spawn(self) -> _Client:
+        taken = {client.copy for client in self._clients.values()}
+        copy = next(number for number in count() if number not in taken)
+        child, link = self._forkserver.spawn(self._config | {"copy": copy})
+        client = self._clients[child] = _Client(copy, child, link)
+        self._gone.clear()
+        return client
+
+    def _ended(self, child: int, code: int | None) -> None:
+        client = self._clients.pop(child)
+        problem = client.ended(code)
+        if client.begun:
+            self._running.value -= 1
+            if not self._finishing:
+                self._problem(f"client {client.copy} died ({problem or 'it ended by itself'})")
+        if not self._clients:
+            self._gone.set()

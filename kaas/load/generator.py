@@ -1,0 +1,240 @@
+"""Runs the experiment's load: starts clients on the ramp's schedule, follows their rows, and ends them in order.
+
+The clients write their rows themselves (kaas.load.clients); what is shown here is read back from that file.
+"""
+
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from kaas import machine, results
+from kaas.client import Connection
+from kaas.errors import ConnectionFailed, KaasError, ResultsError, ServerNotReady
+from kaas.load.crew import Crew
+from kaas.load.display import Display, Now, summary
+from kaas.load.ramp import Ramp
+from kaas.load.tally import Tally
+from kaas.results import RowReader, RunFiles
+
+_TICK = 0.25
+_STATUS_EVERY = 1.0
+_PARENT_CHECK = 0.5
+_SERVER_GONE_AFTER = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is told; times in seconds. `server` is None if the client module needs no KaaS server."""
+
+    client: Path
+    input: str
+    files: RunFiles
+    parameters: dict[str, object]
+    ramp: Ramp
+    server: str | None
+    backoff: float = 0.1
+    ready_timeout: float = 60.0
+    finish_timeout: float = 60.0
+    supervised: bool = False
+
+
+class Generator:
+    """One run of the load generator."""
+
+    def __init__(self, settings: Settings, console: Console) -> None:
+        self._settings = settings
+        self._console = console
+        self._display = Display(console, settings.ramp)
+        self._tally = Tally()
+        self._orders: asyncio.Queue[str] = asyncio.Queue()
+        self._task_runners: int | None = None
+        self._rows: RowReader | None = None
+        self._begun = 0.0
+
+    async def run(self) -> int:
+        """Run the load to its end; return the exit code: 130 if it was told to end early, 1 if products were wrong.
+
+        Raises:
+            KaasError: it could not begin, or had to end; the rows that there are stay.
+        """
+        if self._settings.files.requests.exists():
+            raise ResultsError(
+                f"{self._settings.files.requests} holds an earlier run: move it away, or choose another --task-name"
+            )
+        self._listen_to_signals()
+        with tempfile.TemporaryDirectory(prefix="kaas-") as scratch:
+            crew = self._crew(Path(scratch))
+            ended = ""
+            try:
+                ended = await self._unless_ordered(self._load(crew))
+                return await self._end(crew, ended)
+            except KaasError as error:
+                ended = str(error)
+                raise
+            finally:
+                crew.kill()
+                await crew.close()
+                self._describe_end(ended or "at the end of the ramp")
+
+    def _crew(self, scratch: Path) -> Crew:
+        settings = self._settings
+        environment = {"KAAS_SCRATCH": str(scratch)}
+        if settings.server is not None:
+            environment["KAAS_ADDRESS"] = settings.server
+        config = {
+            "input": settings.input,
+            "backoff": settings.backoff,
+            "rows": str(settings.files.requests.resolve()),
+            "environment": environment,
+        }
+        return Crew(settings.client, scratch / "running", config, settings.finish_timeout, self._display.say)
+
+    # From the start to the end of the ramp
+
+    async def _load(self, crew: Crew) -> None:
+        settings, ramp = self._settings, self._settings.ramp
+        if settings.server is not None:
+            await self._wait_for_server(Connection(settings.server))
+        await crew.start()
+        await crew.prepare(ramp.min_clients)
+        results.create_requests(settings.files.requests)
+        results.begin_description(
+            settings.files.description, settings.files.requests, settings.parameters, machine.describe()
+        )
+        self._rows = RowReader(settings.files.requests)
+        self._begun = time.monotonic()
+        crew.begin()
+        watching = asyncio.create_task(self._watch_server())
+        try:
+            with self._display:
+                await self._follow_ramp(crew, watching)
+        finally:
+            watching.cancel()
+
+    async def _follow_ramp(self, crew: Crew, watching: asyncio.Task[None]) -> None:
+        while not (pace := self._settings.ramp.pace(time.monotonic() - self._begun, len(crew))).done:
+            if pace.start:
+                await crew.prepare(pace.start)
+                crew.begin()
+            self._show(len(crew))
+            await asyncio.wait((watching,), timeout=min(pace.wait, _TICK))
+            if watching.done():
+                watching.result()
+
+    async def _wait_for_server(self, connection: Connection) -> None:
+        limit = self._settings.ready_timeout
+        deadline = time.monotonic() + limit
+        with connection:
+            while True:
+                try:
+                    await asyncio.to_thread(connection.status, 1.0)
+                except ConnectionFailed as error:
+                    if time.monotonic() >= deadline:
+                        raise ServerNotReady(
+                            f"no server is ready after {limit:g} s ({error}): start gpu-server-scaling.py, or say with "
+                            "--server where it is"
+                        ) from None
+                    await asyncio.sleep(0.05)
+                else:
+                    return
+
+    async def _watch_server(self) -> None:
+        """Ask for the number of task runners, every second; raise if the server is gone for good."""
+        if self._settings.server is None:
+            await asyncio.Event().wait()
+        last = time.monotonic()
+        with Connection(self._settings.server) as connection:
+            while True:
+                try:
+                    status = await asyncio.to_thread(connection.status, 2.0)
+                except ConnectionFailed as error:
+                    self._task_runners = None
+                    if time.monotonic() - last > _SERVER_GONE_AFTER:
+                        raise ServerNotReady(
+                            f"the server has been gone for {_SERVER_GONE_AFTER:g} s: {error}"
+                        ) from None
+                else:
+                    self._task_runners = status["task_runners"]
+                    last = time.monotonic()
+                await asyncio.sleep(_STATUS_EVERY)
+
+    # The end
+
+    async def _end(self, crew: Crew, ordered: str) -> int:
+        if ordered:
+            self._display.say(f"{ordered}: ending in order, once more ends at once; the data stay")
+        crew.finish()
+        again = await self._unless_ordered(crew.wait(self._settings.finish_timeout))
+        if again:
+            self._display.say(f"{again}: ending at once; the data stay")
+        seconds = time.monotonic() - self._begun
+        self._read_rows()
+        if self._rows is not None:
+            self._console.print(summary(self._tally, seconds))
+        if len(crew):
+            self._display.say(f"{len(crew)} clients did not end within {self._settings.finish_timeout:g} s: killed")
+        wrong, served = self._tally.by_status["wrong_result"], self._tally.by_status["ok"]
+        if wrong:
+            self._display.say(f"{wrong} products were wrong: the kernel does not compute what it should")
+        if not served:
+            self._display.say("no request was served")
+        return 130 if ordered or again else 0 if served and not wrong else 1
+
+    def _describe_end(self, how: str) -> None:
+        if self._rows is not None:
+            self._read_rows()
+            self._rows.close()
+            seconds = time.monotonic() - self._begun
+            results.end_description(self._settings.files.description, seconds, how, self._tally.by_status)
+
+    # Small things
+
+    async def _unless_ordered(self, work: Coroutine[Any, Any, None]) -> str:
+        """Do something to its end, or until an order to end comes; return the order."""
+        doing, order = asyncio.create_task(work), asyncio.create_task(self._orders.get())
+        await asyncio.wait((doing, order), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            order.cancel()
+            doing.result()
+            return ""
+        doing.cancel()
+        await asyncio.wait((doing,))
+        return order.result()
+
+    def _show(self, clients: int) -> None:
+        self._read_rows()
+        self._display.update(Now(time.monotonic() - self._begun, clients, self._task_runners), self._tally, time.time())
+
+    def _read_rows(self) -> None:
+        if self._rows is not None:
+            for row in self._rows.new_rows():
+                self._tally.add(row)
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._orders.put_nowait, "SIGTERM")
+        if self._settings.supervised:
+            # Ctrl-C goes to the whole group of processes; the script in charge decides in which order they end.
+            loop.add_signal_handler(signal.SIGINT, lambda: None)
+            self._watch_parent(os.getppid())
+        else:
+            loop.add_signal_handler(signal.SIGINT, self._orders.put_nowait, "SIGINT")
+
+    def _watch_parent(self, parent: int) -> None:
+        if os.getppid() == parent:
+            asyncio.get_running_loop().call_later(_PARENT_CHECK, self._watch_parent, parent)
+        else:
+            self._orders.put_nowait("the parent process is gone")
+
+
+def generate(settings: Settings) -> int:
+    """Run the load generator; see `Generator.run`."""
+    return asyncio.run(Generator(settings, Console()).run())

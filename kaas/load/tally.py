@@ -1,0 +1,50 @@
+"""What the rows of a run add up to, while it runs and at its end."""
+
+from array import array
+from collections import Counter, deque
+
+import numpy as np
+
+from kaas.results import Row
+
+_WINDOW = 5.0
+"""Seconds of the run that "now" means."""
+
+
+class Tally:
+    """Counts rows as they come. Times are in milliseconds."""
+
+    def __init__(self) -> None:
+        self.by_status: Counter[str] = Counter()
+        self.warm_ms = array("d")
+        self.cold_ms = array("d")
+        self._begun: float | None = None  # when the first request began, in seconds since the epoch
+        self._recent: deque[tuple[float, float]] = deque()  # when a request ended, and its completion time
+
+    def add(self, row: Row) -> None:
+        """Count one row."""
+        if self._begun is None:
+            self._begun = row.timestamp
+        self.by_status[row.status] += 1
+        if row.status == "ok":
+            (self.cold_ms if row.cold_start else self.warm_ms).append(row.outer_time_ms)
+            self._recent.append((row.timestamp + row.outer_time_ms / 1000, row.outer_time_ms))
+
+    @property
+    def failed(self) -> int:
+        """Requests that were neither served nor refused."""
+        return self.by_status.total() - self.by_status["ok"] - self.by_status["rejected"]
+
+    def recent(self, now: float) -> tuple[float, float, float]:
+        """Tell served requests per second, median and 95th percentile of their time, over the last seconds."""
+        while self._recent and self._recent[0][0] < now - _WINDOW:
+            self._recent.popleft()
+        times = [time for _, time in self._recent]
+        # A run that has only begun is younger than the window.
+        window = min(max(now - self._begun, 0.001), _WINDOW) if self._begun is not None else _WINDOW
+        return len(times) / window, percentile(times, 50), percentile(times, 95)
+
+
+def percentile(values: "array[float] | list[float]", percent: float) -> float:
+    """Tell a percentile of some values, interpolated between the two beside it; 0.0 of none."""
+    return float(np.percentile(values, percent)) if len(values) else 0.0

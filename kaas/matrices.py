@@ -1,0 +1,244 @@
+"""Matrices in shared memory: create, attach, and who unlinks.
+
+The client creates two segments for a request, one with its N x N matrix and one for the product, and always unlinks
+both. The kernel attaches to them by name and never unlinks. What travels is a `Task`, as JSON.
+
+    client   with shared_matrix(n) as a, shared_matrix(n) as c: ... Task(a.name, c.name, n)
+    kernel   def call(payload): return answer(payload, multiply)
+"""
+
+import contextlib
+import fcntl
+import json
+import re
+import secrets
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kaas.errors import TaskError, UsageError
+
+Matrix = npt.NDArray[np.float64]
+Multiply = Callable[[Matrix, Matrix], None]
+"""`multiply(a, c)` stores the product of the N x N matrix `a` with itself in `c`."""
+
+DTYPES = ("float64", "float32")
+_NAME = re.compile(r"kaas_[0-9a-f]{20}")
+"""25 characters: macOS takes 30, and no more."""
+
+
+class Task(NamedTuple):
+    """What the client asks of a matrix kernel: the product of segment `a` with itself, in segment `c`."""
+
+    a: str
+    c: str
+    n: int
+    dtype: str = "float64"
+
+    def encode(self) -> bytes:
+        """Write it as an invocation's payload."""
+        return json.dumps(self._asdict()).encode()
+
+    @classmethod
+    def decode(cls, payload: bytes) -> "Task":
+        """Read it from an invocation's payload.
+
+        Raises:
+            TaskError: it is no such payload.
+        """
+        try:
+            task = cls(**json.loads(payload))
+        except (ValueError, TypeError):
+            raise TaskError('not a matrix task: send {"a": segment, "c": segment, "n": N, "dtype": name}') from None
+        if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in (task.a, task.c)):
+            raise TaskError("a segment's name is not one of ours: kaas_ and 20 hexadecimal digits")
+        if type(task.n) is not int or task.n < 1:
+            raise TaskError(f"n is {task.n!r}: give a whole number of at least 1")
+        if task.dtype not in DTYPES:
+            raise TaskError(f"dtype is {task.dtype!r}: give one of {', '.join(DTYPES)}")
+        return task
+
+
+class Segment:
+    """A shared-memory segment seen as an N x N matrix."""
+
+    def __init__(self, memory: SharedMemory, n: int, dtype: str) -> None:
+        self.name = memory.name
+        self._memory = memory
+        self._n = n
+        self._dtype = np.dtype(dtype)
+
+    @property
+    def matrix(self) -> Matrix:
+        """The matrix itself, not a copy: let go of it before the segment is closed."""
+        return np.ndarray((self._n, self._n), self._dtype, buffer=self._memory.buf)
+
+
+@contextlib.contextmanager
+def shared_matrix(n: int, dtype: str = "float64") -> Iterator[Segment]:
+    """Create a segment for an N x N matrix; it is closed and unlinked on every way out.
+
+    Raises:
+        UsageError: there is no room for it.
+    """
+    memory = _create(n * n * np.dtype(dtype).itemsize)
+    try:
+        yield Segment(memory, n, dtype)
+    finally:
+        _close(memory)
+        with contextlib.suppress(FileNotFoundError):
+            memory.unlink()
+
+
+@contextlib.contextmanager
+def attached_matrix(name: str, n: int, dtype: str) -> Iterator[Segment]:
+    """Attach to the segment that somebody else created and will unlink.
+
+    Raises:
+        TaskError: there is none, or it is smaller than such a matrix.
+    """
+    try:
+        memory = _attach(name)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"segment {name}: {error}") from None
+    try:
+        wanted = n * n * np.dtype(dtype).itemsize
+        if memory.size < wanted:
+            raise TaskError(f"segment {name} has {memory.size} bytes, but {n} x {n} of {dtype} need {wanted}")
+        yield Segment(memory, n, dtype)
+    finally:
+        _close(memory)
+
+
+def answer(payload: bytes, multiply: Multiply) -> bytes:
+    """Serve a matrix task: attach, multiply, and report the time that `multiply` took.
+
+    Raises:
+        TaskError: the payload is no task, or its segments do not fit it.
+        Exception: whatever `multiply` raises.
+    """
+    task = Task.decode(payload)
+    with (
+        attached_matrix(task.a, task.n, task.dtype) as a,
+        attached_matrix(task.c, task.n, task.dtype) as c,
+    ):
+        inner_ms = timed(multiply, a, c)
+    return json.dumps({"inner_time_ms": inner_ms}).encode()
+
+
+def timed(multiply: Multiply, a: Segment, c: Segment) -> float:
+    """Call `multiply` on two segments; return the milliseconds that it took."""
+    begun = time.perf_counter_ns()
+    try:
+        multiply(a.matrix, c.matrix)
+    except Exception as error:
+        # The frames of the traceback hold the matrices, and while they are held no segment can be closed.
+        traceback.clear_frames(error.__traceback__)
+        raise
+    return (time.perf_counter_ns() - begun) / 1e6
+
+
+def run_kernel_alone(multiply: Multiply) -> None:
+    """Be a kernel's script: multiply one N x N matrix (N from the command line), in this process, without a server."""
+    n = matrix_size(sys.argv[1] if sys.argv[1:] else "500")
+    matrix, product = random_matrix(n), np.zeros((n, n))
+    multiply(random_matrix(1), np.zeros((1, 1)))  # whatever the first call has to set up is not the kernel's time
+    begun = time.perf_counter_ns()
+    multiply(matrix, product)
+    elapsed_ms = (time.perf_counter_ns() - begun) / 1e6
+    if not is_square_of(product, matrix):
+        raise TaskError(f"the kernel's product of a {n} x {n} matrix is wrong")
+    print(f"@@@ Elapsed inner time (ms): {elapsed_ms:.4g}")  # noqa: T201
+
+
+def matrix_size(text: str) -> int:
+    """Read N, as a user gave it.
+
+    Raises:
+        UsageError: it is no whole number of at least 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"N is {text!r}: give the matrix's size, a whole number of at least 1")
+    return int(text)
+
+
+def random_matrix(n: int) -> Matrix:
+    """Make the N x N matrix that every client uses: uniform in [0, 1), seed 0."""
+    return np.random.default_rng(0).random((n, n))
+
+
+def is_square_of(product: Matrix, matrix: Matrix) -> bool:
+    """Check by Freivalds' algorithm that `product` is `matrix` times itself, in O(N^2) steps.
+
+    With x of random signs, `product @ x` is compared with `matrix @ (matrix @ x)`. The tolerance is a few times the
+    error that float32 accumulation of N terms brings, some sqrt(N) units of rounding, so that the GPU kernel passes.
+    Source: R. Freivalds, "Probabilistic machines can use less running time", IFIP Congress 1977.
+    """
+    n = len(matrix)
+    x = np.random.default_rng().choice((-1.0, 1.0), n)
+    expected = matrix @ (matrix @ x)
+    scale = np.abs(matrix) @ (np.abs(matrix) @ np.ones(n))
+    tolerance = 8 * np.sqrt(n) * np.finfo(np.float32).eps * scale
+    difference = np.abs(product @ x - expected)
+    return bool(np.all(difference <= tolerance))
+
+
+def matrix_file(n: int, folder: Path) -> Path:
+    """Write the N x N matrix to a file in `folder`, unless another process has; return its path (NumPy's .npy).
+
+    Raises:
+        UsageError: there is no room for it.
+    """
+    path = folder / f"matrix-{n}.npy"
+    try:
+        with path.with_suffix(".lock").open("w") as lock:
+            # Whoever comes while it is being written waits for it, and finds it whole.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                part = path.with_suffix(".part.npy")
+                np.save(part, random_matrix(n))
+                part.rename(path)
+    except OSError as error:
+        raise UsageError(f"the matrix file {path} cannot be written: {error.strerror}") from None
+    return path
+
+
+def _create(size: int) -> SharedMemory:
+    try:
+        return SharedMemory(f"kaas_{secrets.token_hex(10)}", create=True, size=size)
+    except OSError as error:
+        raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror}") from None
+
+
+def _close(memory: SharedMemory) -> None:
+    # A matrix that an unfinished exception still holds keeps the mapping until it goes, or until the process does.
+    with contextlib.suppress(BufferError):
+        memory.close()
+
+
+if sys.version_info >= (3, 13):
+
+    def _attach(name: str) -> SharedMemory:
+        return SharedMemory(name, track=False)
+
+else:
+
+    def _attach(name: str) -> SharedMemory:
+        """Attach without the resource tracker, which would unlink the segment when this process ends."""
+        register = resource_tracker.register
+        resource_tracker.register = _ignore
+        try:
+            return SharedMemory(name)
+        finally:
+            resource_tracker.register = register
+
+    def _ignore(name: object, rtype: str) -> None:
+        """Take a registration and do nothing."""

@@ -1,0 +1,17 @@
+"""The monitor: one CSV row for each GPU and sample, the same columns on a GPU node and on a laptop.
+
+| column            | unit                           | on a laptop                                                  |
+| ----------------- | ------------------------------ | ------------------------------------------------------------ |
+| `timestamp`       | s since the epoch, UTC         | when the sample was taken                                    |
+| `gpu`             |                                | number of the GPU                                            |
+| `bus_id`          |                                | `virtual:<number>`                                           |
+| `uuid`            |                                |                                                              |
+| `utilization_pct` | %                              | CPU time of its workers, of the cores that they can use      |
+| `power_w`         | W                              |                                                              |
+| `energy_j`        | J, counted since some time ago |                                                              |
+| `memory_mib`      | MiB                            |                                                              |
+| `sm_clock_mhz`    | MHz                            |                                                              |
+| `temperature_c`   | degrees Celsius                |                                                              |
+
+What is not known is an empty cell.
+"""

@@ -1,0 +1,214 @@
+"""Invocations on their way through the server: placed, queued, answered exactly once.
+
+`placement.py` decides, `runners.py` has the processes, and this brings the two together. It knows nothing of
+connections: an invocation brings its own way back.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from kaas import wire
+from kaas.events import Event
+from kaas.server.placement import Place, Placement
+from kaas.server.process import Invocation, WorkerProcess
+from kaas.server.runners import TaskRunners
+from kaas.server.settings import Settings
+from kaas.wire import Reply
+
+log = logging.getLogger("kaas.server")
+
+
+class Pool:
+    """All workers of all GPUs. Lives in one asyncio loop; `submit` every invocation, `drain` at the end."""
+
+    def __init__(self, settings: Settings, emit: Callable[[Event], None]) -> None:
+        self._settings = settings
+        self._emit = emit
+        self._placement = Placement(settings.gpus, settings.workers_per_gpu)
+        self._runners = TaskRunners(settings, emit, self)
+        self._queue: OrderedDict[Invocation, None] = OrderedDict()
+        self._open: set[Invocation] = set()  # accepted and not yet answered
+        self._idle_since: dict[int, float] = {}  # of each booted GPU, in the loop's time
+        self._counters = Counter(dict.fromkeys(("accepted", "cold_starts", "abandoned", *wire.STATUSES), 0))
+        self._drained = asyncio.Event()
+        self._draining = False
+
+    async def start(self) -> None:
+        """Make ready to boot task runners; raises what `TaskRunners.start` does."""
+        await self._runners.start()
+
+    def submit(self, invocation: Invocation) -> None:
+        """Accept an invocation: it is answered at once or later, and exactly once."""
+        self._counters["accepted"] += 1
+        self._open.add(invocation)
+        if self._draining:
+            self._answer(invocation, "shutting_down", "the server is shutting down")
+            return
+        timeout = invocation.request.timeout
+        if timeout:
+            self._limit(invocation, timeout, f"not done within {timeout:g} s")
+        place = self._placement.acquire()
+        if place is not None:
+            self._assign(invocation, place)
+        elif self._settings.when_full == "queue" and len(self._queue) < self._settings.max_queue:
+            self._enqueue(invocation)
+        else:
+            self._emit(Event("rejected", time.time()))
+            full = f"all {self._settings.gpus} x {self._settings.workers_per_gpu} workers are busy"
+            self._answer(invocation, "rejected", f"{full}, and the queue is full" if self._queue else full)
+
+    def abandon(self, invocation: Invocation) -> None:
+        """The client is gone: whatever comes of this invocation, nobody waits for it."""
+        if not invocation.answered:
+            self._close(invocation, "abandoned")
+
+    def status(self) -> dict[str, Any]:
+        """Say how the pool stands, as the status query's answer does."""
+        return {
+            "in_flight": len(self._open),
+            "task_runners": len(self._runners),
+            "queued": len(self._queue),
+            "workers": self._runners.status(),
+            "counters": dict(self._counters),
+            "gpus": self._settings.gpus,
+            "workers_per_gpu": self._settings.workers_per_gpu,
+            "kernel": self._settings.kernel.name,
+            "draining": self._draining,
+        }
+
+    async def drain(self) -> None:
+        """Accept nothing more, answer what is in flight, let all workers end, and return when they have.
+
+        What is still in flight after the drain timeout is answered `shutting_down`.
+        """
+        self._draining = True
+        if self._open:
+            log.info("draining: %d in flight", len(self._open))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), self._settings.drain_timeout)
+        self._answer_all("the server shut down before it was done")
+        await self._runners.close()
+
+    def abort(self) -> None:
+        """Answer all that is in flight, now, and kill every worker."""
+        self._answer_all("the server was told to end at once")
+        self._runners.kill()
+
+    def __repr__(self) -> str:
+        return f"<Pool {self._placement!r}, {len(self._open)} in flight, {len(self._queue)} queued>"
+
+    # What the task runners tell (runners.Owner)
+
+    def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
+        """A worker is done with its invocation."""
+        invocation, worker.invocation = worker.invocation, None
+        assert invocation is not None
+        if reply is not None:
+            if reply.status != "ok":
+                log.warning("worker %d on GPU %d: %s", worker.number, worker.gpu, reply.payload.decode())
+            self._answer(invocation, reply.status, reply.payload, worker, reply.kernel_ns)
+        self._release(worker)
+
+    def lost(self, worker: WorkerProcess, invocation: Invocation, reason: str) -> None:
+        """A worker was lost with its invocation."""
+        self._answer(
+            invocation, "worker_lost", f"worker {worker.number} on GPU {worker.gpu} was lost: {reason}", worker
+        )
+        self._release(worker)
+
+    # Placing
+
+    def _assign(self, invocation: Invocation, place: Place) -> None:
+        if place.boots:
+            invocation.cold_start = True
+            self._counters["cold_starts"] += 1
+            self._runners.boot(place.gpu)
+            self._watch_idle(place.gpu, self._settings.idle_timeout)
+        self._runners.assign(invocation, place)
+
+    def _release(self, worker: WorkerProcess) -> None:
+        """Take the worker's place back; the invocation that has waited longest, if any, gets it."""
+        self._placement.release(worker.number)
+        if self._queue:
+            invocation, _ = self._queue.popitem(last=False)
+            place = self._placement.acquire()
+            assert place is not None
+            self._assign(invocation, place)
+        elif not self._placement.in_flight(worker.gpu):
+            self._idle_since[worker.gpu] = asyncio.get_running_loop().time()
+
+    def _enqueue(self, invocation: Invocation) -> None:
+        self._queue[invocation] = None
+        limit = self._settings.queue_timeout
+        if limit and not 0 < invocation.request.timeout <= limit:
+            self._limit(invocation, limit, f"queued for {limit:g} s (--queue-timeout)")
+
+    def _watch_idle(self, gpu: int, wait: float) -> None:
+        if self._settings.idle_timeout:
+            asyncio.get_running_loop().call_later(wait, self._stop_if_idle, gpu)
+
+    def _stop_if_idle(self, gpu: int) -> None:
+        if self._draining:
+            return
+        timeout = self._settings.idle_timeout
+        if self._placement.in_flight(gpu):
+            self._watch_idle(gpu, timeout)
+            return
+        left = self._idle_since[gpu] + timeout - asyncio.get_running_loop().time()
+        if left > 0:
+            self._watch_idle(gpu, left)
+        else:
+            self._placement.stop(gpu)
+            self._runners.stop(gpu, "idle")
+
+    # Answering
+
+    def _limit(self, invocation: Invocation, seconds: float, text: str) -> None:
+        """Have an invocation answered `timeout` after some time, unless it is answered before."""
+        if invocation.timer is not None:
+            invocation.timer.cancel()
+        loop = asyncio.get_running_loop()
+        invocation.timer = loop.call_later(seconds, self._answer, invocation, "timeout", text)
+
+    def _answer(
+        self,
+        invocation: Invocation,
+        status: str,
+        payload: bytes | str,
+        worker: WorkerProcess | None = None,
+        kernel_ns: int = 0,
+    ) -> None:
+        if invocation.answered:
+            return
+        self._close(invocation, status)
+        reply = Reply(
+            status,
+            payload if isinstance(payload, bytes) else payload.encode(),
+            invocation.request.id,
+            invocation.cold_start,
+            invocation.waited_for_boot,
+            None if worker is None else worker.gpu,
+            None if worker is None else worker.number,
+            (invocation.handed_over or time.perf_counter_ns()) - invocation.accepted,
+            kernel_ns,
+        )
+        invocation.send(invocation, wire.encode_reply(reply))
+
+    def _answer_all(self, why: str) -> None:
+        for invocation in list(self._open):
+            self._answer(invocation, "shutting_down", why)
+
+    def _close(self, invocation: Invocation, status: str) -> None:
+        invocation.answered = True
+        self._counters[status] += 1
+        self._open.discard(invocation)
+        self._queue.pop(invocation, None)
+        if invocation.timer is not None:
+            invocation.timer.cancel()
+        if self._draining and not self._open:
+            self._drained.set()

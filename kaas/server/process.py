@@ -1,0 +1,187 @@
+"""One worker process as the server sees it, and the invocation that it is given."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, cast
+
+from kaas import wire
+from kaas.children import ForkServer
+from kaas.errors import FrameError, UsageError
+from kaas.forkserver import Config
+from kaas.wire import Reply, Request
+
+State = Literal["booting", "idle", "busy", "stopping"]
+
+
+@dataclass(slots=True, eq=False)
+class Invocation:
+    """A request by a client, accepted and to be answered once: `send` takes it back, with the reply's frame."""
+
+    request: Request
+    send: Callable[["Invocation", bytes], None]
+    accepted: int = field(default_factory=time.perf_counter_ns)
+    handed_over: int = 0
+    cold_start: bool = False
+    waited_for_boot: bool = False
+    answered: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+class Owner(Protocol):
+    """Whom a worker process tells what became of it."""
+
+    def ready(self, worker: "WorkerProcess", phases: dict[str, float]) -> None:
+        """It has loaded the kernel."""
+
+    def finished(self, worker: "WorkerProcess", reply: Reply | None) -> None:
+        """Its invocation is over; without a reply if it was never begun, because it had been answered by then."""
+
+    def failed(self, worker: "WorkerProcess") -> None:
+        """It is of no use any more, and must be killed if it still runs; `worker.failure` may say why."""
+
+
+class WorkerProcess(asyncio.Protocol):
+    """The server's end of a worker: boots it, hands it one invocation at a time, takes its replies.
+
+    A worker may be given an invocation while it boots, and begins with it as soon as it is ready.
+    """
+
+    def __init__(self, number: int, gpu: int, owner: Owner) -> None:
+        self.number = number
+        self.gpu = gpu
+        self.state: State = "booting"
+        self.pid: int | None = None
+        self.child: int | None = None
+        self.invocation: Invocation | None = None
+        self.failure = ""
+        self._owner = owner
+        self._decoder = wire.reply_decoder()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._connecting: asyncio.Task[Any] | None = None
+
+    def start(self, forkserver: ForkServer, config: Config, limit: float) -> None:
+        """Start the process; it fails if it is not ready within `limit` seconds."""
+        loop = asyncio.get_running_loop()
+        self.child, link = forkserver.spawn(config | {"spawned": time.time()})
+        self._connecting = loop.create_task(self._connect(link))
+        self._timer = loop.call_later(limit, self._fail, f"not ready within {limit:g} s (--boot-timeout)")
+
+    def assign(self, invocation: Invocation) -> None:
+        """Give it an invocation; it must have none."""
+        self.invocation = invocation
+        if self.state == "idle":
+            self._begin(invocation)
+        else:
+            invocation.waited_for_boot = True
+
+    def stop(self) -> None:
+        """Let it end by itself, after the call that it may be in."""
+        self.state = "stopping"
+        self._cancel_timer()
+        if self._transport is not None:
+            self._transport.close()
+
+    # What asyncio tells (asyncio.Protocol)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The link is open."""
+        self._transport = cast("asyncio.Transport", transport)
+        if self.state == "stopping":
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Something came from the worker."""
+        try:
+            for reply in self._decoder.feed(data):
+                if self.state == "busy":
+                    self.state = "idle"
+                    self._owner.finished(self, reply)
+                elif self.state == "booting":
+                    self._booted(reply)
+        except FrameError as error:
+            self._fail(f"its link is damaged: {error}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The worker's end of the link is closed: it has ended, or is about to. How, its exit code says."""
+        self._fail("")
+
+    def __repr__(self) -> str:
+        return f"<worker {self.number} on GPU {self.gpu}, {self.state}>"
+
+    async def _connect(self, link: socket.socket) -> None:
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=link)
+
+    def _begin(self, invocation: Invocation) -> None:
+        if invocation.answered:
+            self._owner.finished(self, None)
+            return
+        assert self._transport is not None
+        self.state = "busy"
+        invocation.handed_over = time.perf_counter_ns()
+        self._transport.write(wire.encode_request(invocation.request))
+
+    def _booted(self, reply: Reply) -> None:
+        self._cancel_timer()
+        if reply.status != "ok":
+            self._fail(f"it cannot load the kernel: {reply.payload.decode()}")
+            return
+        hello = json.loads(reply.payload)
+        self.state = "idle"
+        self.pid = hello["pid"]
+        self._owner.ready(self, hello["phases"])
+        if self.invocation is not None:
+            self._begin(self.invocation)
+
+    def _fail(self, reason: str) -> None:
+        """Tell the owner, unless it was meant to end."""
+        self._cancel_timer()
+        if self.state != "stopping":
+            self.failure = self.failure or reason
+            self._owner.failed(self)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class Trial:
+    """Boots one worker before the server listens and lets it end: does the kernel load at all?
+
+    That also leaves the kernel's compiled code in its cache on disk, so that no task runner has to compile it.
+    """
+
+    def __init__(self) -> None:
+        self._result: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
+
+    async def run(self, forkserver: ForkServer, config: Config, limit: float) -> dict[str, float]:
+        """Boot the worker and return the seconds of each phase.
+
+        Raises:
+            UsageError: the kernel does not load; the text says why.
+        """
+        worker = WorkerProcess(0, 0, self)
+        worker.start(forkserver, config, limit)
+        try:
+            return await self._result
+        finally:
+            worker.stop()
+            if worker.failure and worker.child is not None:
+                forkserver.kill(worker.child)
+
+    def ready(self, worker: WorkerProcess, phases: dict[str, float]) -> None:
+        """It loads."""
+        self._result.set_result(phases)
+
+    def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
+        """Never happens: a trial is given no invocation."""
+
+    def failed(self, worker: WorkerProcess) -> None:
+        """It does not load."""
+        if not self._result.done():
+            reason = worker.failure or "its process ended without a word"
+            self._result.set_exception(UsageError(f"the kernel does not start: {reason}"))

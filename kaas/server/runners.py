@@ -1,0 +1,172 @@
+"""The task runners: boots and stops the worker processes of a GPU, and refills the place of one that was lost.
+
+It does what it is told, by `pool.py`; which GPU, and for which invocation, is not its business.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from kaas import kernels
+from kaas.children import ForkServer, describe
+from kaas.events import Event
+from kaas.forkserver import Config
+from kaas.server.placement import Place
+from kaas.server.process import Invocation, Trial, WorkerProcess
+from kaas.server.settings import Settings
+from kaas.server.worker import SAFE_TO_PRELOAD
+from kaas.wire import Reply
+
+log = logging.getLogger("kaas.server")
+
+_LONGEST_PAUSE = 5.0
+"""Seconds between two tries to boot a worker that fails again and again."""
+
+
+class Owner(Protocol):
+    """Whom the task runners tell what became of an invocation; either way its place is free again."""
+
+    def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
+        """The worker is done with it; without a reply if it was never begun, because it had been answered by then."""
+
+    def lost(self, worker: WorkerProcess, invocation: Invocation, reason: str) -> None:
+        """The worker that had it was lost."""
+
+
+class TaskRunners:
+    """The worker processes of all booted GPUs."""
+
+    def __init__(self, settings: Settings, emit: Callable[[Event], None], owner: Owner) -> None:
+        self._settings = settings
+        self._emit = emit
+        self._owner = owner
+        self._workers: dict[int, list[WorkerProcess]] = {}  # of each booted GPU
+        self._by_child: dict[int, WorkerProcess] = {}
+        self._failures: Counter[int] = Counter()  # of each worker, boots in a row that came to nothing
+        imports = kernels.imports(settings.kernel)
+        self._forkserver = ForkServer(
+            "kaas.server.worker",
+            {"modules": [name for name in imports if name.partition(".")[0] in SAFE_TO_PRELOAD]},
+            self._ended,
+            settings.kill_after,
+        )
+
+    async def start(self) -> None:
+        """Start the fork server, and try the kernel in a process that then ends.
+
+        Raises:
+            UsageError: the kernel does not load.
+            ProcessFailed: the fork server does not start.
+        """
+        try:
+            seconds = await self._forkserver.start()
+            log.info("libraries imported in %.2f s", seconds)
+            phases = await Trial().run(self._forkserver, self._config(gpu=0), self._settings.boot_timeout)
+            log.info("kernel %s loads in %.2f s", self._settings.kernel.name, phases["import"])
+        except BaseException:
+            await self._forkserver.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop all task runners and wait until every process has ended; kill those that do not in time."""
+        for gpu in list(self._workers):
+            self.stop(gpu, "shutdown")
+        await self._forkserver.close()
+
+    def boot(self, gpu: int) -> None:
+        """Start all workers of a GPU; return at once."""
+        size = self._settings.workers_per_gpu
+        self._emit(Event("booted", time.time(), gpu, size))
+        self._workers[gpu] = [WorkerProcess(number, gpu, self) for number in range(gpu * size, (gpu + 1) * size)]
+        for worker in self._workers[gpu]:
+            self._start(worker)
+
+    def stop(self, gpu: int, why: str) -> None:
+        """Let all workers of a GPU end by themselves; kill those that do not in time."""
+        workers = self._workers.pop(gpu)
+        self._emit(Event("stopped", time.time(), gpu, len(workers), detail=why))
+        for worker in workers:
+            self._failures.pop(worker.number, None)
+            worker.stop()
+            if worker.child is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._settings.kill_after, self._forkserver.kill, worker.child)
+
+    def kill(self) -> None:
+        """Kill every worker."""
+        for child in list(self._by_child):
+            self._forkserver.kill(child)
+
+    def assign(self, invocation: Invocation, place: Place) -> None:
+        """Give a worker its invocation."""
+        self._workers[place.gpu][place.worker - place.gpu * self._settings.workers_per_gpu].assign(invocation)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Say of each worker what the status query's answer says."""
+        return [
+            {"worker": worker.number, "gpu": worker.gpu, "pid": worker.pid, "state": worker.state}
+            for gpu in sorted(self._workers)
+            for worker in self._workers[gpu]
+        ]
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    # What worker processes tell (process.Owner)
+
+    def ready(self, worker: WorkerProcess, phases: dict[str, float]) -> None:
+        """A worker has loaded the kernel."""
+        self._failures.pop(worker.number, None)
+        detail = ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in phases.items())
+        self._emit(Event("ready", time.time(), worker.gpu, 1, worker.number, detail))
+
+    def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
+        """A worker is done with its invocation."""
+        self._owner.finished(worker, reply)
+
+    def failed(self, worker: WorkerProcess) -> None:
+        """A worker is of no use any more: it is killed, and `_ended` follows."""
+        if worker.child is not None:
+            self._forkserver.kill(worker.child)
+
+    def _ended(self, child: int, code: int | None) -> None:
+        worker = self._by_child.pop(child, None)
+        if worker is not None and worker.state != "stopping":
+            self._lost(worker, worker.failure or describe(code))
+
+    def _lost(self, worker: WorkerProcess, reason: str) -> None:
+        """Refill the worker's place, after a pause that grows as boots fail in a row."""
+        worker.stop()
+        self._emit(Event("lost", time.time(), worker.gpu, 1, worker.number, reason))
+        log.warning("worker %d on GPU %d was lost: %s", worker.number, worker.gpu, reason)
+        successor = WorkerProcess(worker.number, worker.gpu, self)
+        self._workers[worker.gpu][worker.number - worker.gpu * self._settings.workers_per_gpu] = successor
+        failures = self._failures[worker.number]
+        self._failures[worker.number] += 1
+        pause = min(0.1 * 2 ** (failures - 1), _LONGEST_PAUSE) if failures else 0.0
+        asyncio.get_running_loop().call_later(pause, self._start, successor)
+        if worker.invocation is not None:
+            self._owner.lost(worker, worker.invocation, reason)
+
+    def _start(self, worker: WorkerProcess) -> None:
+        if worker.state != "booting":  # its task runner was stopped during the pause
+            return
+        try:
+            worker.start(self._forkserver, self._config(worker.gpu), self._settings.boot_timeout)
+        except OSError as error:
+            asyncio.get_running_loop().call_soon(self._lost, worker, f"no process can be started: {error.strerror}")
+        else:
+            assert worker.child is not None
+            self._by_child[worker.child] = worker
+
+    def _config(self, gpu: int) -> Config:
+        return {
+            "kernel": str(self._settings.kernel),
+            "message_size": self._settings.message_size,
+            "tracebacks": log.isEnabledFor(logging.DEBUG),
+            # A worker sees one GPU only, so that one is its number 0.
+            "environment": {"CUDA_VISIBLE_DEVICES": str(gpu), "WORKER_GPU": "0"},
+        }

@@ -1,0 +1,28 @@
+"""What a server is told on its command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kaas import wire
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All times are in seconds; `idle_timeout` and `queue_timeout` are 0 for never."""
+
+    kernel: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token: str = ""
+    gpus: int = 1
+    workers_per_gpu: int = 4
+    message_size: int = wire.DEFAULT_LIMIT
+    when_full: Literal["reject", "queue"] = "reject"
+    max_queue: int = 1024
+    queue_timeout: float = 0.0
+    idle_timeout: float = 60.0
+    boot_timeout: float = 60.0
+    drain_timeout: float = 30.0
+    kill_after: float = 10.0
+    supervised: bool = False

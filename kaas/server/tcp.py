@@ -1,0 +1,232 @@
+"""The server's outside: TCP connections, signals, and the life of the whole thing."""
+
+import asyncio
+import hmac
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import cast
+
+from kaas import events, wire
+from kaas.errors import FrameError, UsageError
+from kaas.events import Event
+from kaas.server.pool import Pool
+from kaas.server.process import Invocation
+from kaas.server.settings import Settings
+from kaas.wire import Reply, Request
+
+new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+try:
+    from uvloop import new_event_loop
+except ImportError:  # it is not to be had on every platform, and not needed
+    from asyncio import new_event_loop
+
+log = logging.getLogger("kaas.server")
+
+_BACKLOG = 4096
+_PARENT_CHECK = 0.5
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection: any number of invocations, several at a time if the client likes."""
+
+    def __init__(self, pool: Pool, token: bytes, message_size: int, connections: "set[ClientConnection]") -> None:
+        self._pool = pool
+        self._token = token
+        self._trusted = not token
+        self._decoder = wire.request_decoder(message_size)
+        self._connections = connections
+        self._invocations: set[Invocation] = set()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Something came from the client."""
+        try:
+            for request in self._decoder.feed(data):
+                self._handle(request)
+        except FrameError as error:
+            self._refuse("bad_request", str(error), error.request_id)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client has gone, or we have closed."""
+        self._transport = None
+        self._connections.discard(self)
+        for invocation in self._invocations:
+            self._pool.abandon(invocation)
+        self._invocations.clear()
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: take no more requests from it until it does."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close, once what has been answered is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _handle(self, request: Request) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if request.kind == wire.TOKEN:
+            self._trusted = not self._token or hmac.compare_digest(request.payload, self._token)
+        if not self._trusted:
+            self._refuse("unauthorized", "this server wants a token: set KAAS_TOKEN to it", request.id)
+        elif request.kind == wire.INVOKE:
+            invocation = Invocation(request, self._answer)
+            self._invocations.add(invocation)
+            self._pool.submit(invocation)
+        elif request.kind == wire.STATUS:
+            self._send(wire.encode_reply(Reply("ok", json.dumps(self._pool.status()).encode(), request.id)))
+
+    def _refuse(self, status: str, text: str, request_id: int) -> None:
+        self._send(wire.encode_reply(Reply(status, text.encode(), request_id)))
+        self.close()
+
+    def _answer(self, invocation: Invocation, frame: bytes) -> None:
+        self._invocations.discard(invocation)
+        self._send(frame)
+
+    def _send(self, frame: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(frame)
+
+
+def check_address(settings: Settings) -> None:
+    """Raise `UsageError` if a server could not listen where it is told to."""
+    _bind(settings.host, settings.port).close()
+
+
+def serve(settings: Settings) -> None:
+    """Listen, serve until SIGTERM or SIGINT, drain, and return when nothing of it is left.
+
+    Raises:
+        UsageError: the address is taken or not ours, or the kernel does not load.
+        ProcessFailed: the fork server does not start.
+    """
+    listener = _bind(settings.host, settings.port)
+    _raise_descriptor_limit()
+    with listener, asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_Server(settings, listener).run())
+
+
+class _Server:
+    """Brings connections and pool together. Signals are only recorded; the main line acts on them."""
+
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._pool = Pool(settings, _print_event)
+        self._connections: set[ClientConnection] = set()
+        self._orders: asyncio.Queue[str] = asyncio.Queue()
+
+    async def run(self) -> None:
+        self._listen_to_signals()
+        orders = asyncio.create_task(self._orders.get())
+        starting = asyncio.create_task(self._pool.start())
+        await asyncio.wait((orders, starting), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await self._serve(orders)
+        else:
+            log.info("%s: ending before the start was complete", orders.result())
+            self._pool.abort()
+            starting.cancel()
+            await asyncio.wait((starting,))
+
+    async def _serve(self, first_order: "asyncio.Task[str]") -> None:
+        settings, token = self._settings, self._settings.token.encode()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: ClientConnection(self._pool, token, settings.message_size, self._connections),
+            sock=self._listener,
+            backlog=_BACKLOG,
+        )
+        host, port = self._listener.getsockname()[:2]
+        log.info(
+            "listening on %s:%d: kernel %s, %d GPUs x %d workers",
+            f"[{host}]" if ":" in host else host,
+            port,
+            settings.kernel.name,
+            settings.gpus,
+            settings.workers_per_gpu,
+        )
+        log.info("%s: no new invocations; a second signal ends at once", await first_order)
+        server.close()
+        again = asyncio.create_task(self._orders.get())
+        draining = asyncio.create_task(self._pool.drain())
+        await asyncio.wait((again, draining), return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            log.info("%s: ending at once", again.result())
+            self._pool.abort()
+            await draining
+        again.cancel()
+        for connection in list(self._connections):
+            connection.close()
+        log.info("ended")
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._orders.put_nowait, "SIGTERM")
+        if self._settings.supervised:
+            # Ctrl-C goes to the whole group of processes; the script in charge decides in which order they end.
+            loop.add_signal_handler(signal.SIGINT, lambda: None)
+            self._watch_parent(os.getppid())
+        else:
+            loop.add_signal_handler(signal.SIGINT, self._orders.put_nowait, "SIGINT")
+
+    def _watch_parent(self, parent: int) -> None:
+        if os.getppid() == parent:
+            asyncio.get_running_loop().call_later(_PARENT_CHECK, self._watch_parent, parent)
+        else:
+            self._orders.put_nowait("the parent process is gone")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"--host {host}: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # From here on a second server is refused; clients are, too, until the loop listens.
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"port {port} on {host}: {error.strerror}: choose another --port, or end what uses it"
+        ) from None
+    return listener
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many connections as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS names a hard limit of infinity and takes no soft one above OPEN_MAX.
+        most = 10240 if hard == resource.RLIM_INFINITY else hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
+def _print_event(event: Event) -> None:
+    try:
+        sys.stdout.write(events.format(event) + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        log.warning("stdout is closed; lost: %s", events.format(event))

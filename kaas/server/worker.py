@@ -1,0 +1,92 @@
+"""A worker: the process that has imported the kernel and serves one invocation at a time. This is the child's side.
+
+Its first frame says that it is ready (status `ok`, its pid and the seconds of each boot phase as JSON) or why it is not
+(`kernel_error` and a text). From then on each request frame gets one reply frame, until the link ends.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from kaas import kernels, wire
+from kaas.errors import KaasError
+from kaas.forkserver import Config
+
+SAFE_TO_PRELOAD = ("numpy", "numba", "scipy")
+"""Packages whose import starts neither threads nor CUDA's driver, so that a process may fork after it."""
+
+_CHUNK = 256 * 1024
+
+
+def preload(config: Config) -> None:
+    """Import what the kernel imports and what is safe to share, in the fork server."""
+    for name in config["modules"]:
+        # `from a import b` has been listed as `a.b` too, which need not be a module.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    if "numba" in sys.modules:
+        _initialise_numba()
+
+
+def run(link: socket.socket, config: Config) -> int:
+    """Be a worker: load the kernel, say READY, serve until the link ends."""
+    started = time.time()
+    os.environ.update(config["environment"])
+    try:
+        kernel = kernels.load(Path(config["kernel"]), kernels.KERNEL_FUNCTION)
+    except BaseException as error:  # sys.exit in a kernel is a kernel's failure, not an order to us
+        _send(link, wire.Reply("kernel_error", _text(error, config["kernel"]).encode()))
+        return 1
+    phases = {"fork": started - config["spawned"], "import": time.time() - started}
+    _send(link, wire.Reply("ok", json.dumps({"pid": os.getpid(), "phases": phases}).encode()))
+    decoder = wire.request_decoder(sys.maxsize)
+    with contextlib.suppress(ConnectionError):  # the server is gone: nobody waits for the reply
+        while data := link.recv(_CHUNK):
+            for request in decoder.feed(data):
+                link.sendall(wire.encode_reply(_serve(kernel.call, request.payload, config)))
+    return 0
+
+
+def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> wire.Reply:
+    begun = time.perf_counter_ns()
+    try:
+        output = call(payload)
+        elapsed = time.perf_counter_ns() - begun
+        if not isinstance(output, bytes):
+            raise TypeError(f"call() returned {type(output).__name__}, not bytes")
+        if len(output) > config["message_size"]:
+            raise ValueError(f"call() returned {len(output)} bytes, over --message-size")
+    except BaseException as error:
+        if config["tracebacks"]:
+            traceback.print_exc()
+        return wire.Reply(
+            "kernel_error", _text(error, config["kernel"]).encode(), kernel_ns=time.perf_counter_ns() - begun
+        )
+    return wire.Reply("ok", output, kernel_ns=elapsed)
+
+
+def _text(error: BaseException, kernel: str) -> str:
+    """Say in one line what was raised, and where in the kernel's file."""
+    kind = "" if isinstance(error, KaasError | SystemExit) else f"{type(error).__name__}: "
+    text = " ".join(f"{kind}{error}".removesuffix(": ").split())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == kernel]
+    return f"{text} ({Path(kernel).name}, line {lines[-1]})" if lines else text
+
+
+def _send(link: socket.socket, reply: wire.Reply) -> None:
+    with contextlib.suppress(ConnectionError):
+        link.sendall(wire.encode_reply(reply))
+
+
+def _initialise_numba() -> None:
+    """Compile something trivial: that sets up Numba's compiler, which otherwise every worker would do for itself."""
+    import numba  # noqa: PLC0415 - only where a kernel needs it
+
+    numba.njit("int64(int64)")(lambda number: number)

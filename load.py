@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""The load generator: closed-loop clients, from few to many, one row for each request.
+
+Writes results-<experiment name>/<task name>.csv and .md. Ctrl-C once: ends in order and keeps the data; twice: at once.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from kaas import cli, kernels
+from kaas.client import DEFAULT_ADDRESS, split_address
+from kaas.load.generator import Settings, generate
+from kaas.load.ramp import Ramp
+from kaas.results import RunFiles
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--client", required=True, help="the client module: a name or a path, with or without .py")
+    add("--input", required=True, help="handed to the client module: the matrix's size N, for ours")
+    add("--experiment-name", required=True, help="names the folder: results-<experiment name>")
+    add("--task-name", required=True, help="names the files in it")
+    add("--experiment-description", default="", help="a sentence for the description file")
+    add("--min-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the start")
+    add("--max-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the end")
+    add("--step-size", type=cli.positive_int, default=1, metavar="N", help="clients added at each step (default 1)")
+    add("--interval", type=cli.positive_seconds, default=10.0, metavar="SECONDS", help="length of a step (default 10)")
+    add(
+        "--backoff",
+        type=cli.seconds,
+        default=0.1,
+        metavar="SECONDS",
+        help="how long a client waits after a refusal (default 0.1; 0 is what the original did)",
+    )
+    add(
+        "--server",
+        default=os.environ.get("KAAS_ADDRESS") or DEFAULT_ADDRESS,
+        metavar="HOST:PORT",
+        help="the KaaS server (default $KAAS_ADDRESS, then 127.0.0.1:8080); 'none' if the client needs none",
+    )
+    for name, help_text in (
+        ("ready-timeout", "how long to wait for the server to be ready"),
+        ("finish-timeout", "at the end, how long a client's last request may take before the client is killed"),
+    ):
+        add(f"--{name}", type=cli.positive_seconds, default=60.0, metavar="SECONDS", help=f"{help_text} (default 60)")
+    add(
+        "--supervised",
+        action="store_true",
+        help="run under a script: leave Ctrl-C to it, and end in order when the process that started this one is gone",
+    )
+    add("--check", action="store_true", help="only check the arguments and the client's file, and say nothing")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the load that the command line describes."""
+    arguments = parse_arguments()
+    for name in (arguments.experiment_name, arguments.task_name):
+        cli.check_file_name(name)
+    client = kernels.find(arguments.client)
+    kernels.check(client, kernels.CLIENT_FUNCTION)
+    server = None if arguments.server == "none" else arguments.server
+    if server is not None:
+        split_address(server)
+    settings = Settings(
+        client=client,
+        input=arguments.input,
+        files=RunFiles.of(arguments.experiment_name, arguments.task_name, Path.cwd()),
+        parameters={
+            "Client": arguments.client,
+            "Input": arguments.input,
+            "Experiment name": arguments.experiment_name,
+            "Task name": arguments.task_name,
+            "Experiment description": arguments.experiment_description,
+            "Minimum parallel requests": arguments.min_parallel,
+            "Maximum parallel requests": arguments.max_parallel,
+            "Step size": arguments.step_size,
+            "Interval": f"{arguments.interval:g}",
+            "Backoff": f"{arguments.backoff:g}",
+            "Server": arguments.server,
+        },
+        ramp=Ramp(arguments.min_parallel, arguments.max_parallel, arguments.step_size, arguments.interval),
+        server=server,
+        backoff=arguments.backoff,
+        ready_timeout=arguments.ready_timeout,
+        finish_timeout=arguments.finish_timeout,
+        supervised=arguments.supervised,
+    )
+    return 0 if arguments.check else generate(settings)
+
+
+if __name__ == "__main__":
+    cli.run(main)

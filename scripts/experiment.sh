@@ -1,0 +1,220 @@
+# shellcheck shell=bash
+# What the autoscale scripts share: settings, the life of a run's processes, and that nothing but data is left behind.
+#
+# A script sources this, names its settings with `setting`, and calls `run_experiment`. ROOT is the project's folder.
+#
+# The server, the monitor and the load generator run with --supervised: they leave Ctrl-C to this script, which ends
+# them in order (load, monitor, server), and they end by themselves, in order too, if this script is killed.
+
+PYTHON=$ROOT/.venv/bin/python
+
+server_pid='' monitor_pid='' load_pid='' # of what runs now
+server_log=''                           # of a server whose events are not sorted yet
+folder=''                               # of the results, once it is ours
+interrupted='' signalled=''             # the exit code that a signal asks for; whether one came since last looked at
+
+say() {
+    printf '%s\n' "$*"
+}
+
+fail() {
+    printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+    exit "${2:-1}"
+}
+
+# Print the comment at the head of a script, if its user asks for help or gives an argument that it does not take.
+show_help_if_asked() {
+    local script=$1
+    shift
+    [[ $# -gt 0 ]] || return 0
+    sed -n '2,/^set -/{/^set -/!s/^# \{0,1\}//p;}' "$script"
+    case $1 in
+        -h | --help) exit 0 ;;
+        *) exit 2 ;;
+    esac
+}
+
+# Give a setting its default, unless the environment has it.
+setting() {
+    [[ -n ${!1:-} ]] || printf -v "$1" '%s' "$2"
+}
+
+run_experiment() {
+    cd "$ROOT" || exit
+    trap on_exit EXIT
+    trap 'on_signal 129' HUP
+    trap 'on_signal 130' INT
+    trap 'on_signal 143' TERM
+
+    scripts/setup
+    check_settings
+    make_folder
+
+    local repeat code worst=0
+    for ((repeat = 1; repeat <= OUTER_REPEATS; repeat++)); do
+        name_task "$repeat"
+        say "Repeat $repeat of $OUTER_REPEATS: $folder/$task"
+        start_server
+        start_monitor
+        code=0
+        run_load || code=$?
+        stop_monitor
+        stop_server || code=1
+        sort_events
+        [[ -z $interrupted ]] ||
+            fail "interrupted: what there is so far stays, and scripts/report $folder draws it" "$interrupted"
+        [[ -s $folder/$task.csv ]] || fail "the load generator could not begin: see above" "$code"
+        [[ $code -eq 0 ]] || worst=$code
+    done
+
+    say "Drawing the figures"
+    scripts/report "$folder"
+    exit "$worst"
+}
+
+# As the original names its tasks: without the ending that only says that the module holds a function.
+name_task() {
+    local kernel=${FN##*/}
+    kernel=${kernel%.py}
+    task=$EXPERIMENT-${kernel%-fn}-$N-$1
+}
+
+# Have each program check what it will be told, before anything is started or moved.
+check_settings() {
+    local name
+    for name in OUTER_REPEATS AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE MONITOR_MS PORT READY_TIMEOUT; do
+        [[ ${!name} =~ ^[1-9][0-9]{0,8}$ ]] || fail "$name is '${!name}': give a whole number of at least 1" 2
+    done
+    name_task 1
+    name_commands
+    "${server_command[@]}" --check || exit 2
+    "${load_command[@]}" --check || exit 2
+}
+
+name_commands() {
+    local address=127.0.0.1:$PORT
+    server_command=("$PYTHON" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
+        --max-req-per-gpu "$MAX_MPL_PER_GPU" --supervised)
+    monitor_command=("$PYTHON" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --interval-ms "$MONITOR_MS"
+        --server "$address" --supervised)
+    load_command=("$PYTHON" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
+        --experiment-description "$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
+        --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised)
+}
+
+# Make an empty folder for the results. An earlier run is moved aside, never written over.
+make_folder() {
+    local wanted=results-$EXPERIMENT owner aside
+    owner=$(cat "$wanted/.running" 2>/dev/null) || owner=''
+    if [[ -n $owner ]] && kill -0 "$owner" 2>/dev/null; then
+        fail "another run (process $owner) is writing to $wanted: set EXPERIMENT to another name" 2
+    fi
+    if [[ -d $wanted ]]; then
+        aside=$wanted.$(date +%Y%m%d-%H%M%S)
+        while [[ -e $aside ]]; do aside=$aside+; done
+        mv "$wanted" "$aside"
+        say "The earlier run in $wanted is now in $aside"
+    fi
+    mkdir -p "$wanted"
+    printf '%s\n' "$$" >"$wanted/.running"
+    folder=$wanted
+}
+
+start_server() {
+    name_commands
+    server_log=$folder/$task-server.log
+    "${server_command[@]}" >"$server_log" 2>&1 &
+    server_pid=$!
+    local tenths=0
+    until grep -q ' listening on ' "$server_log"; do
+        if ! kill -0 "$server_pid" 2>/dev/null || ((tenths >= 10 * READY_TIMEOUT)); then
+            say "The end of $server_log:"
+            tail -n 20 "$server_log"
+            fail "the server did not become ready"
+        fi
+        sleep 0.1
+        tenths=$((tenths + 1))
+    done
+}
+
+start_monitor() {
+    "${monitor_command[@]}" &
+    monitor_pid=$!
+}
+
+run_load() {
+    local code=0
+    "${load_command[@]}" &
+    load_pid=$!
+    wait_for "$load_pid" || code=$?
+    load_pid=''
+    return "$code"
+}
+
+# Wait for a process to end, whatever signals come meanwhile; return its exit code.
+wait_for() {
+    local code
+    while :; do
+        code=0
+        signalled=''
+        wait "$1" || code=$?
+        [[ -n $signalled ]] || return "$code"
+    done
+}
+
+stop_monitor() {
+    [[ -n $monitor_pid ]] || return 0
+    kill -TERM "$monitor_pid" 2>/dev/null || true
+    wait_for "$monitor_pid" || say "The monitor ended early: the utilization may be incomplete"
+    monitor_pid=''
+}
+
+# Let the server drain and end, and show what went wrong in it; it is an error if it ended in any other way.
+stop_server() {
+    [[ -n $server_pid ]] || return 0
+    local code=0 problems
+    kill -TERM "$server_pid" 2>/dev/null || true
+    wait_for "$server_pid" || code=$?
+    server_pid=''
+    problems=$(grep -v -e '^@@@ ' -e ' INFO: ' "$server_log") || true
+    if [[ -n $problems ]]; then
+        say "The server reported ($(printf '%s\n' "$problems" | wc -l | tr -d ' ') lines; all of them are in $server_log):"
+        printf '%s\n' "$problems" | head -n 10
+    fi
+    [[ $code -eq 0 ]] || say "The server ended with exit code $code"
+    return "$code"
+}
+
+sort_events() {
+    [[ -n $server_log ]] || return 0
+    local log=$server_log
+    server_log=''
+    "$PYTHON" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv"
+}
+
+# While the load runs it is told, and all else follows when it has ended: in order the first time, at once the second.
+on_signal() {
+    interrupted=$1
+    signalled=1
+    if [[ -n $load_pid ]]; then
+        kill -TERM "$load_pid" 2>/dev/null || true
+    else
+        exit "$1"
+    fi
+}
+
+# Whatever happened: end what still runs, in order, and keep the data.
+on_exit() {
+    local code=$?
+    trap 'signalled=1; kill -TERM ${load_pid:-$server_pid} 2>/dev/null || true' HUP INT TERM
+    if [[ -n $load_pid ]]; then
+        kill -TERM "$load_pid" 2>/dev/null || true
+        wait_for "$load_pid" || true
+        load_pid=''
+    fi
+    stop_monitor || true
+    stop_server || true
+    sort_events || true
+    [[ -z $folder ]] || rm -f "$folder/.running"
+    exit "$code"
+}
