@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ class MatmulClient:
         self._checked = False
         self._connection = Connection()
         folder = Path(self._own_folder or os.environ["KAAS_SCRATCH"])
+        resource_tracker.ensure_running()  # else the first request would start it, in its time
         self._matrix: Matrix = np.load(matrices.matrix_file(n, folder), mmap_mode="r")
 
     def run(self) -> Outcome:

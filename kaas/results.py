@@ -112,7 +112,7 @@ def make_row(timestamp: float, copy: int, concurrency: int, result: tuple[Any, .
     served = outcome.status == "ok"
     return Row(
         timestamp=timestamp,
-        inner_time_ms=round(outcome.inner_ms, 4) if served else 0.0,
+        inner_time_ms=round(outcome.inner_ms, 6) if served else 0.0,
         outer_time_ms=round(outcome.outer_ms, 4),
         setup_time=round(outcome.setup_ms, 4),
         cold_start=outcome.cold_start,

@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,6 +52,9 @@ class ClientCount:
 def preload(config: Config) -> None:
     """Import the client module, in the fork server, for all clients."""
     global _module  # noqa: PLW0603 - the fork server's children are handed nothing else
+    os.environ.update(config["environment"])  # before the import: it may look
+    # The process that unlinks what a killed client has shared: one for all, where each would start its own.
+    resource_tracker.ensure_running()
     _module = kernels.load(Path(config["client"]), kernels.CLIENT_FUNCTION)
 
 
@@ -58,7 +62,6 @@ def run(link: socket.socket, config: Config) -> int:
     """Be client number `config["copy"]`."""
     module, copy, arg = _module, config["copy"], config["input"]
     assert module is not None
-    os.environ.update(config["environment"])
     try:
         if hasattr(module, "prepare"):
             module.prepare(arg, copy)

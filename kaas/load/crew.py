@@ -69,17 +69,27 @@ class Crew:
         module: path of the client module.
         running: file for the number of running clients.
         config: what each client is told (kaas.load.clients).
+        environment: variables for the client module.
         kill_after: seconds that clients have to end in order.
         problem: takes a line about a client that died.
     """
 
     def __init__(
-        self, module: Path, running: Path, config: Config, kill_after: float, problem: Callable[[str], None]
+        self,
+        module: Path,
+        running: Path,
+        config: Config,
+        environment: dict[str, str],
+        *,
+        kill_after: float,
+        problem: Callable[[str], None],
     ) -> None:
         self._config = config | {"running": str(running)}
         self._running = ClientCount(running)
         self._problem = problem
-        self._forkserver = ForkServer("kaas.load.clients", {"client": str(module)}, self._ended, kill_after)
+        self._forkserver = ForkServer(
+            "kaas.load.clients", {"client": str(module), "environment": environment}, self._ended, kill_after
+        )
         self._clients: dict[int, _Client] = {}
         self._finishing = False
         self._gone = asyncio.Event()
@@ -103,10 +113,10 @@ class Crew:
 
     def begin(self) -> None:
         """Let all that are prepared send requests, from now on."""
-        for client in self._clients.values():
-            if not client.begun:
-                self._running.value += 1
-                client.begin()
+        prepared = [client for client in self._clients.values() if not client.begun]
+        self._running.value += len(prepared)
+        for client in prepared:
+            client.begin()
 
     def finish(self) -> None:
         """Let all end, after the requests that they are in."""
@@ -114,10 +124,13 @@ class Crew:
         for client in self._clients.values():
             client.finish()
 
-    async def wait(self, limit: float) -> None:
-        """Wait until all have ended, `limit` seconds at most."""
-        with contextlib.suppress(TimeoutError):
+    async def wait(self, limit: float) -> str:
+        """Wait until all have ended, `limit` seconds at most; then those that have not are killed, and it is said."""
+        try:
             await asyncio.wait_for(self._gone.wait(), limit)
+        except TimeoutError:
+            self._problem(f"{len(self)} clients did not end within {limit:g} s and are killed")
+        return ""
 
     def kill(self) -> None:
         """Kill those that are still there."""

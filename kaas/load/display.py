@@ -61,7 +61,7 @@ class Display:
         if self._live is not None:
             bar = ProgressBar(total=self._ramp.duration, completed=min(now.elapsed, self._ramp.duration))
             left = f"{_minutes(self._ramp.duration - now.elapsed)} left"
-            self._live.update(Group(bar, Text(f"{self._line} | {left}")), refresh=True)
+            self._live.update(Group(Text(f"{self._line} | {left}"), bar), refresh=True)
 
     def _describe(self, now: Now, tally: Tally, clock: float) -> str:
         rate, median, high = tally.recent(clock)

@@ -55,15 +55,18 @@ class Generator:
         self._display = Display(console, settings.ramp)
         self._tally = Tally()
         self._orders: asyncio.Queue[str] = asyncio.Queue()
+        self._ordered = False
         self._task_runners: int | None = None
         self._rows: RowReader | None = None
         self._begun = 0.0
 
     async def run(self) -> int:
-        """Run the load to its end; return the exit code: 130 if it was told to end early, 1 if products were wrong.
+        """Run the load to its end; return the exit code.
+
+        That is 130 if it was told to end early, and 1 if the server was gone, products were wrong, or none was served.
 
         Raises:
-            KaasError: it could not begin, or had to end; the rows that there are stay.
+            KaasError: it could not begin, or no more clients could be prepared; the rows that there are stay.
         """
         if self._settings.files.requests.exists():
             raise ResultsError(
@@ -93,13 +96,20 @@ class Generator:
             "input": settings.input,
             "backoff": settings.backoff,
             "rows": str(settings.files.requests.resolve()),
-            "environment": environment,
         }
-        return Crew(settings.client, scratch / "running", config, settings.finish_timeout, self._display.say)
+        return Crew(
+            settings.client,
+            scratch / "running",
+            config,
+            environment,
+            kill_after=settings.finish_timeout,
+            problem=self._display.say,
+        )
 
     # From the start to the end of the ramp
 
-    async def _load(self, crew: Crew) -> None:
+    async def _load(self, crew: Crew) -> str:
+        """Run the ramp; return why it ended early, if it did."""
         settings, ramp = self._settings, self._settings.ramp
         if settings.server is not None:
             await self._wait_for_server(Connection(settings.server))
@@ -115,11 +125,11 @@ class Generator:
         watching = asyncio.create_task(self._watch_server())
         try:
             with self._display:
-                await self._follow_ramp(crew, watching)
+                return await self._follow_ramp(crew, watching)
         finally:
             watching.cancel()
 
-    async def _follow_ramp(self, crew: Crew, watching: asyncio.Task[None]) -> None:
+    async def _follow_ramp(self, crew: Crew, watching: asyncio.Task[str]) -> str:
         while not (pace := self._settings.ramp.pace(time.monotonic() - self._begun, len(crew))).done:
             if pace.start:
                 await crew.prepare(pace.start)
@@ -127,7 +137,8 @@ class Generator:
             self._show(len(crew))
             await asyncio.wait((watching,), timeout=min(pace.wait, _TICK))
             if watching.done():
-                watching.result()
+                return watching.result()
+        return ""
 
     async def _wait_for_server(self, connection: Connection) -> None:
         limit = self._settings.ready_timeout
@@ -146,8 +157,8 @@ class Generator:
                 else:
                     return
 
-    async def _watch_server(self) -> None:
-        """Ask for the number of task runners, every second; raise if the server is gone for good."""
+    async def _watch_server(self) -> str:
+        """Ask for the number of task runners, every second; return if the server is gone for good."""
         if self._settings.server is None:
             await asyncio.Event().wait()
         last = time.monotonic()
@@ -158,9 +169,7 @@ class Generator:
                 except ConnectionFailed as error:
                     self._task_runners = None
                     if time.monotonic() - last > _SERVER_GONE_AFTER:
-                        raise ServerNotReady(
-                            f"the server has been gone for {_SERVER_GONE_AFTER:g} s: {error}"
-                        ) from None
+                        return f"the server has been gone for {_SERVER_GONE_AFTER:g} s ({error})"
                 else:
                     self._task_runners = status["task_runners"]
                     last = time.monotonic()
@@ -168,25 +177,25 @@ class Generator:
 
     # The end
 
-    async def _end(self, crew: Crew, ordered: str) -> int:
-        if ordered:
-            self._display.say(f"{ordered}: ending in order, once more ends at once; the data stay")
+    async def _end(self, crew: Crew, early: str) -> int:
+        if early:
+            self._display.say(f"{early}: ending in order, a signal ends at once; the data stay")
         crew.finish()
-        again = await self._unless_ordered(crew.wait(self._settings.finish_timeout))
-        if again:
-            self._display.say(f"{again}: ending at once; the data stay")
+        at_once = await self._unless_ordered(crew.wait(self._settings.finish_timeout))
+        if at_once:
+            self._display.say(f"{at_once}: ending at once; the data stay")
         seconds = time.monotonic() - self._begun
         self._read_rows()
         if self._rows is not None:
             self._console.print(summary(self._tally, seconds))
-        if len(crew):
-            self._display.say(f"{len(crew)} clients did not end within {self._settings.finish_timeout:g} s: killed")
         wrong, served = self._tally.by_status["wrong_result"], self._tally.by_status["ok"]
         if wrong:
             self._display.say(f"{wrong} products were wrong: the kernel does not compute what it should")
         if not served:
             self._display.say("no request was served")
-        return 130 if ordered or again else 0 if served and not wrong else 1
+        for status, reason in self._tally.reasons():
+            self._display.say(f"{status}, most often: {reason}")
+        return 130 if self._ordered else 0 if served and not wrong and not early else 1
 
     def _describe_end(self, how: str) -> None:
         if self._rows is not None:
@@ -197,14 +206,14 @@ class Generator:
 
     # Small things
 
-    async def _unless_ordered(self, work: Coroutine[Any, Any, None]) -> str:
-        """Do something to its end, or until an order to end comes; return the order."""
+    async def _unless_ordered(self, work: Coroutine[Any, Any, str]) -> str:
+        """Do something to its end, or until an order to end comes; return its result, or the order."""
         doing, order = asyncio.create_task(work), asyncio.create_task(self._orders.get())
         await asyncio.wait((doing, order), return_when=asyncio.FIRST_COMPLETED)
         if doing.done():
             order.cancel()
-            doing.result()
-            return ""
+            return doing.result()
+        self._ordered = True
         doing.cancel()
         await asyncio.wait((doing,))
         return order.result()
@@ -220,13 +229,13 @@ class Generator:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._orders.put_nowait, "SIGTERM")
+        loop.add_signal_handler(signal.SIGTERM, self._orders.put_nowait, "told to end")
         if self._settings.supervised:
             # Ctrl-C goes to the whole group of processes; the script in charge decides in which order they end.
             loop.add_signal_handler(signal.SIGINT, lambda: None)
             self._watch_parent(os.getppid())
         else:
-            loop.add_signal_handler(signal.SIGINT, self._orders.put_nowait, "SIGINT")
+            loop.add_signal_handler(signal.SIGINT, self._orders.put_nowait, "Ctrl-C")
 
     def _watch_parent(self, parent: int) -> None:
         if os.getppid() == parent:

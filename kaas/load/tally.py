@@ -1,7 +1,7 @@
 """What the rows of a run add up to, while it runs and at its end."""
 
 from array import array
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class Tally:
         self.by_status: Counter[str] = Counter()
         self.warm_ms = array("d")
         self.cold_ms = array("d")
+        self._errors: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._begun: float | None = None  # when the first request began, in seconds since the epoch
         self._recent: deque[tuple[float, float]] = deque()  # when a request ended, and its completion time
 
@@ -26,6 +27,8 @@ class Tally:
         if self._begun is None:
             self._begun = row.timestamp
         self.by_status[row.status] += 1
+        if row.error:
+            self._errors[row.status][row.error] += 1
         if row.status == "ok":
             (self.cold_ms if row.cold_start else self.warm_ms).append(row.outer_time_ms)
             self._recent.append((row.timestamp + row.outer_time_ms / 1000, row.outer_time_ms))
@@ -34,6 +37,14 @@ class Tally:
     def failed(self) -> int:
         """Requests that were neither served nor refused."""
         return self.by_status.total() - self.by_status["ok"] - self.by_status["rejected"]
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """Tell of each status the commonest error text, refusals left out: their reason is clear."""
+        return [
+            (status, errors.most_common(1)[0][0])
+            for status, errors in sorted(self._errors.items())
+            if status != "rejected"
+        ]
 
     def recent(self, now: float) -> tuple[float, float, float]:
         """Tell served requests per second, median and 95th percentile of their time, over the last seconds."""

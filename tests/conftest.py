@@ -1,0 +1,53 @@
+"""Fixtures for all tests: a real server, and the check that no shared memory is left."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Server, StartServer, command, eventually
+
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Start servers that end with the test, which fails if one leaves a process behind."""
+    servers: list[Server] = []
+
+    def start(kernel: str | Path, *arguments: str, **environment: str) -> Server:
+        folder = tmp_path / f"server-{len(servers)}"
+        folder.mkdir()
+        line = command(kernel, "--drain-timeout", "5", "--kill-after", "5", *arguments)
+        servers.append(Server(folder, line, environment))
+        servers[-1].wait_until_listening()
+        return servers[-1]
+
+    yield start
+    problems = []
+    for server in servers:
+        try:
+            server.end()
+        except BaseException as error:  # the others must end, too
+            problems.append(error)
+    if problems:
+        raise problems[0]
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """Name the file whose appearance lets the example kernel `wait` go on."""
+    return tmp_path / "gate"
+
+
+def _segments() -> set[str]:
+    return {path.name for path in _SHARED_MEMORY.glob("kaas_*")}
+
+
+@pytest.fixture(autouse=True)
+def no_shared_memory_is_left() -> Iterator[None]:
+    """Fail a test that leaves a segment of ours."""
+    before = _segments()
+    yield
+    # Only those that are there now: a run beside this one may make and remove others all the time.
+    left = _segments() - before
+    eventually(lambda: not left & _segments(), what=f"the shared memory {left} is gone")

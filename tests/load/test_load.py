@@ -1,0 +1,261 @@
+"""The load generator as a real process, with client modules that need no server unless they say so."""
+
+import itertools
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from support import eventually
+
+from kaas import ROOT, results
+
+
+class Load:
+    """Runs load.py in a folder, on a client module given as source."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows_file = folder / "results-test" / "task.csv"
+
+    def start(self, client: str, *arguments: str) -> "subprocess.Popen[str]":
+        (self.folder / "client.py").write_text(textwrap.dedent(client))
+        given = {
+            "--client": "client",
+            "--input": "7",
+            "--experiment-name": "test",
+            "--task-name": "task",
+            "--min-parallel": "1",
+            "--max-parallel": "1",
+            "--interval": "0.5",
+            "--server": "none",
+        }
+        given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+        return subprocess.Popen(
+            [sys.executable, ROOT / "load.py", *(word for pair in given.items() for word in pair)],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, client: str, *arguments: str) -> tuple[int, str]:
+        process = self.start(client, *arguments)
+        said, _ = process.communicate()
+        return process.returncode, said
+
+    def rows(self) -> list[results.Row]:
+        return results.read_rows(self.rows_file)
+
+    def has_rows(self) -> bool:
+        return self.rows_file.exists() and bool(self.rows())
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    return Load(tmp_path)
+
+
+STEADY = """
+    import time
+    def run_client(arg):
+        time.sleep(0.002)
+        return 2.0, 1.0, 0.5, False
+"""
+
+
+def test_clients_are_added_step_by_step_and_every_row_says_how_many_were_running(load: Load) -> None:
+    code, said = load.run(STEADY, "--min-parallel", "2", "--max-parallel", "6", "--step-size", "2")
+
+    assert code == 0, said
+    rows = load.rows()
+    assert {row.concurrency for row in rows} == {2, 4, 6}
+    assert {row.copy for row in rows} == set(range(6))
+    assert {row.status for row in rows} == {"ok"}
+    assert "step 3/3 | 6 clients" in said
+    assert "ok, warm" in said
+
+
+def test_the_description_explains_every_column_the_parameters_and_the_machine(load: Load) -> None:
+    load.run(STEADY, "--experiment-description", "A test")
+
+    text = load.rows_file.with_suffix(".md").read_text()
+    assert all(f"`{column}`" in text for column in results.COLUMNS)
+    facts = results.read_description(load.rows_file.with_suffix(".md"))
+    assert facts["Input"] == "7"
+    assert facts["Experiment description"] == "A test"
+    assert {"Host", "OS", "CPU", "Memory", "GPUs", "Python", "Git revision", "Time zone"} <= set(facts)
+
+
+def test_a_client_gets_its_input_and_its_number_and_is_cleaned_up(load: Load) -> None:
+    client = """
+        from pathlib import Path
+        def prepare(arg, copy):
+            Path(f"prepared-{arg}-{copy}").touch()
+        def run_client(arg):
+            return 1.0, 1.0, 0.0, arg == "7"
+        def cleanup():
+            Path("cleaned").touch()
+    """
+    code, said = load.run(client, "--min-parallel", "2", "--max-parallel", "2")
+
+    assert code == 0, said
+    assert {path.name for path in load.folder.glob("prepared-*")} == {"prepared-7-0", "prepared-7-1"}
+    assert (load.folder / "cleaned").exists()
+    assert all(row.cold_start for row in load.rows())
+
+
+def test_a_request_that_fails_in_the_client_is_a_row_and_the_client_goes_on(load: Load) -> None:
+    client = """
+        calls = 0
+        def run_client(arg):
+            global calls
+            calls += 1
+            if calls == 1:
+                raise RuntimeError("lost my way")
+            return 1.0, 1.0, 0.0, False
+    """
+    code, said = load.run(client)
+
+    assert code == 0, said
+    first, *others = load.rows()
+    assert (first.status, first.inner_time_ms, first.error) == ("failed", 0.0, "RuntimeError: lost my way")
+    assert {row.status for row in others} == {"ok"}
+
+
+def test_a_refused_client_waits_before_it_asks_again(load: Load) -> None:
+    refused = "def run_client(arg):\n    return 0.1, 0.0, 0.0, False\n"
+
+    code, said = load.run(refused, "--interval", "1", "--backoff", "0.3")
+
+    assert code == 1, said
+    assert "no request was served" in said
+    begun = [row.timestamp for row in load.rows()]
+    assert {row.status for row in load.rows()} == {"rejected"}
+    assert all(later - earlier >= 0.3 for earlier, later in itertools.pairwise(begun))
+
+
+def test_a_client_that_dies_is_said_and_another_takes_its_place(load: Load) -> None:
+    client = """
+        import os, signal
+        from pathlib import Path
+        def run_client(arg):
+            if not Path("died").exists():
+                Path("died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return 1.0, 1.0, 0.0, False
+    """
+    code, said = load.run(client, "--interval", "2")
+
+    assert code == 0, said
+    assert "client 0 died (ended by SIGKILL)" in said
+    assert {row.copy for row in load.rows()} == {0}
+    assert {row.concurrency for row in load.rows()} == {1}
+
+
+def test_a_wrong_product_is_counted_said_and_an_error(load: Load) -> None:
+    client = """
+        from kaas.results import Outcome
+        def run_client(arg):
+            return Outcome(5.0, 4.0, 0.0, False, "wrong_result")
+    """
+    code, said = load.run(client)
+
+    assert code == 1
+    assert "products were wrong" in said
+    assert {row.inner_time_ms for row in load.rows()} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("client", "complaint"),
+    [
+        ("def prepare(arg, copy):\n    raise ValueError('no such input')\n", "ValueError: no such input"),
+        ("raise OSError('no such library')\n", "no such library"),
+    ],
+    ids=["prepare fails", "import fails"],
+)
+def test_a_client_that_cannot_begin_is_one_line_and_leaves_no_results(load: Load, client: str, complaint: str) -> None:
+    code, said = load.run(client + "def run_client(arg):\n    return 1.0, 1.0, 0.0, False\n")
+
+    assert code == 1
+    assert complaint in said
+    assert len(said.splitlines()) == 1
+    assert not load.rows_file.exists()
+
+
+def test_a_server_that_is_not_there_is_waited_for_and_then_one_line(load: Load) -> None:
+    code, said = load.run(STEADY, "--server", "127.0.0.1:9", "--ready-timeout", "0.3")
+
+    assert code == 1
+    assert "no server is ready after 0.3 s" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_an_earlier_run_is_never_overwritten(load: Load) -> None:
+    assert load.run(STEADY)[0] == 0
+    before = load.rows_file.read_bytes()
+
+    code, said = load.run(STEADY)
+
+    assert code == 1
+    assert "holds an earlier run" in said
+    assert load.rows_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_order_and_keeps_the_data(load: Load, number: signal.Signals) -> None:
+    process = load.start(STEADY, "--interval", "600")
+    eventually(load.has_rows)
+
+    process.send_signal(number)
+
+    said, _ = process.communicate()
+    assert process.returncode == 130, said
+    assert "ok, warm" in said
+    assert results.read_description(load.rows_file.with_suffix(".md"))["Requests ok"] == str(len(load.rows()))
+
+
+def test_a_second_signal_ends_it_though_a_request_hangs(load: Load) -> None:
+    client = """
+        import time
+        from pathlib import Path
+        def run_client(arg):
+            Path("hangs").touch()
+            time.sleep(3600)
+    """
+    process = load.start(client, "--interval", "600")
+    eventually((load.folder / "hangs").exists)
+
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    before = list(iter(process.stdout.readline, "Ctrl-C: ending in order, a signal ends at once; the data stay\n"))
+    process.send_signal(signal.SIGINT)
+
+    said, _ = process.communicate()
+    assert process.returncode == 130, [*before, said]
+    assert "at once" in said
+
+
+def test_killing_it_loses_no_finished_request_and_leaves_no_client(load: Load) -> None:
+    client = """
+        import os
+        finished = os.open("finished", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        def run_client(arg):
+            os.write(finished, b"x")
+            return 1.0, 1.0, 0.0, False
+    """
+    process = load.start(client, "--interval", "600", "--min-parallel", "3", "--max-parallel", "3")
+    eventually(load.has_rows)
+    clients = psutil.Process(process.pid).children(recursive=True)
+
+    process.kill()
+
+    process.communicate()
+    eventually(lambda: not any(client.is_running() for client in clients))
+    assert load.rows_file.read_bytes().endswith(b"\n")
+    assert Counter(row.status for row in load.rows()) == {"ok": (load.folder / "finished").stat().st_size}

@@ -1,0 +1,139 @@
+"""DESIGN.md's "Layout": imports go one way, and what is pure stays pure."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kaas import ROOT
+
+PACKAGE = ROOT / "kaas"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted(ROOT.glob("*.py"))
+ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+PURE = {"server/placement.py", "load/ramp.py"}
+IMPURE = {"time", "datetime", "asyncio", "socket", "threading", "multiprocessing", "os", "subprocess", "signal"}
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever the import stands, dotted."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{relative(path)} has a relative import"
+            assert node.module is not None
+            for alias in node.names:
+                # `from kaas import wire` imports kaas.wire; `from kaas.wire import Reply` a name of it.
+                dotted = f"{node.module}.{alias.name}"
+                yield dotted if is_ours(dotted) else node.module
+
+
+def is_ours(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return dotted.startswith("kaas.") and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
+
+
+def room_of(dotted: str) -> str | None:
+    parts = dotted.split(".")
+    return parts[1] if parts[0] == "kaas" and len(parts) > 1 and parts[1] in ROOMS else None
+
+
+def own_room(path: Path) -> str | None:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def rooms_of(path: Path) -> set[str]:
+    return {room for dotted in imports_of(path) if (room := room_of(dotted)) is not None}
+
+
+def public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                for member in node.body:
+                    if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and not member.name.startswith("_"):
+                        yield member
+
+
+def test_there_is_something_to_walk() -> None:
+    assert {"server", "load", "monitor", "analysis"} == ROOMS
+    assert {relative(path).removeprefix("kaas/") for path in SOURCES} >= {"wire.py", *PURE}
+    assert len(list(imports_of(PACKAGE / "server" / "tcp.py"))) > 3
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_a_room_imports_no_other_and_what_lies_directly_under_kaas_imports_none(path: Path) -> None:
+    room = own_room(path)
+    assert rooms_of(path) <= ({room} if room else set())
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=relative)
+def test_a_script_imports_one_room_at_most_and_the_analysis_is_the_notebooks(path: Path) -> None:
+    assert len(rooms_of(path)) <= 1
+    assert "analysis" not in rooms_of(path)
+
+
+def test_nothing_imports_a_script() -> None:
+    names = {path.stem for path in SCRIPTS}
+    for path in (*SOURCES, *SCRIPTS):
+        assert not names & {dotted.partition(".")[0] for dotted in imports_of(path)}, relative(path)
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_what_is_pure_imports_no_clock_lock_socket_or_process(name: str) -> None:
+    imported = set(imports_of(PACKAGE / name))
+    assert not {dotted.partition(".")[0] for dotted in imported} & IMPURE
+    assert {dotted for dotted in imported if dotted.startswith("kaas")} <= {"kaas.errors"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_nothing_under_kaas_imports_cuda(path: Path) -> None:
+    for dotted in imports_of(path):
+        assert dotted.partition(".")[0] not in {"cuda", "numba_cuda", "cupy"}
+        assert not dotted.startswith("numba.cuda")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "numba":
+            assert "cuda" not in {alias.name for alias in node.names}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), "the module itself"
+    assert [node.name for node in public(tree) if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["gpu-server-scaling.py", "load.py", "gpu-monitor.py", "sortserverlogs.py", "cuda-matmul-client.py"]
+)
+def test_a_script_explains_itself(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / name), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={key: value for key, value in os.environ.items() if not key.startswith("KAAS_")},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage:" in done.stdout
+    assert name in done.stdout
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=relative)
+def test_a_script_can_be_started_by_its_name(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith("#!/usr/bin/env python3\n")
+    assert os.access(path, os.X_OK)

@@ -1,0 +1,316 @@
+"""The scripts as a user runs them: in a copy of the project, as subprocesses."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Marked, eventually
+
+from kaas import ROOT, results
+
+NOT_COPIED = shutil.ignore_patterns(".venv", ".git", "results-*", ".*_cache", ".hypothesis")
+
+
+class Project:
+    """A copy of the project in a folder of its own, with this one's libraries."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results-autoscaling-cpu"
+        self.port = _free_port()
+        self.marked = Marked({"COLUMNS": "200"})
+        shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
+        (folder / ".venv").symlink_to(ROOT / ".venv")
+        for requirements in ("requirements.txt", "requirements-dev.txt"):
+            # These tests run where the libraries are, however they came there: setting up is not theirs to do.
+            installed = ROOT / ".venv" / f".installed-{requirements}"
+            if not installed.exists():
+                shutil.copy(ROOT / requirements, installed)
+
+    def start(self, *command: str, **settings: object) -> "subprocess.Popen[str]":
+        """Start a script, by default the laptop's, with some settings."""
+        given = {"PORT": self.port} | settings
+        return subprocess.Popen(
+            ["bash", *(command or ("autoscale-cpu.sh",))],
+            cwd=self.folder,
+            env=self.marked.environment | {name: str(value) for name, value in given.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A terminal's Ctrl-C goes to a whole group; this is it.
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, **settings: object) -> tuple[int, str]:
+        """Run a script to its end; return its exit code and all that it said."""
+        process = self.start(*command, **settings)
+        said, _ = process.communicate()
+        return process.returncode, said
+
+    def rows(self) -> list[results.Row]:
+        """Read the rows of the one repeat."""
+        return results.read_rows(self._file(".csv"))
+
+    def events(self) -> list[dict[str, str]]:
+        """Read the server's events of the one repeat."""
+        return _read(self._file("-serverlogs.csv"))
+
+    def utilization(self) -> list[dict[str, str]]:
+        """Read the monitor's samples of the one repeat."""
+        return _read(self._file("-gpu-monitoring.csv"))
+
+    def has_rows(self) -> bool:
+        """Tell whether a request has been finished."""
+        files = list(self.results.glob("*-1.csv"))
+        return bool(files) and bool(results.read_rows(files[0]))
+
+    def _file(self, ending: str) -> Path:
+        (path,) = (path for path in self.results.glob(f"*-1{ending}"))
+        return path
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    copy = Project(tmp_path / "project")
+    try:
+        yield copy
+        copy.marked.assert_nothing_left()
+    finally:
+        copy.marked.kill()
+
+
+SHORT = {"INTERVAL": 1, "MAX_MPL": 6, "N": 200, "AVAILABLE_GPUS": 2}
+LONG = {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "N": 100, "AVAILABLE_GPUS": 1}
+
+
+def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_the_figure(project: Project) -> None:
+    code, said = project.run(**SHORT)
+
+    assert code == 0, said
+    rows = project.rows()
+    assert {row.status for row in rows} == {"ok"}
+    assert {row.concurrency for row in rows} == set(range(1, 7))
+    assert sum(row.cold_start for row in rows) == 2
+    assert [event["gpu"] for event in project.events() if event["event"] == "booted"] == ["0", "1"]
+    busy = [float(sample["utilization_pct"]) for sample in project.utilization() if sample["utilization_pct"]]
+    assert max(busy) > 0
+    for name in ("autoscaling-combined.pdf", "autoscaling-combined.png", "autoscaling-report.html"):
+        assert (project.results / name).stat().st_size > 10_000
+        assert name.partition(".")[0] in said
+    parameters = results.read_description(next(project.results.glob("*.md")))
+    assert parameters["Maximum parallel requests"] == "6"
+    assert parameters["Requests ok"] == str(len(rows))
+    assert not list(project.results.glob(".*"))
+
+
+def test_refusals_are_rows_and_as_many_as_the_server_logs(project: Project) -> None:
+    code, said = project.run(AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, INTERVAL=1, MAX_MPL=3, N=200)
+
+    assert code == 0, said
+    statuses = Counter(row.status for row in project.rows())
+    assert statuses["rejected"] > 0
+    assert set(statuses) == {"ok", "rejected"}
+    assert all(row.inner_time_ms == 0.0 for row in project.rows() if row.status == "rejected")
+    refused = [event for event in project.events() if event["event"] == "rejected"]
+    assert len(refused) == statuses["rejected"]
+    assert {(event["num_workers"], event["gpu"]) for event in refused} == {("0", "0")}
+
+
+def test_repeats_have_files_and_pictures_each(project: Project) -> None:
+    code, said = project.run(OUTER_REPEATS=2, INTERVAL=0.5, MAX_MPL=2, N=50, FN="cuda-matmul-blas.py")
+
+    assert code == 0, said
+    assert len(list(project.results.glob("autoscaling-cpu-cuda-matmul-blas-50-[12].csv"))) == 2
+    assert len(list(project.results.glob("*.png"))) == 2
+
+
+def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(project: Project) -> None:
+    project.results.mkdir()
+    (project.results / "precious.csv").write_text("data")
+
+    code, said = project.run(INTERVAL=0.5, MAX_MPL=1, N=50)
+
+    assert code == 0, said
+    (aside,) = project.folder.glob("results-autoscaling-cpu.*")
+    assert (aside / "precious.csv").read_text() == "data"
+    assert not (project.results / "precious.csv").exists()
+    assert str(aside.name) in said
+
+
+@pytest.mark.parametrize("to_all", [True, False], ids=["Ctrl-C at the terminal", "SIGINT to the script"])
+def test_ctrl_c_ends_everything_in_order_and_keeps_the_data(project: Project, to_all: bool) -> None:
+    process = project.start(**LONG)
+    eventually(project.has_rows)
+
+    (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+
+    said, _ = process.communicate()
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert {row.status for row in project.rows()} == {"ok"}
+    assert [event["event"] for event in project.events()][-1] == "stopped"
+    assert project.marked.left() == []
+
+
+def test_a_second_ctrl_c_does_not_wait_for_requests(project: Project) -> None:
+    stuck = "import time, pathlib\ndef run_client(arg):\n    pathlib.Path('hangs').touch()\n    time.sleep(3600)\n"
+    (project.folder / "stuck.py").write_text(stuck)
+    process = project.start(CLIENT="stuck", **LONG)
+    eventually((project.folder / "hangs").exists)
+    assert process.stdout is not None
+
+    os.killpg(process.pid, signal.SIGINT)
+    before = list(iter(process.stdout.readline, "told to end: ending in order, a signal ends at once; the data stay\n"))
+    os.killpg(process.pid, signal.SIGINT)
+
+    said, _ = process.communicate()
+    assert process.returncode == 130, [*before, said]
+    assert "ending at once" in said
+
+
+def test_sigterm_ends_everything_in_order(project: Project) -> None:
+    process = project.start(**LONG)
+    eventually(project.has_rows)
+
+    process.terminate()
+
+    said, _ = process.communicate()
+    assert process.returncode == 143, said
+    assert {row.status for row in project.rows()} == {"ok"}
+
+
+def test_a_killed_script_leaves_nothing_running_and_no_torn_row(project: Project) -> None:
+    process = project.start(**LONG)
+    eventually(project.has_rows)
+
+    process.kill()
+
+    process.wait()
+    eventually(lambda: not project.marked.left())
+    assert process.stdout is not None
+    process.stdout.close()
+    assert next(project.results.glob("*-1.csv")).read_bytes().endswith(b"\n")
+    # Server and clients notice it one by one.
+    assert {"ok"} <= {row.status for row in project.rows()} <= {"ok", "shutting_down", "failed"}
+
+
+def test_a_server_that_dies_is_said_and_the_rows_stay(project: Project) -> None:
+    process = project.start(**LONG)
+    eventually(project.has_rows)
+    (server,) = (line for line in project.marked.left() if "gpu-server-scaling.py" in line)
+
+    os.kill(int(server.partition(":")[0]), signal.SIGKILL)
+
+    said, _ = process.communicate()
+    assert process.returncode == 1, said
+    assert "the server has been gone for 10 s" in said
+    statuses = {row.status for row in project.rows()}
+    assert statuses == {"ok", "failed"}
+
+
+def test_a_kernel_that_cannot_start_ends_the_script_with_the_end_of_the_servers_log(project: Project) -> None:
+    (project.folder / "broken.py").write_text(
+        "raise RuntimeError('no such device')\ndef call(payload): return payload\n"
+    )
+
+    code, said = project.run(FN="broken")
+
+    assert code == 1
+    assert "no such device" in said
+    assert "did not become ready" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"MAX_MPL": "many"}, "MAX_MPL is 'many': give a whole number"),
+        ({"FN": "cuda-matmul-cup"}, "did you mean cuda-matmul-cpu?"),
+        ({"CLIENT": "nobody"}, "no module 'nobody'"),
+        ({"INTERVAL": "-1"}, "--interval"),
+        ({"MIN_MPL": 5, "MAX_MPL": 2}, "goes down, not up"),
+        ({"EXPERIMENT": "a/b"}, "cannot name a file"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_setting_that_cannot_work_is_refused_before_anything_is_done(
+    project: Project, settings: dict[str, object], complaint: str
+) -> None:
+    code, said = project.run(**settings)
+
+    assert code == 2, said
+    assert complaint in said
+    assert "Traceback" not in said
+    assert not list(project.folder.glob("results-*"))
+
+
+def test_a_port_in_use_is_refused_before_anything_is_done(project: Project) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", project.port))
+        other.listen()
+
+        code, said = project.run()
+
+    assert code == 2
+    assert f"port {project.port} on 127.0.0.1" in said
+    assert not project.results.exists()
+
+
+def test_two_runs_do_not_write_to_one_folder(project: Project) -> None:
+    project.results.mkdir()
+    (project.results / ".running").write_text(str(os.getpid()))
+
+    code, said = project.run()
+
+    assert code == 2
+    assert "another run" in said
+    assert project.results.exists()
+
+
+def test_help_shows_the_settings_and_an_argument_is_refused(project: Project) -> None:
+    code, said = project.run("autoscale-cpu.sh", "--help")
+    assert code == 0
+    assert "MAX_MPL_PER_GPU=4" in said
+
+    code, said = project.run("autoscale-cpu.sh", "now")
+    assert code == 2
+
+
+def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:
+    for name, source in re.findall(
+        r"`(reverse[\w-]*\.py)`:\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    ):
+        (project.folder / name).write_text(source)
+    assert (project.folder / "reverse.py").exists()
+    assert (project.folder / "reverse-client.py").exists()
+
+    code, said = project.run(FN="reverse", CLIENT="reverse-client", N="hello", INTERVAL=1, MAX_MPL=3)
+
+    assert code == 0, said
+    assert {row.status for row in project.rows()} == {"ok"}
+
+
+def test_setting_up_again_does_nothing(project: Project) -> None:
+    assert project.run("scripts/setup") == (0, "")
+    assert project.run("scripts/setup", "--dev") == (0, "")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
