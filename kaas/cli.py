@@ -4,7 +4,6 @@ A script parses its arguments, calls one function and returns; nothing else happ
 """
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TypeVar
 from kaas.errors import KaasError, UsageError
 
 Number = TypeVar("Number", int, float)
+_LARGEST = 10**9
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -70,7 +70,7 @@ def _number(text: str, kind: Callable[[str], Number], least: Number, what: str) 
         value = kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-    if not math.isfinite(value) or value < least:
+    if not least <= value <= _LARGEST:  # so written, it refuses a NaN, too
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return value
 

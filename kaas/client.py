@@ -48,7 +48,8 @@ class Connection:
             timeout: seconds after which the server answers `timeout`; none by default.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, or the connection broke; nothing else raises.
+            ConnectionFailed: the server cannot be reached, or the connection broke.
+            UsageError: there is no such timeout.
         """
         if timeout is not None and not 0 < timeout <= wire.MAX_TIMEOUT:
             raise UsageError(f"a timeout of {timeout} s: give seconds above 0, or none")

@@ -105,6 +105,8 @@ def sort_log(source: Path, target: Path) -> int:
             all the sound ones are in `target` all the same.
     """
     problems: list[str] = []
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ResultsError(f"{target} is the log itself: give another name for the CSV")
     try:
         with source.open(encoding="utf-8", errors="replace") as log:
             events = sorted(parse_log(log, problems), key=lambda event: event.timestamp)

@@ -6,9 +6,11 @@ A kernel is a Python file with `call(payload: bytes) -> bytes`; a client is one 
 """
 
 import ast
+import contextlib
 import difflib
 import importlib.machinery
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -28,21 +30,29 @@ def find(name: str) -> Path:
     Raises:
         ModuleError: there is none, or it cannot be read.
     """
-    for folder in (Path.cwd(), ROOT):
-        for path in (folder / name, folder / f"{name}.py"):
+    for path in _candidates(name):
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
             if path.is_file():
                 return path.resolve()
-    if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-        dotted = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-        if dotted.is_file():
-            return dotted
-        spec = _spec(name)
-        if spec is not None and spec.origin is not None and spec.origin.endswith(".py"):
-            return Path(spec.origin)
     known = [path.stem for path in ROOT.glob("*-*.py")]
     alike = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {alike[0]}?" if alike else f"give a path, or a file's name in {Path.cwd()} or {ROOT}"
     raise ModuleError(f"no module {name!r}: {hint}")
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    for folder in (Path.cwd(), ROOT):
+        yield folder / name
+        yield folder / f"{name}.py"
+    package, *parts = name.split(".")
+    if package.isidentifier() and all(part.isidentifier() for part in parts):
+        # Looked for without importing the package, which may be one that a process should not import before a fork.
+        spec = _spec(package)
+        for folder in map(Path, spec.submodule_search_locations or ()) if spec is not None else ():
+            yield folder.joinpath(*parts).with_suffix(".py") if parts else folder / "__init__.py"
+        if spec is not None and spec.origin is not None and not parts:
+            yield Path(spec.origin)
+        yield ROOT.joinpath(package, *parts).with_suffix(".py")
 
 
 def check(path: Path, function: str) -> None:
@@ -52,7 +62,7 @@ def check(path: Path, function: str) -> None:
         ModuleError: it does not.
     """
     tree = _parse(path)
-    if function not in set(_top_level_names(tree)):
+    if not {function, "*"} & set(_top_level_names(tree)):
         raise ModuleError(f"{path} has no function {function!r}: a {_role(function)} needs `def {function}(...)`")
     for name in _imports(tree):
         package = name.partition(".")[0]
@@ -75,7 +85,9 @@ def load(path: Path, function: str) -> ModuleType:
         ModuleError: it lacks the function.
         BaseException: whatever running the file raises.
     """
-    name = re.sub(r"\W", "_", path.stem)
+    keep_compiled_code_apart()
+    # A name that no library has: a kernel in a file json.py must not become everybody's json.
+    name = "kaas_module_" + re.sub(r"\W", "_", path.stem)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModuleError(f"{path} is not a Python file")
@@ -83,10 +95,23 @@ def load(path: Path, function: str) -> ModuleType:
         sys.path.append(str(path.parent))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        raise ModuleError(f"{path} has no function {function!r}: a {_role(function)} needs `def {function}(...)`")
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, function, None)):
+            raise ModuleError(f"{path} has no function {function!r}: a {_role(function)} needs `def {function}(...)`")
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+def keep_compiled_code_apart() -> None:
+    """Have Numba keep what it compiles for a module loaded here apart from what it keeps for the same file as a script.
+
+    It notes the module's name in its cache, and the script, whose name is `__main__`, would not find that module.
+    Call it before Numba is imported.
+    """
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".kernel_cache"))
 
 
 def _parse(path: Path) -> ast.Module:

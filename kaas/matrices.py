@@ -10,6 +10,7 @@ both. The kernel attaches to them by name and never unlinks. What travels is a `
 import contextlib
 import fcntl
 import json
+import os
 import re
 import secrets
 import sys
@@ -31,8 +32,11 @@ Multiply = Callable[[Matrix, Matrix], None]
 """`multiply(a, c)` stores the product of the N x N matrix `a` with itself in `c`."""
 
 DTYPES = ("float64", "float32")
+_LARGEST_N = 10**6
 _NAME = re.compile(r"kaas_[0-9a-f]{20}")
 """25 characters: macOS takes 30, and no more."""
+_kept: list[SharedMemory] = []
+"""Segments to be closed once nobody holds their matrices."""
 
 
 class Task(NamedTuple):
@@ -56,12 +60,13 @@ class Task(NamedTuple):
         """
         try:
             task = cls(**json.loads(payload))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise TaskError('not a matrix task: send {"a": segment, "c": segment, "n": N, "dtype": name}') from None
         if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in (task.a, task.c)):
             raise TaskError("a segment's name is not one of ours: kaas_ and 20 hexadecimal digits")
-        if type(task.n) is not int or task.n < 1:
-            raise TaskError(f"n is {task.n!r}: give a whole number of at least 1")
+        if type(task.n) is not int or not 1 <= task.n <= _LARGEST_N:
+            shown = repr(task.n) if type(task.n) is not int or abs(task.n) <= _LARGEST_N else "too large"
+            raise TaskError(f"n is {shown[:40]}: give a whole number from 1 to {_LARGEST_N}")
         if task.dtype not in DTYPES:
             raise TaskError(f"dtype is {task.dtype!r}: give one of {', '.join(DTYPES)}")
         return task
@@ -72,14 +77,17 @@ class Segment:
 
     def __init__(self, memory: SharedMemory, n: int, dtype: str) -> None:
         self.name = memory.name
-        self._memory = memory
+        assert memory.buf is not None
+        self._buffer = memory.buf
         self._n = n
         self._dtype = np.dtype(dtype)
 
     @property
     def matrix(self) -> Matrix:
         """The matrix itself, not a copy: let go of it before the segment is closed."""
-        return np.ndarray((self._n, self._n), self._dtype, buffer=self._memory.buf)
+        # frombuffer, unlike ndarray(buffer=...), holds the mapping: a matrix that is kept stays readable.
+        flat = np.frombuffer(self._buffer, self._dtype, count=self._n * self._n)
+        return flat.reshape(self._n, self._n)
 
 
 @contextlib.contextmanager
@@ -94,8 +102,10 @@ def shared_matrix(n: int, dtype: str = "float64") -> Iterator[Segment]:
         yield Segment(memory, n, dtype)
     finally:
         _close(memory)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             memory.unlink()
+        except FileNotFoundError:  # somebody else has; the resource tracker must hear of it all the same
+            resource_tracker.unregister(f"/{memory.name}", "shared_memory")
 
 
 @contextlib.contextmanager
@@ -149,7 +159,8 @@ def timed(multiply: Multiply, a: Segment, c: Segment) -> float:
 def run_kernel_alone(multiply: Multiply) -> None:
     """Be a kernel's script: multiply one N x N matrix (N from the command line), in this process, without a server."""
     n = matrix_size(sys.argv[1] if sys.argv[1:] else "500")
-    matrix, product = random_matrix(n), np.zeros((n, n))
+    matrix = random_matrix(n)
+    product = np.zeros_like(matrix)
     multiply(random_matrix(1), np.zeros((1, 1)))  # whatever the first call has to set up is not the kernel's time
     begun = time.perf_counter_ns()
     multiply(matrix, product)
@@ -165,14 +176,22 @@ def matrix_size(text: str) -> int:
     Raises:
         UsageError: it is no whole number of at least 1.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"N is {text!r}: give the matrix's size, a whole number of at least 1")
-    return int(text)
+    n = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
+    if not 1 <= n <= _LARGEST_N:
+        raise UsageError(f"N is {text[:40]!r}: give the matrix's size, a whole number from 1 to {_LARGEST_N}")
+    return n
 
 
 def random_matrix(n: int) -> Matrix:
-    """Make the N x N matrix that every client uses: uniform in [0, 1), seed 0."""
-    return np.random.default_rng(0).random((n, n))
+    """Make the N x N matrix that every client uses: uniform in [0, 1), seed 0.
+
+    Raises:
+        UsageError: there is no memory for it.
+    """
+    try:
+        return np.random.default_rng(0).random((n, n))
+    except MemoryError:
+        raise UsageError(f"no memory for a {n} x {n} matrix ({n * n * 8} bytes): take a smaller N") from None
 
 
 def is_square_of(product: Matrix, matrix: Matrix) -> bool:
@@ -187,7 +206,8 @@ def is_square_of(product: Matrix, matrix: Matrix) -> bool:
     expected = matrix @ (matrix @ x)
     scale = np.abs(matrix) @ (np.abs(matrix) @ np.ones(n))
     tolerance = 8 * np.sqrt(n) * np.finfo(np.float32).eps * scale
-    difference = np.abs(product @ x - expected)
+    with np.errstate(invalid="ignore"):  # inf - inf, in a product that is wrong
+        difference = np.abs(product @ x - expected)
     return bool(np.all(difference <= tolerance))
 
 
@@ -212,16 +232,30 @@ def matrix_file(n: int, folder: Path) -> Path:
 
 
 def _create(size: int) -> SharedMemory:
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise UsageError(f"no shared memory for a matrix of {size} bytes: the machine has less")
     try:
-        return SharedMemory(f"kaas_{secrets.token_hex(10)}", create=True, size=size)
+        memory = SharedMemory(f"kaas_{secrets.token_hex(10)}", create=True, size=size)
     except OSError as error:
         raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror}") from None
+    try:
+        if hasattr(os, "posix_fallocate"):
+            # Without it the memory is promised, not there: where it runs out, writing kills the process (SIGBUS).
+            os.posix_fallocate(memory._fd, 0, size)  # type: ignore[attr-defined]
+    except OSError as error:
+        memory.close()
+        memory.unlink()
+        raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror} (see df /dev/shm)") from None
+    return memory
 
 
 def _close(memory: SharedMemory) -> None:
-    # A matrix that an unfinished exception still holds keeps the mapping until it goes, or until the process does.
-    with contextlib.suppress(BufferError):
-        memory.close()
+    """Close a segment, and those that could not be closed before; a matrix that somebody still holds hinders it."""
+    _kept.append(memory)
+    for kept in list(_kept):
+        with contextlib.suppress(BufferError):
+            kept.close()
+            _kept.remove(kept)
 
 
 if sys.version_info >= (3, 13):

@@ -80,6 +80,7 @@ COLUMNS: Mapping[str, str] = {
     "error": "what went wrong, in words",
 }
 
+_LONGEST_ERROR = 500
 _HEADER = ",".join(COLUMNS) + "\n"
 
 
@@ -124,7 +125,7 @@ def make_row(timestamp: float, copy: int, concurrency: int, result: tuple[Any, .
         worker=outcome.worker,
         queued_ms=round(outcome.queued_ms, 4),
         kernel_ms=round(outcome.kernel_ms, 4),
-        error=" ".join(outcome.error.split()),
+        error=" ".join(outcome.error.split())[:_LONGEST_ERROR],
     )
 
 
@@ -139,7 +140,7 @@ def encode_row(row: Row) -> bytes:
     """Write a row as one line of CSV, with its line end."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(row)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def decode_row(fields: Mapping[str, str]) -> Row:
@@ -217,7 +218,7 @@ class RowReader:
     def new_rows(self) -> Iterator[Row]:
         """Give the rows that are complete by now; a last line without its end waits for the rest of it."""
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        for fields in csv.reader(line.decode() for line in lines if line):
+        for fields in csv.reader(line.decode(errors="replace") for line in lines if line):
             if self._names:
                 yield decode_row(dict(zip(self._names, fields, strict=False)))
             else:
@@ -240,7 +241,7 @@ def read_rows(path: Path) -> list[Row]:
         raise ResultsError(f"{path}: {error.strerror}") from None
     try:
         return list(reader.new_rows())
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, csv.Error) as error:
         raise ResultsError(f"{path} is not a file of requests: {type(error).__name__}: {error}") from None
     finally:
         reader.close()
@@ -256,7 +257,7 @@ def begin_description(
         f"The experiment was run on the machine {machine.get('Host', 'unknown')}.",
         "",
         "## Parameters",
-        *(f"{name}: {value}" for name, value in parameters.items()),
+        *(f"{name}: {' '.join(str(value).split())}" for name, value in parameters.items()),
         "",
         "## Columns",
         *(f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items()),

@@ -34,6 +34,7 @@ Reply, 44 bytes and the payload:
 Server and worker talk in the same frames over their socket pair.
 """
 
+import math
 import struct
 from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
@@ -94,8 +95,8 @@ Frame = TypeVar("Frame", Request, Reply)
 def encode_request(request: Request) -> bytes:
     """Write a request as one frame."""
     kind, payload, request_id, timeout = request
-    # Rounded up: a timeout that was asked for must not become 0, which means none.
-    milliseconds = -int(-timeout * 1000 // 1)
+    # Rounded up, since a timeout that was asked for must not become 0, which means none; but 0.07 s are 70 ms.
+    milliseconds = math.ceil(round(timeout * 1000, 6)) or (1 if timeout else 0)
     return _REQUEST.pack(MAGIC, VERSION, kind, 0, request_id, milliseconds, len(payload)) + payload
 
 
@@ -143,6 +144,11 @@ def _make_reply(fields: list[int], payload: bytes) -> Reply:
     )
 
 
+def _check_magic(begin: bytes | bytearray) -> None:
+    if not MAGIC.startswith(begin[: len(MAGIC)]):
+        raise FrameError("not a KaaS frame: is the other side of this connection a KaaS client?")
+
+
 class Decoder(Generic[Frame]):
     """Cuts a stream of bytes, arriving in any pieces, into frames."""
 
@@ -166,6 +172,7 @@ class Decoder(Generic[Frame]):
         if pending:
             pending += data
             if len(pending) < self._wanted:
+                _check_magic(pending)
                 return
             data = bytes(pending)
             pending.clear()
@@ -173,12 +180,11 @@ class Decoder(Generic[Frame]):
         while start < end:
             self._wanted = size
             if end - start < size:
-                if not MAGIC.startswith(data[start : start + len(MAGIC)]):
-                    raise FrameError("not a KaaS frame: is the other side of this connection a KaaS client?")
+                _check_magic(data[start:])
                 break
             magic, version, *fields, length = self._header.unpack_from(data, start)
             if magic != MAGIC:
-                raise FrameError("not a KaaS frame: is the other side of this connection a KaaS client?")
+                _check_magic(magic)
             if version != VERSION:
                 raise FrameError(f"a frame of version {version}, but this side speaks version {VERSION} only")
             if length > self._limit:

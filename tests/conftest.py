@@ -34,9 +34,11 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """Name the file whose appearance lets the example kernel `wait` go on."""
-    return tmp_path / "gate"
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """Name the file whose appearance lets an example kernel go on that waits; it does appear at the end."""
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
 
 
 def _segments() -> set[str]:

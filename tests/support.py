@@ -211,7 +211,7 @@ class Server:
             if self.process.poll() is None:
                 assert self.stop() == 0
             self.marked.assert_nothing_left()
-            assert "Traceback" not in self.stderr()
+            assert "Traceback" not in self.stderr(), self.stderr()
             self.events()
         finally:
             self.process.kill()

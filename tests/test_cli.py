@@ -71,9 +71,8 @@ def test_sound_arguments_are_read(kind: Callable[[str], float], text: str, value
         (cli.port, "-1"),
         (cli.port, "65536"),
         (cli.port, "http"),
-        # More digits than a float can hold, and than Python turns into a number.
-        (cli.port, "9" * 400),
-        (cli.port, "9" * 5000),
+        pytest.param(cli.port, "9" * 400, id="more digits than a float can hold"),
+        pytest.param(cli.port, "9" * 5000, id="more digits than Python turns into a number"),
     ],
 )
 def test_an_unsound_argument_is_quoted_in_the_error(kind: Callable[[str], float], text: str) -> None:
@@ -105,7 +104,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(name: str) -> None:
         cli.check_file_name(name)
 
 
-# run()
+# The end of a script
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1), (130, 130)])

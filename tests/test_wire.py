@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,7 +8,6 @@ from hypothesis import strategies as st
 from kaas import wire
 from kaas.errors import FrameError
 from kaas.wire import Decoder, Reply, Request
-
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -40,7 +40,7 @@ replies = st.builds(
 
 def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         yield data[begin:end]
 
 
@@ -179,11 +179,10 @@ def test_a_magic_that_goes_wrong_in_a_later_piece_is_refused_with_the_whole_head
 
 
 def test_bytes_without_the_magic_after_a_whole_frame_are_refused_after_that_frame() -> None:
-    got = []
+    frames = wire.request_decoder().feed(wire.encode_request(Request(wire.INVOKE, b"one", 1)) + b"rubbish")
+    assert next(frames).payload == b"one"
     with pytest.raises(FrameError, match="not a KaaS frame"):
-        for request in wire.request_decoder().feed(wire.encode_request(Request(wire.INVOKE, b"one", 1)) + b"rubbish"):
-            got.append(request.payload)  # noqa: PERF401 - the point is what came before the error
-    assert got == [b"one"]
+        next(frames)
 
 
 @pytest.mark.parametrize("version", [0, 2, 255])
@@ -223,13 +222,14 @@ def test_a_payload_of_just_the_limit_is_taken() -> None:
 
 
 def feed_whatever(decoder: "Decoder[Request] | Decoder[Reply]", stream: bytes, cuts: list[int]) -> None:
+    problem = "none"
     try:
         for piece in pieces(stream, cuts):
             for frame in decoder.feed(piece):
                 assert isinstance(frame, Request | Reply)
     except FrameError as error:
-        assert str(error)
-        assert "\n" not in str(error)
+        problem = str(error)
+    assert len(problem.splitlines()) == 1
 
 
 garbage = st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: wire.MAGIC + bytes([wire.VERSION]) + tail)

@@ -22,11 +22,13 @@ from kaas.forkserver import Config
 SAFE_TO_PRELOAD = ("numpy", "numba", "scipy")
 """Packages whose import starts neither threads nor CUDA's driver, so that a process may fork after it."""
 
+_LONGEST_TEXT = 2000
 _CHUNK = 256 * 1024
 
 
 def preload(config: Config) -> None:
     """Import what the kernel imports and what is safe to share, in the fork server."""
+    kernels.keep_compiled_code_apart()
     for name in config["modules"]:
         # `from a import b` has been listed as `a.b` too, which need not be a module.
         with contextlib.suppress(ImportError):
@@ -42,7 +44,7 @@ def run(link: socket.socket, config: Config) -> int:
     try:
         kernel = kernels.load(Path(config["kernel"]), kernels.KERNEL_FUNCTION)
     except BaseException as error:  # sys.exit in a kernel is a kernel's failure, not an order to us
-        _send(link, wire.Reply("kernel_error", _text(error, config["kernel"]).encode()))
+        _send(link, wire.Reply("kernel_error", _text(error, config["kernel"])))
         return 1
     phases = {"fork": started - config["spawned"], "import": time.time() - started}
     _send(link, wire.Reply("ok", json.dumps({"pid": os.getpid(), "phases": phases}).encode()))
@@ -66,18 +68,17 @@ def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> wi
     except BaseException as error:
         if config["tracebacks"]:
             traceback.print_exc()
-        return wire.Reply(
-            "kernel_error", _text(error, config["kernel"]).encode(), kernel_ns=time.perf_counter_ns() - begun
-        )
+        return wire.Reply("kernel_error", _text(error, config["kernel"]), kernel_ns=time.perf_counter_ns() - begun)
     return wire.Reply("ok", output, kernel_ns=elapsed)
 
 
-def _text(error: BaseException, kernel: str) -> str:
+def _text(error: BaseException, kernel: str) -> bytes:
     """Say in one line what was raised, and where in the kernel's file."""
     kind = "" if isinstance(error, KaasError | SystemExit) else f"{type(error).__name__}: "
-    text = " ".join(f"{kind}{error}".removesuffix(": ").split())
+    text = " ".join(f"{kind}{error}".removesuffix(": ").split())[:_LONGEST_TEXT]
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == kernel]
-    return f"{text} ({Path(kernel).name}, line {lines[-1]})" if lines else text
+    where = f" ({Path(kernel).name}, line {lines[-1]})" if lines else ""
+    return f"{text}{where}".encode(errors="backslashreplace")
 
 
 def _send(link: socket.socket, reply: wire.Reply) -> None:

@@ -18,7 +18,7 @@ class World:
         self.workers: list[dict[str, Any]] = []
         self._gpus = gpus
         self._workers_per_gpu = workers_per_gpu
-        self.monitor = CpuMonitor(self._status, self.used.get, lambda: self.now, cores)
+        self.monitor = CpuMonitor(self._status, self._cpu_seconds, lambda: self.now, cores)
 
     def add_worker(self, pid: int | None, gpu: int = 0, used: float = 0.0) -> None:
         self.workers.append({"worker": len(self.workers), "gpu": gpu, "pid": pid, "state": "idle"})
@@ -36,6 +36,10 @@ class World:
 
     def utilizations(self) -> list[float | None]:
         return [sample.utilization_pct for sample in self.monitor.take()]
+
+    def _cpu_seconds(self, pid: int) -> float | None:
+        assert type(pid) is int  # psutil takes None for this very process
+        return self.used.get(pid)
 
     def _status(self) -> dict[str, Any]:
         if not self.server_is_there:

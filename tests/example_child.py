@@ -1,0 +1,33 @@
+"""A child for the tests of kaas.children: says who it is, then does what its config says."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from kaas.forkserver import Config
+
+
+def preload(config: Config) -> None:
+    if "fail" in config:
+        raise RuntimeError(config["fail"])
+    if "exit" in config:
+        os._exit(config["exit"])
+    if "gate" in config:
+        while not Path(config["gate"]).exists():
+            time.sleep(0.005)
+
+
+def run(link: socket.socket, config: Config) -> int:
+    link.sendall(str(os.getpid()).encode())
+    if config["do"] == "raise":
+        sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - what it raises is no news here
+        raise RuntimeError("told to")
+    if config["do"] == "stay":  # deaf to the end of its link
+        while True:
+            signal.pause()
+    while link.recv(100):
+        pass
+    return int(config["do"])

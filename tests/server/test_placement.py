@@ -1,0 +1,258 @@
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kaas.server.placement import Place, Placement
+
+patient = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], stateful_step_count=40
+)
+
+
+class Model:
+    """DESIGN.md's rule, word by word, by looking at everything each time."""
+
+    def __init__(self, gpus: int, workers_per_gpu: int) -> None:
+        self.gpus = gpus
+        self.m = workers_per_gpu
+        self.busy: dict[int, set[int]] = {}  # of each booted GPU
+
+    def acquire(self) -> Place | None:
+        if self.busy:
+            gpu = min(self.busy, key=lambda number: (len(self.busy[number]), number))
+            idle = [worker for worker in self.workers(gpu) if worker not in self.busy[gpu]]
+            if idle:
+                self.busy[gpu].add(min(idle))
+                return Place(min(idle), gpu, boots=False)
+        not_booted = [gpu for gpu in range(self.gpus) if gpu not in self.busy]
+        if not not_booted:
+            return None
+        gpu = min(not_booted)
+        self.busy[gpu] = {gpu * self.m}
+        return Place(gpu * self.m, gpu, boots=True)
+
+    def release(self, worker: int) -> None:
+        self.busy[worker // self.m].remove(worker)
+
+    def stop(self, gpu: int) -> None:
+        del self.busy[gpu]
+
+    def workers(self, gpu: int) -> range:
+        return range(gpu * self.m, (gpu + 1) * self.m)
+
+    def all_busy(self) -> list[int]:
+        return sorted(worker for workers in self.busy.values() for worker in workers)
+
+    def resting(self) -> list[int]:
+        return sorted(gpu for gpu, workers in self.busy.items() if not workers)
+
+
+class Against(RuleBasedStateMachine):
+    @initialize(gpus=st.integers(1, 5), workers_per_gpu=st.integers(1, 4))
+    def begin(self, gpus: int, workers_per_gpu: int) -> None:
+        self.model = Model(gpus, workers_per_gpu)
+        self.placement = Placement(gpus, workers_per_gpu)
+
+    @rule()
+    def acquire(self) -> None:
+        assert self.placement.acquire() == self.model.acquire()
+
+    @rule()
+    def acquire_until_full(self) -> None:
+        while (place := self.model.acquire()) is not None:
+            assert self.placement.acquire() == place
+        assert self.placement.acquire() is None
+
+    @precondition(lambda self: self.model.all_busy())
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.model.all_busy()))
+        self.model.release(worker)
+        self.placement.release(worker)
+
+    @precondition(lambda self: self.model.all_busy())
+    @rule(data=st.data())
+    def release_all_of_a_gpu(self, data: st.DataObject) -> None:
+        gpu = data.draw(st.sampled_from(self.model.all_busy())) // self.model.m
+        for worker in sorted(self.model.busy[gpu]):
+            self.model.release(worker)
+            self.placement.release(worker)
+
+    @precondition(lambda self: self.model.resting())
+    @rule(data=st.data())
+    def stop(self, data: st.DataObject) -> None:
+        gpu = data.draw(st.sampled_from(self.model.resting()))
+        self.model.stop(gpu)
+        self.placement.stop(gpu)
+
+    @rule(worker=st.integers(-2, 25))
+    def release_what_is_not_in_flight(self, worker: int) -> None:
+        if worker not in self.model.all_busy():
+            with pytest.raises(ValueError, match="no invocation"):
+                self.placement.release(worker)
+
+    @rule(gpu=st.integers(-1, 6))
+    def stop_what_is_not_resting(self, gpu: int) -> None:
+        if gpu not in self.model.resting():
+            with pytest.raises(ValueError, match="cannot be stopped"):
+                self.placement.stop(gpu)
+
+    @invariant()
+    def same_account(self) -> None:
+        if hasattr(self, "model"):
+            assert self.placement.booted == sorted(self.model.busy)
+            for gpu, workers in self.model.busy.items():
+                assert self.placement.in_flight(gpu) == len(workers)
+
+
+TestAgainstTheRuleWordByWord = Against.TestCase
+TestAgainstTheRuleWordByWord.settings = patient
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_long_random_histories_follow_the_rule(gpus: int, workers_per_gpu: int, seed: int) -> None:
+    model, placement, draw = Model(gpus, workers_per_gpu), Placement(gpus, workers_per_gpu), random.Random(seed)
+    for _ in range(300):
+        busy, resting = model.all_busy(), model.resting()
+        match draw.choice(("acquire", "acquire", "release", "stop")):
+            case "acquire":
+                assert placement.acquire() == model.acquire()
+            case "release" if busy:
+                worker = draw.choice(busy)
+                model.release(worker)
+                placement.release(worker)
+            case "stop" if resting:
+                gpu = draw.choice(resting)
+                model.stop(gpu)
+                placement.stop(gpu)
+    assert placement.booted == sorted(model.busy)
+
+
+# The lines of the rule, one by one
+
+
+def places(placement: Placement, number: int) -> list[Place | None]:
+    return [placement.acquire() for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("released", "expected"),
+    [
+        # Two GPUs of two workers, all four busy, then these are released, and one more comes:
+        ([0, 3], Place(0, 0, boots=False)),  # one in flight on each GPU -> the lowest number of equals
+        ([2, 3], Place(2, 1, boots=False)),  # none in flight on GPU 1, two on GPU 0 -> the fewest, lowest worker
+        ([3], Place(3, 1, boots=False)),  # only GPU 1 has an idle worker
+        ([1, 0], Place(0, 0, boots=False)),  # both of GPU 0, in the other order -> its lowest worker all the same
+        ([0, 2, 3], Place(2, 1, boots=False)),  # one in flight on GPU 0, none on GPU 1
+        ([3, 2, 1, 0], Place(0, 0, boots=False)),  # nothing in flight anywhere
+        ([], None),  # all are full and no GPU is left
+    ],
+)
+def test_the_gpu_with_the_fewest_in_flight_gives_its_lowest_idle_worker(
+    released: list[int], expected: Place | None
+) -> None:
+    placement = Placement(2, 2)
+    places(placement, 4)
+    for worker in released:
+        placement.release(worker)
+    assert placement.acquire() == expected
+
+
+def test_gpus_are_booted_one_after_the_other_each_when_the_booted_ones_are_full() -> None:
+    assert places(Placement(3, 2), 7) == [
+        Place(0, 0, boots=True),
+        Place(1, 0, boots=False),
+        Place(2, 1, boots=True),
+        Place(3, 1, boots=False),
+        Place(4, 2, boots=True),
+        Place(5, 2, boots=False),
+        None,
+    ]
+
+
+def test_no_gpu_is_booted_while_a_booted_one_has_an_idle_worker() -> None:
+    placement = Placement(3, 2)
+    places(placement, 4)
+    placement.release(1)
+    assert placement.acquire() == Place(1, 0, boots=False)
+    assert placement.acquire() == Place(4, 2, boots=True)
+
+
+def test_a_stopped_gpu_is_booted_again_and_the_lowest_number_first() -> None:
+    placement = Placement(3, 1)
+    places(placement, 3)
+    for gpu in (2, 0):
+        placement.release(gpu)
+        placement.stop(gpu)
+    assert placement.booted == [1]
+    assert places(placement, 3) == [Place(0, 0, boots=True), Place(2, 2, boots=True), None]
+
+
+def test_a_refusal_changes_nothing() -> None:
+    placement = Placement(1, 1)
+    placement.acquire()
+    before = repr(placement)
+    assert places(placement, 3) == [None, None, None]
+    assert repr(placement) == before
+    placement.release(0)
+    assert placement.acquire() == Place(0, 0, boots=False)
+
+
+def test_one_worker_on_one_gpu_serves_again_and_again() -> None:
+    placement = Placement(1, 1)
+    assert placement.acquire() == Place(0, 0, boots=True)
+    for _ in range(1000):
+        placement.release(0)
+        assert placement.acquire() == Place(0, 0, boots=False)
+
+
+@pytest.mark.parametrize(
+    "worker",
+    [
+        1,  # idle on a booted GPU
+        2,  # of a GPU that is not booted
+        99,  # of no GPU at all
+        -1,
+    ],
+)
+def test_a_worker_without_an_invocation_cannot_be_released(worker: int) -> None:
+    placement = Placement(2, 2)
+    placement.acquire()
+    with pytest.raises(ValueError, match=f"worker {worker} "):
+        placement.release(worker)
+    assert places(placement, 4) == [
+        Place(1, 0, boots=False),
+        Place(2, 1, boots=True),
+        Place(3, 1, boots=False),
+        None,
+    ]
+
+
+def test_a_worker_cannot_be_released_twice() -> None:
+    placement = Placement(1, 2)
+    placement.acquire()
+    placement.release(0)
+    with pytest.raises(ValueError, match="worker 0 "):
+        placement.release(0)
+
+
+@pytest.mark.parametrize("gpu", [0, 1, 99, -1])  # busy, not booted, not there, not there
+def test_only_a_booted_gpu_without_invocations_can_be_stopped(gpu: int) -> None:
+    placement = Placement(2, 2)
+    placement.acquire()
+    with pytest.raises(ValueError, match=f"GPU {gpu} cannot be stopped"):
+        placement.stop(gpu)
+    assert placement.booted == [0]
+
+
+def test_its_repr_reads_like_a_sentence() -> None:
+    placement = Placement(3, 2)
+    assert repr(placement) == "<Placement nothing booted; 3 not booted>"
+    places(placement, 3)
+    assert repr(placement) == "<Placement GPU 0: 2/2, GPU 1: 1/2; 1 not booted>"
+    placement.release(0)
+    assert repr(placement) == "<Placement GPU 0: 1/2, GPU 1: 1/2; 1 not booted>"

@@ -1,0 +1,240 @@
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support import LIMIT, Marked, eventually, exists
+
+from kaas import ROOT, children
+from kaas.children import ForkServer
+from kaas.errors import ProcessFailed
+from kaas.forkserver import Config
+
+
+class Family:
+    """A fork server with what it told of its children; its links are closed at the end."""
+
+    def __init__(self, kill_after: float = LIMIT, config: Config | None = None) -> None:
+        self.ended: dict[int, int | None] = {}
+        self.links: dict[int, socket.socket] = {}
+        self.forkserver = ForkServer("example_child", config or {}, self._ended, kill_after)
+
+    def _ended(self, child: int, code: int | None) -> None:
+        assert child not in self.ended, "told twice"
+        self.ended[child] = code
+
+    async def spawn(self, do: str) -> tuple[int, int]:
+        """Start a child; return its number and, once it runs, its process id."""
+        child, link = self.forkserver.spawn({"do": do})
+        self.links[child] = link
+        link.settimeout(LIMIT)
+        return child, int(await asyncio.to_thread(link.recv, 100))
+
+    async def until_ended(self, child: int, limit: float = LIMIT) -> int | None:
+        async with asyncio.timeout(limit):
+            while child not in self.ended:
+                await asyncio.sleep(0.01)
+        return self.ended[child]
+
+    async def close(self) -> None:
+        for link in self.links.values():
+            link.close()
+        async with asyncio.timeout(LIMIT):
+            await self.forkserver.close()
+
+
+@pytest.fixture(autouse=True)
+def no_child_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    marked = Marked()
+    for name, value in marked.environment.items():
+        monkeypatch.setenv(name, value)
+    yield
+    # The mark is in the environment with which a process was started, so this one does not bear it.
+    try:
+        marked.assert_nothing_left()
+    finally:
+        marked.kill()
+
+
+def with_family(
+    test: Callable[[Family], Coroutine[None, None, None]], kill_after: float = LIMIT, config: Config | None = None
+) -> None:
+    async def run() -> None:
+        family = Family(kill_after, config)
+        assert await family.forkserver.start() >= 0
+        try:
+            await test(family)
+        finally:
+            await family.close()
+
+    asyncio.run(run())
+
+
+def test_a_child_ends_when_its_link_does_and_its_exit_code_is_told() -> None:
+    async def test(family: Family) -> None:
+        first, _ = await family.spawn("7")
+        second, pid = await family.spawn("0")
+        family.links[first].close()
+        assert await family.until_ended(first) == 7
+        assert exists(pid)
+        assert second not in family.ended
+
+    with_family(test)
+
+
+def test_close_waits_until_all_children_have_ended() -> None:
+    async def test(family: Family) -> None:
+        pids = [(await family.spawn(str(code)))[1] for code in range(5)]
+        await family.close()
+        assert sorted(code for code in family.ended.values() if code is not None) == list(range(5))
+        assert not any(exists(pid) for pid in pids)
+
+    with_family(test)
+
+
+def test_the_signal_that_ended_a_child_is_told() -> None:
+    async def test(family: Family) -> None:
+        child, pid = await family.spawn("0")
+        os.kill(pid, signal.SIGTERM)
+        assert await family.until_ended(child) == -signal.SIGTERM
+
+    with_family(test)
+
+
+def test_a_child_that_raises_ends_with_1_and_the_fork_server_goes_on() -> None:
+    async def test(family: Family) -> None:
+        child, _ = await family.spawn("raise")
+        assert await family.until_ended(child) == 1
+        await family.spawn("0")
+
+    with_family(test)
+
+
+def test_kill_ends_a_child_and_is_no_harm_afterwards() -> None:
+    async def test(family: Family) -> None:
+        child, _ = await family.spawn("stay")
+        other, _ = await family.spawn("3")
+        family.forkserver.kill(child)
+        family.forkserver.kill(child)
+        assert await family.until_ended(child) == -signal.SIGKILL
+        family.forkserver.kill(child)
+        family.links[other].close()
+        assert await family.until_ended(other) == 3
+
+    with_family(test)
+
+
+def test_close_kills_a_child_that_does_not_end_by_itself() -> None:
+    async def test(family: Family) -> None:
+        deaf, pid = await family.spawn("stay")
+        good, _ = await family.spawn("0")
+        await family.close()
+        assert not exists(pid)
+        assert family.ended == {deaf: -signal.SIGKILL, good: 0}
+
+    with_family(test, kill_after=1.0)
+
+
+def test_a_child_can_be_killed_while_close_waits_for_it() -> None:
+    async def test(family: Family) -> None:
+        child, _ = await family.spawn("stay")
+        closing = asyncio.create_task(family.close())
+        await asyncio.sleep(0)
+        family.forkserver.kill(child)
+        # Long before it would be killed anyway.
+        assert await family.until_ended(child, 8.0) == -signal.SIGKILL
+        await closing
+
+    with_family(test, kill_after=16.0)
+
+
+def test_children_have_descriptors_of_their_own_only() -> None:
+    async def test(family: Family) -> None:
+        for _ in range(5):
+            _, pid = await family.spawn("0")
+        others = [link for link in Path(f"/proc/{pid}/fd").iterdir() if int(link.name) > 2]
+        assert [str(link.readlink()).partition(":")[0] for link in others] == ["socket"]
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc")
+    with_family(test)
+
+
+@pytest.mark.parametrize(
+    ("config", "text"), [({"fail": "no such library"}, "RuntimeError: no such library"), ({"exit": 5}, "exit code 5")]
+)
+def test_a_preload_that_fails_is_told(config: Config, text: str) -> None:
+    async def run() -> None:
+        family = Family(config=config)
+        with pytest.raises(ProcessFailed, match=text):
+            await family.forkserver.start()
+        await family.close()
+
+    asyncio.run(run())
+
+
+def test_close_is_no_harm_before_the_start_and_twice() -> None:
+    async def run() -> None:
+        family = Family()
+        await family.close()
+        await family.forkserver.start()
+        await family.close()
+        await family.close()
+
+    asyncio.run(run())
+
+
+def test_when_the_fork_server_is_lost_its_children_end_and_a_new_one_is_started() -> None:
+    async def test(family: Family) -> None:
+        child, pid = await family.spawn("0")
+        psutil.Process(pid).parent().kill()  # type: ignore[union-attr]
+        assert await family.until_ended(child) is None
+        family.links[child].close()
+        await asyncio.to_thread(eventually, lambda: not exists(pid))
+        other, _ = await family.spawn("4")
+        family.links[other].close()
+        assert await family.until_ended(other) == 4
+
+    with_family(test)
+
+
+PARENT = """
+import asyncio, os, sys
+from kaas.children import ForkServer
+
+async def main():
+    forkserver = ForkServer("example_child", {}, lambda child, code: None, 1.0)
+    await forkserver.start()
+    links = [forkserver.spawn({"do": do})[1] for do in ("0", "stay")]
+    print(*[int(link.recv(100)) for link in links], flush=True)
+    await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
+
+
+def test_when_the_parent_is_killed_all_its_children_end() -> None:
+    path = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(exists(pid) for pid in pids)
+        parent.kill()
+    eventually(lambda: not any(exists(pid) for pid in pids))
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(0, "ended with exit code 0"), (-9, "ended by SIGKILL"), (None, "ended, it is not known how")],
+)
+def test_an_end_is_described_in_words(code: int | None, text: str) -> None:
+    assert children.describe(code) == text

@@ -1,0 +1,211 @@
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import LIMIT, StartServer, listening_socket
+
+from kaas import client, wire
+from kaas.client import Connection
+from kaas.errors import ConnectionFailed, UsageError
+from kaas.wire import Reply, Request
+
+Answer = Callable[[socket.socket, Request], None]
+StartFake = Callable[..., str]
+
+
+@pytest.fixture
+def fake_server() -> Iterator[StartFake]:
+    """Start servers that serve one connection after the other, each with its own function for every request."""
+    with listening_socket() as listener:
+        threads = []
+
+        def serve(answers: tuple[Answer, ...]) -> None:
+            for answer in answers:
+                accepted, _ = listener.accept()
+                with accepted:
+                    accepted.settimeout(LIMIT)
+                    decoder = wire.request_decoder()
+                    while data := accepted.recv(100_000):
+                        for request in decoder.feed(data):
+                            answer(accepted, request)
+
+        def start(*answers: Answer) -> str:
+            threads.append(threading.Thread(target=serve, args=(answers,)))
+            threads[-1].start()
+            host, port = listener.getsockname()
+            return f"{host}:{port}"
+
+        yield start
+        for thread in threads:
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+
+
+def reply_to(request: Request, payload: bytes = b"", status: str = "ok") -> bytes:
+    return wire.encode_reply(Reply(status, payload, request.id))
+
+
+def echo(connection: socket.socket, request: Request) -> None:
+    connection.sendall(reply_to(request, request.payload))
+
+
+def hang_up(connection: socket.socket, request: Request) -> None:
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def stop_in_mid_reply(connection: socket.socket, request: Request) -> None:
+    connection.sendall(reply_to(request, b"a whole reply")[:-1])
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def talk_http(connection: socket.socket, request: Request) -> None:
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def say_nothing(connection: socket.socket, request: Request) -> None:
+    pass
+
+
+def test_nothing_listening_is_a_failed_connection() -> None:
+    with listening_socket() as listener:
+        port = listener.getsockname()[1]
+    with Connection(f"127.0.0.1:{port}") as kaas:
+        for use in (kaas.status, lambda: kaas.invoke(b"")):
+            with pytest.raises(ConnectionFailed, match=rf"127\.0\.0\.1:{port}: .*refused"):
+                use()
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 64, "a..b"])
+def test_a_host_that_does_not_exist_is_a_failed_connection(host: str) -> None:
+    with Connection(f"{host}:8080") as kaas, pytest.raises(ConnectionFailed):
+        kaas.invoke(b"")
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (hang_up, "closed the connection before it had answered"),
+        (stop_in_mid_reply, "closed the connection before it had answered"),
+        (talk_http, "does not answer like a KaaS server"),
+    ],
+)
+def test_a_broken_exchange_is_told_and_the_next_one_uses_a_new_connection(
+    fake_server: StartFake, answer: Answer, text: str
+) -> None:
+    address = fake_server(answer, echo)
+    with Connection(address) as kaas:
+        with pytest.raises(ConnectionFailed, match=text):
+            kaas.invoke(b"first")
+        assert "closed" in repr(kaas)
+        assert kaas.invoke(b"second").payload == b"second"
+        assert kaas.invoke(b"third").payload == b"third"
+
+
+def test_a_reply_may_arrive_in_pieces(fake_server: StartFake) -> None:
+    def in_pieces(connection: socket.socket, request: Request) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in reply_to(request, request.payload):
+            connection.sendall(bytes([byte]))
+
+    with Connection(fake_server(in_pieces)) as kaas:
+        assert kaas.invoke(b"in pieces").payload == b"in pieces"
+
+
+def test_a_reply_to_an_earlier_request_is_not_taken_for_the_next_one(fake_server: StartFake) -> None:
+    def late(connection: socket.socket, request: Request) -> None:
+        connection.sendall(reply_to(request._replace(id=request.id + 77), b"another's") + reply_to(request, b"its own"))
+
+    with Connection(fake_server(late)) as kaas:
+        assert kaas.invoke(b"").payload == b"its own"
+        assert kaas.invoke(b"").payload == b"its own"
+
+
+def test_a_reply_that_is_too_late_is_not_taken_for_the_next_one(
+    fake_server: StartFake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_GRACE", 0.1)
+    address = fake_server(say_nothing, echo)
+    with Connection(address) as kaas:
+        with pytest.raises(ConnectionFailed, match="no answer within"):
+            kaas.invoke(b"first", timeout=0.1)
+        assert kaas.invoke(b"second").payload == b"second"
+
+
+def test_the_timeout_goes_to_the_server_which_answers_it(start_server: StartServer, gate: Path) -> None:
+    with start_server("wait").connection() as kaas:
+        assert kaas.invoke(str(gate).encode(), timeout=0.001).status == "timeout"
+        assert "open" in repr(kaas)
+        assert kaas.status()["in_flight"] == 0
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), wire.MAX_TIMEOUT * 2])
+def test_a_timeout_that_makes_no_sense_is_refused_before_anything_is_sent(timeout: float) -> None:
+    with Connection("127.0.0.1:1") as kaas, pytest.raises(UsageError, match="timeout"):
+        kaas.invoke(b"", timeout=timeout)
+
+
+def test_a_refused_status_query_says_why(fake_server: StartFake) -> None:
+    def refuse(connection: socket.socket, request: Request) -> None:
+        connection.sendall(reply_to(request, b"set KAAS_TOKEN", "unauthorized"))
+
+    with (
+        Connection(fake_server(refuse)) as kaas,
+        pytest.raises(ConnectionFailed, match="unauthorized: set KAAS_TOKEN"),
+    ):
+        kaas.status()
+
+
+def test_a_status_that_is_no_json_is_a_failed_connection(fake_server: StartFake) -> None:
+    def babble(connection: socket.socket, request: Request) -> None:
+        connection.sendall(reply_to(request, b"not json"))
+
+    with Connection(fake_server(babble)) as kaas, pytest.raises(ConnectionFailed):
+        kaas.status()
+
+
+def test_the_token_is_shown_once_on_each_connection(fake_server: StartFake, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, bytes]] = []
+
+    def record(connection: socket.socket, request: Request) -> None:
+        seen.append((request.kind, request.payload))
+        if request.kind != wire.TOKEN:
+            echo(connection, request)
+
+    monkeypatch.setenv("KAAS_TOKEN", "secret")
+    with Connection(fake_server(record, record)) as kaas:
+        kaas.invoke(b"1")
+        kaas.invoke(b"2")
+        kaas.close()
+        kaas.invoke(b"3")
+    token = (wire.TOKEN, b"secret")
+    assert seen == [token, (wire.INVOKE, b"1"), (wire.INVOKE, b"2"), token, (wire.INVOKE, b"3")]
+
+
+def test_the_address_is_the_argument_or_the_environments_or_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KAAS_ADDRESS", raising=False)
+    assert Connection().address == "127.0.0.1:8080"
+    monkeypatch.setenv("KAAS_ADDRESS", "gpu-node:9000")
+    assert Connection().address == "gpu-node:9000"
+    assert Connection("other:1").address == "other:1"
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080)),
+        ("gpu-node.example:65535", ("gpu-node.example", 65535)),
+        ("[::1]:1", ("::1", 1)),
+    ],
+)
+def test_an_address_is_split(address: str, parts: tuple[str, int]) -> None:
+    assert client.split_address(address) == parts
+
+
+@pytest.mark.parametrize(
+    "address", ["", "host", ":8080", "host:", "host:0", "host:65536", "host:http", "host:-1", "8080"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="host:port"):
+        client.split_address(address)
