@@ -78,7 +78,7 @@ class ForkServer:
         Close the children's links first: that is what ends them.
         """
         if self._control is not None:
-            self._control.shutdown(socket.SHUT_WR)
+            _send(self._control, json.dumps({"close": True}).encode() + b"\n")
             await self._gone.wait()
 
     def _launch(self) -> None:

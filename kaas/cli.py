@@ -5,6 +5,7 @@ A script parses its arguments, calls one function and returns; nothing else happ
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -30,6 +31,12 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def ignore_signals() -> None:
+    """Let no late signal change the exit code of a program that has done all it had to."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def program() -> str:

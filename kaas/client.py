@@ -20,6 +20,8 @@ _CONNECT_TIMEOUT = 10.0
 _GRACE = 5.0
 """Seconds beyond an invocation's own timeout in which the server's `timeout` reply may arrive."""
 _CHUNK = 256 * 1024
+_LAST_WORDS = ("bad_request", "unauthorized")
+"""Replies after which the server closes the connection."""
 
 
 class Connection:
@@ -64,7 +66,10 @@ class Connection:
         reply = self._exchange(wire.STATUS, b"", 0.0, timeout)
         if reply.status != "ok":
             raise ConnectionFailed(f"{self.address} refused a status query: {reply.status}: {reply.payload.decode()}")
-        answer: dict[str, Any] = json.loads(reply.payload)
+        try:
+            answer: dict[str, Any] = json.loads(reply.payload)
+        except ValueError:
+            raise ConnectionFailed(f"{self.address} does not answer a status query with JSON") from None
         return answer
 
     def close(self) -> None:
@@ -97,6 +102,8 @@ class Connection:
                 for reply in self._decoder.feed(data):
                     # An id of 0 answers bytes that the server could not read as a request.
                     if reply.id in (request_id, 0):
+                        if reply.status in _LAST_WORDS:
+                            self.close()
                         return reply
                 if deadline is not None:
                     connection.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -106,9 +113,9 @@ class Connection:
         except TimeoutError:
             self.close()
             raise ConnectionFailed(f"{self.address} gave no answer within {limit} s") from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a host's name that cannot be one is a UnicodeError
             self.close()
-            raise ConnectionFailed(f"{self.address}: {error.strerror or error}") from None
+            raise ConnectionFailed(f"{self.address}: {getattr(error, 'strerror', None) or error}") from None
         except BaseException:
             # An exchange that was cut short (Ctrl-C, say) leaves a reply under way: not a connection to use again.
             self.close()

@@ -1,17 +1,18 @@
 """The process that imports the heavy libraries once and forks each child from there (kaas.children: its parent).
 
-A child's code is a module with two functions:
+A child's code is a module with these functions:
 
     preload(config)             in the fork server, once: imports (of CUDA, never the driver)
     run(link, config) -> int    in each child: the exit code; returns when it reads the end of its link
+    clean_up(config)            in the fork server, when the last child has ended, also if the parent was killed
 
 Between parent and fork server go lines of JSON over a socket pair, a child's end of its link beside its line:
 
-    {"spawn": child, "config": {...}} and a descriptor    {"kill": child}            to the fork server
+    {"spawn": child, "config": {...}} and a descriptor    {"kill": child}    {"close": true}    to the fork server
     {"preloaded": seconds} or {"error": text}             {"ended": child, "code": exit code or minus the signal}
 
-When the parent is gone, the fork server gives its children `kill_after` seconds to end by themselves, kills those that
-are left, and ends.
+When it is told to close, or the parent is gone, the fork server gives its children `kill_after` seconds to end by
+themselves, kills those that are left, and ends.
 """
 
 import contextlib
@@ -43,6 +44,9 @@ class Target(Protocol):
     def run(self, link: socket.socket, config: Config) -> int:
         """Be the child; return its exit code."""
 
+    def clean_up(self, config: Config) -> None:
+        """Leave nothing behind."""
+
 
 class _Server:
     """The fork server's own side: waits for lines from its parent and for children that end."""
@@ -54,6 +58,7 @@ class _Server:
         self._children: dict[int, int] = {}  # pid -> child
         self._descriptors: deque[int] = deque()
         self._pending = b""
+        self._closing = False
         self._wakeup, self._wake = socket.socketpair()
         self._wakeup.setblocking(False)
         self._wake.setblocking(False)
@@ -65,43 +70,54 @@ class _Server:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
-        parent_is_there = True
-        while parent_is_there:
-            for key, _ in self._selector.select():
+        deadline = float("inf")
+        while self._children or not self._closing:
+            # Woken once a second when children are killed and have not gone yet.
+            for key, _ in self._selector.select(
+                min(max(deadline - time.monotonic(), 0.0), 1.0) if self._closing else None
+            ):
                 if key.fileobj is self._wakeup:
                     self._reap()
                 else:
-                    parent_is_there = self._read()
-        deadline = time.monotonic() + self._kill_after
-        self._selector.unregister(self._control)
-        while self._children:
-            self._selector.select(max(deadline - time.monotonic(), 0.0))
-            self._reap()
+                    self._read()
+            if self._closing and deadline == float("inf"):
+                deadline = time.monotonic() + self._kill_after
             if time.monotonic() >= deadline:
-                for pid in self._children:
-                    os.kill(pid, signal.SIGKILL)
-                deadline += 1.0
+                self._kill(list(self._children))
+                deadline = time.monotonic() + 1.0
 
-    def _read(self) -> bool:
+    def _read(self) -> None:
         try:
             data, descriptors, _, _ = socket.recv_fds(self._control, BUFFER, _MOST_DESCRIPTORS)
         except ConnectionError:
-            return False
+            data, descriptors = b"", []
+        if not data:
+            self._selector.unregister(self._control)
+            self._closing = True
         self._descriptors.extend(descriptors)
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
             message = json.loads(line)
             if "spawn" in message:
                 self._spawn(message["spawn"], message["config"], self._descriptors.popleft())
-            else:
+            elif "kill" in message:
                 self._reap()
-                for pid in [pid for pid, child in self._children.items() if child == message["kill"]]:
-                    os.kill(pid, signal.SIGKILL)
-        return bool(data)
+                self._kill([pid for pid, child in self._children.items() if child == message["kill"]])
+            else:
+                self._closing = True
+
+    def _kill(self, pids: list[int]) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
 
     def _spawn(self, child: int, config: Config, descriptor: int) -> None:
         with socket.socket(fileno=descriptor) as link:
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                print(f"no process can be started: {error.strerror}", file=sys.stderr)  # noqa: T201
+                self._tell({"ended": child, "code": None})
+                return
             if pid == 0:
                 code = 1
                 try:
@@ -157,6 +173,7 @@ def main() -> None:
     gc.freeze()
     control.sendall(json.dumps({"preloaded": time.monotonic() - begun}).encode() + b"\n")
     _Server(control, target, settings["kill_after"]).serve()
+    target.clean_up(settings["config"])
 
 
 if __name__ == "__main__":

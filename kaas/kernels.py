@@ -85,7 +85,6 @@ def load(path: Path, function: str) -> ModuleType:
         ModuleError: it lacks the function.
         BaseException: whatever running the file raises.
     """
-    keep_compiled_code_apart()
     # A name that no library has: a kernel in a file json.py must not become everybody's json.
     name = "kaas_module_" + re.sub(r"\W", "_", path.stem)
     spec = importlib.util.spec_from_file_location(name, path)
@@ -96,7 +95,8 @@ def load(path: Path, function: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _compiled_code_apart():
+            spec.loader.exec_module(module)
         if not callable(getattr(module, function, None)):
             raise ModuleError(f"{path} has no function {function!r}: a {_role(function)} needs `def {function}(...)`")
     except BaseException:
@@ -105,20 +105,35 @@ def load(path: Path, function: str) -> ModuleType:
     return module
 
 
-def keep_compiled_code_apart() -> None:
+@contextlib.contextmanager
+def _compiled_code_apart() -> Iterator[None]:
     """Have Numba keep what it compiles for a module loaded here apart from what it keeps for the same file as a script.
 
     It notes the module's name in its cache, and the script, whose name is `__main__`, would not find that module.
-    Call it before Numba is imported.
     """
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".kernel_cache"))
+    name = "NUMBA_CACHE_DIR"
+    given = os.environ.get(name)
+    os.environ[name] = folder = str(Path(given) / "loaded" if given else ROOT / ".kernel_cache")
+    config = sys.modules["numba"].config if "numba" in sys.modules else None
+    if config is not None:  # it has read the environment when it was imported
+        before, config.CACHE_DIR = config.CACHE_DIR, folder
+    try:
+        yield
+    finally:
+        if config is not None:
+            config.CACHE_DIR = before
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
 
 
 def _parse(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_bytes(), filename=str(path))
     except SyntaxError as error:
-        raise ModuleError(f"{path}, line {error.lineno}: {error.msg}") from None
+        where = f"{path}, line {error.lineno}" if error.lineno else path
+        raise ModuleError(f"{where}: {error.msg}") from None
     except (OSError, ValueError) as error:
         raise ModuleError(f"{path} cannot be read: {error}") from None
 

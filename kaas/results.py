@@ -257,7 +257,7 @@ def begin_description(
         f"The experiment was run on the machine {machine.get('Host', 'unknown')}.",
         "",
         "## Parameters",
-        *(f"{name}: {' '.join(str(value).split())}" for name, value in parameters.items()),
+        *(f"{name}: {' '.join(str(value).splitlines())}" for name, value in parameters.items()),
         "",
         "## Columns",
         *(f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items()),

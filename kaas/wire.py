@@ -3,6 +3,9 @@
 A connection carries frames back to back, in both directions, any number of them. All numbers are big-endian. Nothing
 is ever unpickled or evaluated: a payload is bytes for the kernel, or JSON, or text.
 
+After `bad_request` and `unauthorized` the server closes the connection. A client that shuts down its sending side is
+taken for gone: its invocations are abandoned.
+
 Request, 24 bytes and the payload:
 
 | offset | size | field   | meaning                                                                       |

@@ -7,6 +7,7 @@ after the request that it is in, when it reads the link's end.
 import mmap
 import os
 import select
+import shutil
 import socket
 import struct
 import time
@@ -56,6 +57,11 @@ def preload(config: Config) -> None:
     # The process that unlinks what a killed client has shared: one for all, where each would start its own.
     resource_tracker.ensure_running()
     _module = kernels.load(Path(config["client"]), kernels.CLIENT_FUNCTION)
+
+
+def clean_up(config: Config) -> None:
+    """Remove the run's folder, in case the load generator was killed."""
+    shutil.rmtree(config["scratch"], ignore_errors=True)
 
 
 def run(link: socket.socket, config: Config) -> int:

@@ -67,7 +67,7 @@ class Crew:
 
     Args:
         module: path of the client module.
-        running: file for the number of running clients.
+        scratch: folder of this run, removed with its last client.
         config: what each client is told (kaas.load.clients).
         environment: variables for the client module.
         kill_after: seconds that clients have to end in order.
@@ -77,18 +77,21 @@ class Crew:
     def __init__(
         self,
         module: Path,
-        running: Path,
+        scratch: Path,
         config: Config,
         environment: dict[str, str],
         *,
         kill_after: float,
         problem: Callable[[str], None],
     ) -> None:
-        self._config = config | {"running": str(running)}
-        self._running = ClientCount(running)
+        self._running = ClientCount(scratch / "running")
+        self._config = config | {"running": str(scratch / "running")}
         self._problem = problem
         self._forkserver = ForkServer(
-            "kaas.load.clients", {"client": str(module), "environment": environment}, self._ended, kill_after
+            "kaas.load.clients",
+            {"client": str(module), "environment": environment, "scratch": str(scratch)},
+            self._ended,
+            kill_after,
         )
         self._clients: dict[int, _Client] = {}
         self._finishing = False

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kaas import machine, results
+from kaas import cli, machine, results
 from kaas.client import Connection
 from kaas.errors import ConnectionFailed, KaasError, ResultsError, ServerNotReady
 from kaas.load.crew import Crew
@@ -73,7 +73,7 @@ class Generator:
                 f"{self._settings.files.requests} holds an earlier run: move it away, or choose another --task-name"
             )
         self._listen_to_signals()
-        with tempfile.TemporaryDirectory(prefix="kaas-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="kaas-", ignore_cleanup_errors=True) as scratch:
             crew = self._crew(Path(scratch))
             ended = ""
             try:
@@ -99,7 +99,7 @@ class Generator:
         }
         return Crew(
             settings.client,
-            scratch / "running",
+            scratch,
             config,
             environment,
             kill_after=settings.finish_timeout,
@@ -246,4 +246,6 @@ class Generator:
 
 def generate(settings: Settings) -> int:
     """Run the load generator; see `Generator.run`."""
-    return asyncio.run(Generator(settings, Console()).run())
+    code = asyncio.run(Generator(settings, Console()).run())
+    cli.ignore_signals()
+    return code

@@ -51,7 +51,7 @@ class Pool:
             return
         timeout = invocation.request.timeout
         if timeout:
-            self._limit(invocation, timeout, f"not done within {timeout:g} s")
+            invocation.timer = self._limit(invocation, timeout, f"not done within {timeout:g} s")
         place = self._placement.acquire()
         if place is not None:
             self._assign(invocation, place)
@@ -136,6 +136,8 @@ class Pool:
         self._placement.release(worker.number)
         if self._queue:
             invocation, _ = self._queue.popitem(last=False)
+            if invocation.queue_timer is not None:
+                invocation.queue_timer.cancel()
             place = self._placement.acquire()
             assert place is not None
             self._assign(invocation, place)
@@ -145,8 +147,8 @@ class Pool:
     def _enqueue(self, invocation: Invocation) -> None:
         self._queue[invocation] = None
         limit = self._settings.queue_timeout
-        if limit and not 0 < invocation.request.timeout <= limit:
-            self._limit(invocation, limit, f"queued for {limit:g} s (--queue-timeout)")
+        if limit:
+            invocation.queue_timer = self._limit(invocation, limit, f"queued for {limit:g} s (--queue-timeout)")
 
     def _watch_idle(self, gpu: int, wait: float) -> None:
         if self._settings.idle_timeout:
@@ -168,12 +170,9 @@ class Pool:
 
     # Answering
 
-    def _limit(self, invocation: Invocation, seconds: float, text: str) -> None:
+    def _limit(self, invocation: Invocation, seconds: float, text: str) -> asyncio.TimerHandle:
         """Have an invocation answered `timeout` after some time, unless it is answered before."""
-        if invocation.timer is not None:
-            invocation.timer.cancel()
-        loop = asyncio.get_running_loop()
-        invocation.timer = loop.call_later(seconds, self._answer, invocation, "timeout", text)
+        return asyncio.get_running_loop().call_later(seconds, self._answer, invocation, "timeout", text)
 
     def _answer(
         self,
@@ -208,7 +207,8 @@ class Pool:
         self._counters[status] += 1
         self._open.discard(invocation)
         self._queue.pop(invocation, None)
-        if invocation.timer is not None:
-            invocation.timer.cancel()
+        for timer in (invocation.timer, invocation.queue_timer):
+            if timer is not None:
+                timer.cancel()
         if self._draining and not self._open:
             self._drained.set()

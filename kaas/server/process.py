@@ -6,15 +6,16 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol, cast
 
 from kaas import wire
-from kaas.children import ForkServer
+from kaas.children import ForkServer, describe
 from kaas.errors import FrameError, UsageError
 from kaas.forkserver import Config
 from kaas.wire import Reply, Request
 
-State = Literal["booting", "idle", "busy", "stopping"]
+State = Literal["booting", "idle", "busy", "lost", "stopping"]
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +30,7 @@ class Invocation:
     waited_for_boot: bool = False
     answered: bool = False
     timer: asyncio.TimerHandle | None = None
+    queue_timer: asyncio.TimerHandle | None = None
 
 
 class Owner(Protocol):
@@ -47,7 +49,8 @@ class Owner(Protocol):
 class WorkerProcess(asyncio.Protocol):
     """The server's end of a worker: boots it, hands it one invocation at a time, takes its replies.
 
-    A worker may be given an invocation while it boots, and begins with it as soon as it is ready.
+    A worker may be given an invocation while it boots, and begins with it as soon as it is ready; one that was lost
+    while idle takes it, too, for its successor.
     """
 
     def __init__(self, number: int, gpu: int, owner: Owner) -> None:
@@ -56,6 +59,7 @@ class WorkerProcess(asyncio.Protocol):
         self.state: State = "booting"
         self.pid: int | None = None
         self.child: int | None = None
+        self.linked = False
         self.invocation: Invocation | None = None
         self.failure = ""
         self._owner = owner
@@ -64,12 +68,13 @@ class WorkerProcess(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[Any] | None = None
 
-    def start(self, forkserver: ForkServer, config: Config, limit: float) -> None:
-        """Start the process; it fails if it is not ready within `limit` seconds."""
+    def start(self, forkserver: ForkServer, config: Config, limit: float) -> int:
+        """Start the process and return its child number; it fails if it is not ready within `limit` seconds."""
         loop = asyncio.get_running_loop()
         self.child, link = forkserver.spawn(config | {"spawned": time.time()})
         self._connecting = loop.create_task(self._connect(link))
         self._timer = loop.call_later(limit, self._fail, f"not ready within {limit:g} s (--boot-timeout)")
+        return self.child
 
     def assign(self, invocation: Invocation) -> None:
         """Give it an invocation; it must have none."""
@@ -90,6 +95,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The link is open."""
+        self.linked = True
         self._transport = cast("asyncio.Transport", transport)
         if self.state == "stopping":
             transport.close()
@@ -108,6 +114,9 @@ class WorkerProcess(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The worker's end of the link is closed: it has ended, or is about to. How, its exit code says."""
+        self.linked = False
+        if self.state == "idle":
+            self.state = "lost"
         self._fail("")
 
     def __repr__(self) -> str:
@@ -156,6 +165,7 @@ class Trial:
     """
 
     def __init__(self) -> None:
+        self.child: int | None = None
         self._result: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
 
     async def run(self, forkserver: ForkServer, config: Config, limit: float) -> dict[str, float]:
@@ -165,13 +175,15 @@ class Trial:
             UsageError: the kernel does not load; the text says why.
         """
         worker = WorkerProcess(0, 0, self)
-        worker.start(forkserver, config, limit)
+        self.child = worker.start(forkserver, config, limit)
+        self._kill = partial(forkserver.kill, self.child)
         try:
             return await self._result
+        except BaseException:
+            self._kill()
+            raise
         finally:
             worker.stop()
-            if worker.failure and worker.child is not None:
-                forkserver.kill(worker.child)
 
     def ready(self, worker: WorkerProcess, phases: dict[str, float]) -> None:
         """It loads."""
@@ -181,7 +193,16 @@ class Trial:
         """Never happens: a trial is given no invocation."""
 
     def failed(self, worker: WorkerProcess) -> None:
-        """It does not load."""
+        """It does not load; if it did not say why, `ended` follows."""
+        if worker.failure:
+            self._fail(worker.failure)
+        else:
+            self._kill()
+
+    def ended(self, code: int | None) -> None:
+        """Its process has ended."""
+        self._fail(f"its process {describe(code)} while it loaded the kernel")
+
+    def _fail(self, reason: str) -> None:
         if not self._result.done():
-            reason = worker.failure or "its process ended without a word"
             self._result.set_exception(UsageError(f"the kernel does not start: {reason}"))

@@ -4,7 +4,10 @@ It does what it is told, by `pool.py`; which GPU, and for which invocation, is n
 """
 
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +25,8 @@ from kaas.wire import Reply
 
 log = logging.getLogger("kaas.server")
 
+_LAST_WORDS = 0.1
+"""Seconds after a process's end in which what it wrote must have arrived."""
 _LONGEST_PAUSE = 5.0
 """Seconds between two tries to boot a worker that fails again and again."""
 
@@ -45,6 +50,7 @@ class TaskRunners:
         self._owner = owner
         self._workers: dict[int, list[WorkerProcess]] = {}  # of each booted GPU
         self._by_child: dict[int, WorkerProcess] = {}
+        self._trial: Trial | None = None
         self._failures: Counter[int] = Counter()  # of each worker, boots in a row that came to nothing
         imports = kernels.imports(settings.kernel)
         self._forkserver = ForkServer(
@@ -64,7 +70,8 @@ class TaskRunners:
         try:
             seconds = await self._forkserver.start()
             log.info("libraries imported in %.2f s", seconds)
-            phases = await Trial().run(self._forkserver, self._config(gpu=0), self._settings.boot_timeout)
+            self._trial = Trial()
+            phases = await self._trial.run(self._forkserver, self._config(gpu=0), self._settings.boot_timeout)
             log.info("kernel %s loads in %.2f s", self._settings.kernel.name, phases["import"])
         except BaseException:
             await self._forkserver.close()
@@ -133,12 +140,25 @@ class TaskRunners:
             self._forkserver.kill(worker.child)
 
     def _ended(self, child: int, code: int | None) -> None:
+        if self._trial is not None and child == self._trial.child:
+            self._trial.ended(code)
         worker = self._by_child.pop(child, None)
-        if worker is not None and worker.state != "stopping":
-            self._lost(worker, worker.failure or describe(code))
+        if worker is None:
+            return
+        if code is None and worker.linked and worker.pid is not None:
+            # The fork server is lost, and with it the leash of a worker that may never look at its link again.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+        # What it said last may still be on its way over the link.
+        wait = _LAST_WORDS if worker.linked else 0.0
+        asyncio.get_running_loop().call_later(wait, self._lost, worker, describe(code))
 
-    def _lost(self, worker: WorkerProcess, reason: str) -> None:
+    def _lost(self, worker: WorkerProcess, how: str) -> None:
         """Refill the worker's place, after a pause that grows as boots fail in a row."""
+        if worker.state == "stopping":
+            return
+        reason = worker.failure or how
+        was_idle = worker.state in {"idle", "lost"}
         worker.stop()
         self._emit(Event("lost", time.time(), worker.gpu, 1, worker.number, reason))
         log.warning("worker %d on GPU %d was lost: %s", worker.number, worker.gpu, reason)
@@ -148,19 +168,22 @@ class TaskRunners:
         self._failures[worker.number] += 1
         pause = min(0.1 * 2 ** (failures - 1), _LONGEST_PAUSE) if failures else 0.0
         asyncio.get_running_loop().call_later(pause, self._start, successor)
-        if worker.invocation is not None:
+        if worker.invocation is None:
+            return
+        if was_idle:  # it was given this one when it was dead already, and has not begun
+            successor.assign(worker.invocation)
+        else:
             self._owner.lost(worker, worker.invocation, reason)
 
     def _start(self, worker: WorkerProcess) -> None:
         if worker.state != "booting":  # its task runner was stopped during the pause
             return
         try:
-            worker.start(self._forkserver, self._config(worker.gpu), self._settings.boot_timeout)
+            child = worker.start(self._forkserver, self._config(worker.gpu), self._settings.boot_timeout)
         except OSError as error:
             asyncio.get_running_loop().call_soon(self._lost, worker, f"no process can be started: {error.strerror}")
         else:
-            assert worker.child is not None
-            self._by_child[worker.child] = worker
+            self._by_child[child] = worker
 
     def _config(self, gpu: int) -> Config:
         return {

@@ -9,10 +9,11 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import cast
 
-from kaas import events, wire
+from kaas import cli, events, wire
 from kaas.errors import FrameError, UsageError
 from kaas.events import Event
 from kaas.server.pool import Pool
@@ -30,6 +31,8 @@ log = logging.getLogger("kaas.server")
 
 _BACKLOG = 4096
 _PARENT_CHECK = 0.5
+_LINGER = 5.0
+"""Seconds that a client has to take its last replies."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -39,6 +42,7 @@ class ClientConnection(asyncio.Protocol):
         self._pool = pool
         self._token = token
         self._trusted = not token
+        self._refused = False
         self._decoder = wire.request_decoder(message_size)
         self._connections = connections
         self._invocations: set[Invocation] = set()
@@ -51,6 +55,8 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Something came from the client."""
+        if self._refused:
+            return
         try:
             for request in self._decoder.feed(data):
                 self._handle(request)
@@ -81,7 +87,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.close()
 
     def _handle(self, request: Request) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._refused or self._transport is None or self._transport.is_closing():
             return
         if request.kind == wire.TOKEN:
             self._trusted = not self._token or hmac.compare_digest(request.payload, self._token)
@@ -95,8 +101,12 @@ class ClientConnection(asyncio.Protocol):
             self._send(wire.encode_reply(Reply("ok", json.dumps(self._pool.status()).encode(), request.id)))
 
     def _refuse(self, status: str, text: str, request_id: int) -> None:
+        """Reply, and close when the client has: one that is still sending would not get the reply otherwise."""
+        self._refused = True
         self._send(wire.encode_reply(Reply(status, text.encode(), request_id)))
-        self.close()
+        if self._transport is not None:
+            self._transport.write_eof()
+            asyncio.get_running_loop().call_later(_LINGER, self.close)
 
     def _answer(self, invocation: Invocation, frame: bytes) -> None:
         self._invocations.discard(invocation)
@@ -123,6 +133,7 @@ def serve(settings: Settings) -> None:
     _raise_descriptor_limit()
     with listener, asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_Server(settings, listener).run())
+    cli.ignore_signals()
 
 
 class _Server:
@@ -145,7 +156,6 @@ class _Server:
             await self._serve(orders)
         else:
             log.info("%s: ending before the start was complete", orders.result())
-            self._pool.abort()
             starting.cancel()
             await asyncio.wait((starting,))
 
@@ -175,9 +185,16 @@ class _Server:
             self._pool.abort()
             await draining
         again.cancel()
+        await self._close_connections()
+        log.info("ended")
+
+    async def _close_connections(self) -> None:
+        """Close what is open, once the clients have what they were answered, or do not take it."""
         for connection in list(self._connections):
             connection.close()
-        log.info("ended")
+        limit = time.monotonic() + _LINGER
+        while self._connections and time.monotonic() < limit:
+            await asyncio.sleep(0.01)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -200,12 +217,12 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UsageError(f"--host {host}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:  # a name that cannot be a host's is a UnicodeError
+        raise UsageError(f"--host {host}: {getattr(error, 'strerror', None) or error}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # From here on a second server is refused; clients are, too, until the loop listens.
+        # From here on a second server is refused; clients that come early wait until the loop serves.
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()

@@ -28,13 +28,16 @@ _CHUNK = 256 * 1024
 
 def preload(config: Config) -> None:
     """Import what the kernel imports and what is safe to share, in the fork server."""
-    kernels.keep_compiled_code_apart()
     for name in config["modules"]:
         # `from a import b` has been listed as `a.b` too, which need not be a module.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     if "numba" in sys.modules:
         _initialise_numba()
+
+
+def clean_up(config: Config) -> None:
+    """Workers leave nothing behind."""
 
 
 def run(link: socket.socket, config: Config) -> int:
@@ -74,7 +77,8 @@ def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> wi
 
 def _text(error: BaseException, kernel: str) -> bytes:
     """Say in one line what was raised, and where in the kernel's file."""
-    kind = "" if isinstance(error, KaasError | SystemExit) else f"{type(error).__name__}: "
+    says_all = isinstance(error, KaasError) or (isinstance(error, SystemExit) and isinstance(error.code, str))
+    kind = "" if says_all else f"{type(error).__name__}: "
     text = " ".join(f"{kind}{error}".removesuffix(": ").split())[:_LONGEST_TEXT]
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == kernel]
     where = f" ({Path(kernel).name}, line {lines[-1]})" if lines else ""

@@ -245,6 +245,8 @@ def test_killing_it_loses_no_finished_request_and_leaves_no_client(load: Load) -
     client = """
         import os
         finished = os.open("finished", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with open("scratch", "w") as file:
+            file.write(os.environ["KAAS_SCRATCH"])
         def run_client(arg):
             os.write(finished, b"x")
             return 1.0, 1.0, 0.0, False
@@ -252,10 +254,12 @@ def test_killing_it_loses_no_finished_request_and_leaves_no_client(load: Load) -
     process = load.start(client, "--interval", "600", "--min-parallel", "3", "--max-parallel", "3")
     eventually(load.has_rows)
     clients = psutil.Process(process.pid).children(recursive=True)
+    scratch = Path((load.folder / "scratch").read_text())
 
     process.kill()
 
     process.communicate()
     eventually(lambda: not any(client.is_running() for client in clients))
+    assert not scratch.exists()
     assert load.rows_file.read_bytes().endswith(b"\n")
     assert Counter(row.status for row in load.rows()) == {"ok": (load.folder / "finished").stat().st_size}
