@@ -111,7 +111,8 @@ def _draw_steps(axes: Axes, steps: "pd.Series[int]", run: Run, label: str, colou
     if steps.empty:
         _say(axes, "no server events in this run")
         return
-    until_end = [*steps.index, max(run.duration, steps.index[-1])]
+    steps = steps[steps.index <= run.duration]  # that all task runners stop when the server does is no news
+    until_end = [*steps.index, run.duration]
     axes.plot(until_end, [*steps, steps.iloc[-1]], drawstyle="steps-post", color=colour, linewidth=1.6)
 
 
