@@ -5,11 +5,10 @@ A laptop's virtual GPUs are measured by the CPU time of their workers. The colum
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from kaas import cli
-from kaas.client import DEFAULT_ADDRESS, Connection
+from kaas.client import Connection
 from kaas.monitor.cpu import cpu_monitor
 from kaas.monitor.samples import record
 
@@ -26,17 +25,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="MS",
         help="milliseconds between two samples (default %(default)s; CPU time is counted in steps of 10)",
     )
-    add(
-        "--server",
-        default=os.environ.get("KAAS_ADDRESS") or DEFAULT_ADDRESS,
-        metavar="HOST:PORT",
-        help="the KaaS server (default $KAAS_ADDRESS, then 127.0.0.1:8080)",
-    )
-    add(
-        "--supervised",
-        action="store_true",
-        help="run under a script: leave Ctrl-C to it, and end when the process that started this one is gone",
-    )
+    cli.add_server_option(parser)
+    cli.add_supervised_option(parser)
     return parser.parse_args()
 
 

@@ -52,32 +52,15 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="with queue: how many may wait, first come first served; more are rejected (default %(default)s)",
     )
-    for name, value, help_text in (
-        ("queue-timeout", default.queue_timeout, "with queue: how long one may wait; 0 for as long as it takes"),
-        (
-            "idle-timeout",
-            default.idle_timeout,
-            "stop a task runner on which nothing was in flight for so long; 0 never",
-        ),
+    for name, kind, value, help_text in (
+        ("queue-timeout", cli.seconds, default.queue_timeout, "with queue: how long one may wait; 0: for ever"),
+        ("idle-timeout", cli.seconds, default.idle_timeout, "stop a task runner idle for so long; 0: never"),
+        ("boot-timeout", cli.positive_seconds, default.boot_timeout, "how long a worker may take to become ready"),
+        ("drain-timeout", cli.positive_seconds, default.drain_timeout, "at the end, how long to wait for replies"),
+        ("kill-after", cli.positive_seconds, default.kill_after, "how long a worker may take to end by itself"),
     ):
-        add(f"--{name}", type=cli.seconds, default=value, metavar="SECONDS", help=f"{help_text} (default %(default)g)")
-    for name, value, help_text in (
-        ("boot-timeout", default.boot_timeout, "how long a worker may take to become ready"),
-        ("drain-timeout", default.drain_timeout, "at the end, how long to wait for what is in flight"),
-        ("kill-after", default.kill_after, "how long a worker may take to end by itself before it is killed"),
-    ):
-        add(
-            f"--{name}",
-            type=cli.positive_seconds,
-            default=value,
-            metavar="SECONDS",
-            help=f"{help_text} (default %(default)g)",
-        )
-    add(
-        "--supervised",
-        action="store_true",
-        help="run under a script: leave Ctrl-C to it, and end when the process that started this one is gone",
-    )
+        add(f"--{name}", type=kind, default=value, metavar="SECONDS", help=f"{help_text} (default %(default)g)")
+    cli.add_supervised_option(parser)
     add(
         "--check", action="store_true", help="only check the arguments, the kernel's file and the port, and say nothing"
     )

@@ -5,11 +5,10 @@ Writes results-<experiment name>/<task name>.csv and .md. Ctrl-C once: ends in o
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from kaas import cli, kernels
-from kaas.client import DEFAULT_ADDRESS, split_address
+from kaas.client import split_address
 from kaas.load.generator import Settings, generate
 from kaas.load.ramp import Ramp
 from kaas.results import RunFiles
@@ -35,22 +34,13 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SECONDS",
         help="how long a client waits after a refusal (default 0.1; 0 is what the original did)",
     )
-    add(
-        "--server",
-        default=os.environ.get("KAAS_ADDRESS") or DEFAULT_ADDRESS,
-        metavar="HOST:PORT",
-        help="the KaaS server (default $KAAS_ADDRESS, then 127.0.0.1:8080); 'none' if the client needs none",
-    )
+    cli.add_server_option(parser, "; 'none' if the client needs none")
     for name, help_text in (
         ("ready-timeout", "how long to wait for the server to be ready"),
         ("finish-timeout", "at the end, how long a client's last request may take before the client is killed"),
     ):
         add(f"--{name}", type=cli.positive_seconds, default=60.0, metavar="SECONDS", help=f"{help_text} (default 60)")
-    add(
-        "--supervised",
-        action="store_true",
-        help="run under a script: leave Ctrl-C to it, and end in order when the process that started this one is gone",
-    )
+    cli.add_supervised_option(parser)
     add("--check", action="store_true", help="only check the arguments and the client's file, and say nothing")
     return parser.parse_args()
 

@@ -5,11 +5,11 @@ A script parses its arguments, calls one function and returns; nothing else happ
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from kaas.client import DEFAULT_ADDRESS
 from kaas.errors import KaasError, UsageError
 
 Number = TypeVar("Number", int, float)
@@ -31,12 +31,6 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
-
-
-def ignore_signals() -> None:
-    """Let no late signal change the exit code of a program that has done all it had to."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def program() -> str:
@@ -90,3 +84,22 @@ def check_file_name(name: str) -> None:
     """
     if not name or "/" in name or "\0" in name or name.startswith("."):
         raise UsageError(f"{name!r} cannot name a file: give letters, digits, '-', '_' or '.', and no '/'")
+
+
+def add_server_option(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Add `--server`, the address of the KaaS server."""
+    parser.add_argument(
+        "--server",
+        default=os.environ.get("KAAS_ADDRESS") or DEFAULT_ADDRESS,
+        metavar="HOST:PORT",
+        help=f"the KaaS server (default $KAAS_ADDRESS, then {DEFAULT_ADDRESS}){more}",
+    )
+
+
+def add_supervised_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--supervised`, for a program that a script starts."""
+    parser.add_argument(
+        "--supervised",
+        action="store_true",
+        help="run under a script: leave Ctrl-C to it, and end in order when the process that started this one is gone",
+    )

@@ -4,8 +4,6 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 """
 
 import asyncio
-import os
-import signal
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -15,18 +13,18 @@ from typing import Any
 
 from rich.console import Console
 
-from kaas import cli, machine, results
+from kaas import machine, results
 from kaas.client import Connection
 from kaas.errors import ConnectionFailed, KaasError, ResultsError, ServerNotReady
 from kaas.load.crew import Crew
 from kaas.load.display import Display, Now, summary
 from kaas.load.ramp import Ramp
 from kaas.load.tally import Tally
+from kaas.orders import Orders, ignore_signals
 from kaas.results import RowReader, RunFiles
 
 _TICK = 0.25
 _STATUS_EVERY = 1.0
-_PARENT_CHECK = 0.5
 _SERVER_GONE_AFTER = 10.0
 
 
@@ -54,7 +52,7 @@ class Generator:
         self._console = console
         self._display = Display(console, settings.ramp)
         self._tally = Tally()
-        self._orders: asyncio.Queue[str] = asyncio.Queue()
+        self._orders = Orders(settings.supervised)
         self._ordered = False
         self._task_runners: int | None = None
         self._rows: RowReader | None = None
@@ -72,7 +70,6 @@ class Generator:
             raise ResultsError(
                 f"{self._settings.files.requests} holds an earlier run: move it away, or choose another --task-name"
             )
-        self._listen_to_signals()
         with tempfile.TemporaryDirectory(prefix="kaas-", ignore_cleanup_errors=True) as scratch:
             crew = self._crew(Path(scratch))
             ended = ""
@@ -208,7 +205,7 @@ class Generator:
 
     async def _unless_ordered(self, work: Coroutine[Any, Any, str]) -> str:
         """Do something to its end, or until an order to end comes; return its result, or the order."""
-        doing, order = asyncio.create_task(work), asyncio.create_task(self._orders.get())
+        doing, order = asyncio.create_task(work), asyncio.create_task(self._orders.next())
         await asyncio.wait((doing, order), return_when=asyncio.FIRST_COMPLETED)
         if doing.done():
             order.cancel()
@@ -227,25 +224,13 @@ class Generator:
             for row in self._rows.new_rows():
                 self._tally.add(row)
 
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._orders.put_nowait, "told to end")
-        if self._settings.supervised:
-            # Ctrl-C goes to the whole group of processes; the script in charge decides in which order they end.
-            loop.add_signal_handler(signal.SIGINT, lambda: None)
-            self._watch_parent(os.getppid())
-        else:
-            loop.add_signal_handler(signal.SIGINT, self._orders.put_nowait, "Ctrl-C")
-
-    def _watch_parent(self, parent: int) -> None:
-        if os.getppid() == parent:
-            asyncio.get_running_loop().call_later(_PARENT_CHECK, self._watch_parent, parent)
-        else:
-            self._orders.put_nowait("the parent process is gone")
-
 
 def generate(settings: Settings) -> int:
     """Run the load generator; see `Generator.run`."""
-    code = asyncio.run(Generator(settings, Console()).run())
-    cli.ignore_signals()
+
+    async def run() -> int:
+        return await Generator(settings, Console()).run()
+
+    code = asyncio.run(run())
+    ignore_signals()
     return code

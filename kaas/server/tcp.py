@@ -4,18 +4,17 @@ import asyncio
 import hmac
 import json
 import logging
-import os
 import resource
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
 from typing import cast
 
-from kaas import cli, events, wire
+from kaas import events, wire
 from kaas.errors import FrameError, UsageError
 from kaas.events import Event
+from kaas.orders import Orders, ignore_signals
 from kaas.server.pool import Pool
 from kaas.server.process import Invocation
 from kaas.server.settings import Settings
@@ -30,7 +29,6 @@ except ImportError:  # it is not to be had on every platform, and not needed
 log = logging.getLogger("kaas.server")
 
 _BACKLOG = 4096
-_PARENT_CHECK = 0.5
 _LINGER = 5.0
 """Seconds that a client has to take its last replies."""
 
@@ -133,33 +131,32 @@ def serve(settings: Settings) -> None:
     _raise_descriptor_limit()
     with listener, asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_Server(settings, listener).run())
-    cli.ignore_signals()
+    ignore_signals()
 
 
 class _Server:
-    """Brings connections and pool together. Signals are only recorded; the main line acts on them."""
+    """Brings connections and pool together. Its main line acts on orders to end."""
 
     def __init__(self, settings: Settings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
         self._pool = Pool(settings, _print_event)
         self._connections: set[ClientConnection] = set()
-        self._orders: asyncio.Queue[str] = asyncio.Queue()
 
     async def run(self) -> None:
-        self._listen_to_signals()
-        orders = asyncio.create_task(self._orders.get())
+        orders = Orders(self._settings.supervised)
+        order = asyncio.create_task(orders.next())
         starting = asyncio.create_task(self._pool.start())
-        await asyncio.wait((orders, starting), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((order, starting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            await self._serve(orders)
+            await self._serve(order, orders)
         else:
-            log.info("%s: ending before the start was complete", orders.result())
+            log.info("%s: ending before the start was complete", order.result())
             starting.cancel()
             await asyncio.wait((starting,))
 
-    async def _serve(self, first_order: "asyncio.Task[str]") -> None:
+    async def _serve(self, order: asyncio.Task[str], orders: Orders) -> None:
         settings, token = self._settings, self._settings.token.encode()
         server = await asyncio.get_running_loop().create_server(
             lambda: ClientConnection(self._pool, token, settings.message_size, self._connections),
@@ -175,9 +172,9 @@ class _Server:
             settings.gpus,
             settings.workers_per_gpu,
         )
-        log.info("%s: no new invocations; a second signal ends at once", await first_order)
+        log.info("%s: no new invocations; a second signal ends at once", await order)
         server.close()
-        again = asyncio.create_task(self._orders.get())
+        again = asyncio.create_task(orders.next())
         draining = asyncio.create_task(self._pool.drain())
         await asyncio.wait((again, draining), return_when=asyncio.FIRST_COMPLETED)
         if not draining.done():
@@ -195,22 +192,6 @@ class _Server:
         limit = time.monotonic() + _LINGER
         while self._connections and time.monotonic() < limit:
             await asyncio.sleep(0.01)
-
-    def _listen_to_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._orders.put_nowait, "SIGTERM")
-        if self._settings.supervised:
-            # Ctrl-C goes to the whole group of processes; the script in charge decides in which order they end.
-            loop.add_signal_handler(signal.SIGINT, lambda: None)
-            self._watch_parent(os.getppid())
-        else:
-            loop.add_signal_handler(signal.SIGINT, self._orders.put_nowait, "SIGINT")
-
-    def _watch_parent(self, parent: int) -> None:
-        if os.getppid() == parent:
-            asyncio.get_running_loop().call_later(_PARENT_CHECK, self._watch_parent, parent)
-        else:
-            self._orders.put_nowait("the parent process is gone")
 
 
 def _bind(host: str, port: int) -> socket.socket:
