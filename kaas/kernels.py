@@ -1,6 +1,7 @@
 """Find and load a kernel or client module by name or path, and check its contract.
 
-A kernel is a Python file with `call(payload: bytes) -> bytes`; a client is one with
+A kernel is a Python file with `call(payload: bytes) -> bytes` and, if it likes, `prepare(phase)`, which a worker calls
+before it is ready: what is done in a `with phase("context"):` is timed and logged under that name. A client is one with
 `run_client(arg) -> (outer_ms, inner_ms, setup_ms, cold_start)` and, if it likes, `prepare(arg, copy)` and `cleanup()`.
 `check` reads the file without running it, so the server's parent can refuse a broken kernel and still never touch CUDA.
 """
@@ -13,6 +14,7 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -105,6 +107,21 @@ def load(path: Path, function: str) -> ModuleType:
     return module
 
 
+def drop_damaged_cache(path: Path, error: Exception) -> bool:
+    """Delete what Numba has kept of a module loaded here, if reading that is what raised `error`; tell if so."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not any(frame.filename.endswith("caching.py") for frame in frames):
+        return False
+    for file in _cache_folder().rglob(f"{path.stem}.*.nb[ci]"):
+        file.unlink(missing_ok=True)
+    return True
+
+
+def _cache_folder() -> Path:
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    return Path(given) / "loaded" if given else ROOT / ".kernel_cache"
+
+
 @contextlib.contextmanager
 def _compiled_code_apart() -> Iterator[None]:
     """Have Numba keep what it compiles for a module loaded here apart from what it keeps for the same file as a script.
@@ -113,7 +130,7 @@ def _compiled_code_apart() -> Iterator[None]:
     """
     name = "NUMBA_CACHE_DIR"
     given = os.environ.get(name)
-    os.environ[name] = folder = str(Path(given) / "loaded" if given else ROOT / ".kernel_cache")
+    os.environ[name] = folder = str(_cache_folder())
     config = sys.modules["numba"].config if "numba" in sys.modules else None
     if config is not None:  # it has read the environment when it was imported
         before, config.CACHE_DIR = config.CACHE_DIR, folder

@@ -12,8 +12,9 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 from kaas import kernels, wire
 from kaas.errors import KaasError
@@ -42,14 +43,13 @@ def clean_up(config: Config) -> None:
 
 def run(link: socket.socket, config: Config) -> int:
     """Be a worker: load the kernel, say READY, serve until the link ends."""
-    started = time.time()
+    phases = {"fork": time.time() - config["spawned"]}
     os.environ.update(config["environment"])
     try:
-        kernel = kernels.load(Path(config["kernel"]), kernels.KERNEL_FUNCTION)
+        kernel = _boot(Path(config["kernel"]), phases)
     except BaseException as error:  # sys.exit in a kernel is a kernel's failure, not an order to us
         _send(link, wire.Reply("kernel_error", _text(error, config["kernel"])))
         return 1
-    phases = {"fork": started - config["spawned"], "import": time.time() - started}
     _send(link, wire.Reply("ok", json.dumps({"pid": os.getpid(), "phases": phases}).encode()))
     decoder = wire.request_decoder(sys.maxsize)
     with contextlib.suppress(ConnectionError):  # the server is gone: nobody waits for the reply
@@ -57,6 +57,31 @@ def run(link: socket.socket, config: Config) -> int:
             for request in decoder.feed(data):
                 link.sendall(wire.encode_reply(_serve(kernel.call, request.payload, config)))
     return 0
+
+
+def _boot(path: Path, phases: dict[str, float]) -> ModuleType:
+    """Load the kernel and let it prepare itself; note the seconds of each phase."""
+
+    @contextlib.contextmanager
+    def phase(name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        phases[name] = time.perf_counter() - begun
+
+    def load() -> ModuleType:
+        with phase("import"):
+            kernel = kernels.load(path, kernels.KERNEL_FUNCTION)
+        if hasattr(kernel, "prepare"):
+            kernel.prepare(phase)
+        return kernel
+
+    try:
+        return load()
+    except Exception as error:
+        if not kernels.drop_damaged_cache(path, error):
+            raise
+        print(f"compiled code of {path.name} was damaged, and is compiled again", file=sys.stderr)  # noqa: T201
+        return load()
 
 
 def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> wire.Reply:
