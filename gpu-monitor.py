@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """The monitor: logs the utilization of every GPU to a CSV file, until SIGTERM or Ctrl-C.
 
-A laptop's virtual GPUs are measured by the CPU time of their workers. The columns are described in kaas/monitor.
+NVIDIA GPUs are asked through nvidia-smi; a laptop's virtual GPUs are measured by the CPU time of their workers. The
+columns are described in kaas/monitor.
 """
 
 import argparse
+import contextlib
+import shutil
+import sys
 from pathlib import Path
 
 from kaas import cli
 from kaas.client import Connection
 from kaas.monitor.cpu import cpu_monitor
+from kaas.monitor.nvidia_smi import NvidiaSmi
 from kaas.monitor.samples import record
 
 
@@ -19,12 +24,18 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("output", type=Path, metavar="OUTPUT", help="the CSV file to write; it must not be there yet")
     add(
+        "--source",
+        choices=("cpu", "nvidia-smi"),
+        default="nvidia-smi" if shutil.which("nvidia-smi") else "cpu",
+        help="what to measure (default nvidia-smi where there is one)",
+    )
+    add(
         "--interval-ms",
         type=cli.positive_int,
-        default=250,
         metavar="MS",
-        help="milliseconds between two samples (default %(default)s; CPU time is counted in steps of 10)",
+        help="milliseconds between two samples (default 100; 250 for CPU time, which is counted in steps of 10)",
     )
+    add("--gpu-ids", type=cli.names, default=(), metavar="UUID,...", help="only these GPUs, numbered in this order")
     cli.add_server_option(parser)
     cli.add_supervised_option(parser)
     return parser.parse_args()
@@ -33,9 +44,19 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Log until told to stop."""
     arguments = parse_arguments()
-    with Connection(arguments.server) as connection:
-        monitor = cpu_monitor(connection)
-        record(monitor.take, arguments.output, arguments.interval_ms / 1000, arguments.supervised)
+    interval_ms = arguments.interval_ms
+    if arguments.source == "nvidia-smi":
+        # It keeps the pace itself.
+        with contextlib.closing(NvidiaSmi(interval_ms or 100, arguments.gpu_ids, say)) as gpus:
+            record(gpus.take, arguments.output, 0.0, arguments.supervised)
+    else:
+        with Connection(arguments.server) as connection:
+            record(cpu_monitor(connection).take, arguments.output, (interval_ms or 250) / 1000, arguments.supervised)
+
+
+def say(text: str) -> None:
+    """Tell what the samples lack."""
+    print(f"gpu-monitor.py: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import sys
 
 from kaas import cli, kernels, wire
+from kaas.errors import UsageError
 from kaas.server.settings import Settings
 from kaas.server.tcp import check_address, serve
 
@@ -24,6 +25,13 @@ def parse_arguments() -> argparse.Namespace:
     add("-p", "--port", type=cli.port, default=default.port, help="port to listen on; 0 for any (default %(default)s)")
     add("--host", default=default.host, help="address to listen on (default %(default)s: this machine only)")
     add("-g", "--num-gpus", type=cli.positive_int, default=default.gpus, metavar="N", help="GPUs (default %(default)s)")
+    add(
+        "--gpu-ids",
+        type=cli.names,
+        default=(),
+        metavar="UUID,...",
+        help="what CUDA calls these GPUs (see nvidia-smi -L); their numbers by default",
+    )
     add(
         "-m",
         "--max-req-per-gpu",
@@ -74,6 +82,8 @@ def main() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s server %(levelname)s: %(message)s"
     )
+    if arguments.gpu_ids and len(arguments.gpu_ids) < arguments.num_gpus:
+        raise UsageError(f"--gpu-ids names {len(arguments.gpu_ids)} GPUs, but --num-gpus says {arguments.num_gpus}")
     kernel = kernels.find(arguments.function)
     kernels.check(kernel, kernels.KERNEL_FUNCTION)
     settings = Settings(
@@ -82,6 +92,7 @@ def main() -> None:
         port=arguments.port,
         token=os.environ.get("KAAS_TOKEN", ""),
         gpus=arguments.num_gpus,
+        gpu_ids=arguments.gpu_ids,
         workers_per_gpu=arguments.max_req_per_gpu,
         message_size=arguments.message_size,
         when_full=arguments.when_full,

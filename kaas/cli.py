@@ -66,6 +66,14 @@ def port(text: str) -> int:
     return value
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Read names with commas between them."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of names with commas between them")
+    return found
+
+
 def _number(text: str, kind: Callable[[str], Number], least: Number, what: str) -> Number:
     try:
         value = kind(text)

@@ -6,7 +6,18 @@
 # The server, the monitor and the load generator run with --supervised: they leave Ctrl-C to this script, which ends
 # them in order (load, monitor, server), and they end by themselves, in order too, if this script is killed.
 
-PYTHON=$ROOT/.venv/bin/python
+# KAAS_PYTHON names a Python that has the libraries, where .venv is not to be set up.
+PYTHON=${KAAS_PYTHON:-$ROOT/.venv/bin/python}
+
+# What a script may set before it calls run_experiment: what scripts/setup is told, where the monitor looks, what CUDA
+# calls the GPUs, and functions for the moments before the first repeat, after each load (with the server still there),
+# and after all.
+setup_options=''
+monitor_source=cpu
+gpu_ids=''
+before_run() { :; }
+after_load() { :; }
+after_run() { :; }
 
 server_pid='' monitor_pid='' load_pid='' # of what runs now
 server_log=''                           # of a server whose events are not sorted yet
@@ -46,9 +57,10 @@ run_experiment() {
     trap 'on_signal 130' INT
     trap 'on_signal 143' TERM
 
-    scripts/setup
+    set_up
     check_settings
     make_folder
+    before_run
 
     local repeat code worst=0
     for ((repeat = 1; repeat <= OUTER_REPEATS; repeat++)); do
@@ -58,6 +70,7 @@ run_experiment() {
         start_monitor
         code=0
         run_load || code=$?
+        after_load
         stop_monitor
         stop_server || code=1
         sort_events
@@ -67,9 +80,15 @@ run_experiment() {
         [[ $code -eq 0 ]] || worst=$code
     done
 
+    after_run
     say "Drawing the figures"
-    scripts/report "$folder"
+    KAAS_PYTHON=$PYTHON scripts/report "$folder"
     exit "$worst"
+}
+
+set_up() {
+    # shellcheck disable=SC2086 # options, with spaces between them
+    [[ -n ${KAAS_PYTHON:-} ]] || "$ROOT/scripts/setup" $setup_options
 }
 
 # As the original names its tasks: without the ending that only says that the module holds a function.
@@ -94,9 +113,9 @@ check_settings() {
 name_commands() {
     local address=127.0.0.1:$PORT
     server_command=("$PYTHON" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
-        --max-req-per-gpu "$MAX_MPL_PER_GPU" --supervised)
-    monitor_command=("$PYTHON" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --interval-ms "$MONITOR_MS"
-        --server "$address" --supervised)
+        --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised)
+    monitor_command=("$PYTHON" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
+        --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised)
     load_command=("$PYTHON" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
         --experiment-description "$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
         --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised)
@@ -138,7 +157,8 @@ start_server() {
 }
 
 start_monitor() {
-    "${monitor_command[@]}" &
+    monitor_log=$folder/$task-monitor.log
+    "${monitor_command[@]}" 2>"$monitor_log" &
     monitor_pid=$!
 }
 
@@ -167,6 +187,18 @@ stop_monitor() {
     kill -TERM "$monitor_pid" 2>/dev/null || true
     wait_for "$monitor_pid" || say "The monitor ended early: the utilization may be incomplete"
     monitor_pid=''
+    if [[ -s $monitor_log ]]; then
+        say "The monitor reported:"
+        head -n 10 "$monitor_log"
+        describe "Monitor" "$(tr '\n' ' ' <"$monitor_log")"
+    else
+        rm -f "$monitor_log"
+    fi
+}
+
+# Add a line to the description of the run, if there is one by now.
+describe() {
+    [[ ! -e $folder/$task.md ]] || printf '%s: %s\n' "$1" "$2" >>"$folder/$task.md"
 }
 
 # Let the server drain and end, and show what went wrong in it; it is an error if it ended in any other way.
@@ -215,6 +247,7 @@ on_exit() {
     stop_monitor || true
     stop_server || true
     sort_events || true
+    after_run || code=1
     [[ -z $folder ]] || rm -f "$folder/.running"
     exit "$code"
 }

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from project import Project
 from support import Server, StartServer, command, eventually
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -31,6 +32,26 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
             problems.append(error)
     if problems:
         raise problems[0]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """Give a copy of the project whose script is the laptop's; a process that it leaves behind fails the test."""
+    yield from _ending_with_the_test(Project(tmp_path / "project", "autoscale-cpu.sh", "results-autoscaling-cpu"))
+
+
+@pytest.fixture
+def gpu_project(tmp_path: Path) -> Iterator[Project]:
+    """Give a copy of the project whose script is the one for GPUs."""
+    yield from _ending_with_the_test(Project(tmp_path / "project", "autoscale.sh", "results-autoscaling"))
+
+
+def _ending_with_the_test(copy: Project) -> Iterator[Project]:
+    try:
+        yield copy
+        copy.marked.assert_nothing_left()
+    finally:
+        copy.marked.kill()
 
 
 @pytest.fixture

@@ -1,92 +1,18 @@
 """The scripts as a user runs them: in a copy of the project, as subprocesses."""
 
-import csv
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Marked, eventually
+from project import Project
+from support import eventually
 
 from kaas import ROOT, results
-
-NOT_COPIED = shutil.ignore_patterns(".venv", ".git", "results-*", ".*_cache", ".hypothesis")
-
-
-class Project:
-    """A copy of the project in a folder of its own, with this one's libraries."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.results = folder / "results-autoscaling-cpu"
-        self.port = _free_port()
-        self.marked = Marked({"COLUMNS": "200"})
-        shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
-        (folder / ".venv").symlink_to(ROOT / ".venv")
-        for requirements in ("requirements.txt", "requirements-dev.txt"):
-            # These tests run where the libraries are, however they came there: setting up is not theirs to do.
-            installed = ROOT / ".venv" / f".installed-{requirements}"
-            if not installed.exists():
-                shutil.copy(ROOT / requirements, installed)
-
-    def start(self, *command: str, **settings: object) -> "subprocess.Popen[str]":
-        """Start a script, by default the laptop's, with some settings."""
-        given = {"PORT": self.port} | settings
-        return subprocess.Popen(
-            ["bash", *(command or ("autoscale-cpu.sh",))],
-            cwd=self.folder,
-            env=self.marked.environment | {name: str(value) for name, value in given.items()},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A terminal's Ctrl-C goes to a whole group; this is it.
-            start_new_session=True,
-        )
-
-    def run(self, *command: str, **settings: object) -> tuple[int, str]:
-        """Run a script to its end; return its exit code and all that it said."""
-        process = self.start(*command, **settings)
-        said, _ = process.communicate()
-        return process.returncode, said
-
-    def rows(self) -> list[results.Row]:
-        """Read the rows of the one repeat."""
-        return results.read_rows(self._file(".csv"))
-
-    def events(self) -> list[dict[str, str]]:
-        """Read the server's events of the one repeat."""
-        return _read(self._file("-serverlogs.csv"))
-
-    def utilization(self) -> list[dict[str, str]]:
-        """Read the monitor's samples of the one repeat."""
-        return _read(self._file("-gpu-monitoring.csv"))
-
-    def has_rows(self) -> bool:
-        """Tell whether a request has been finished."""
-        files = list(self.results.glob("*-1.csv"))
-        return bool(files) and bool(results.read_rows(files[0]))
-
-    def _file(self, ending: str) -> Path:
-        (path,) = (path for path in self.results.glob(f"*-1{ending}"))
-        return path
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
-    copy = Project(tmp_path / "project")
-    try:
-        yield copy
-        copy.marked.assert_nothing_left()
-    finally:
-        copy.marked.kill()
-
 
 SHORT = {"INTERVAL": 1, "MAX_MPL": 6, "N": 200, "AVAILABLE_GPUS": 2}
 LONG = {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "N": 100, "AVAILABLE_GPUS": 1}
@@ -300,17 +226,9 @@ def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:
 
 
 def test_setting_up_again_does_nothing(project: Project) -> None:
+    if not (Path(sys.prefix) / ".installed-requirements-dev.txt").exists():
+        pytest.skip("this Python was not set up by scripts/setup")
+    (project.folder / ".venv").symlink_to(sys.prefix)
+
     assert project.run("scripts/setup") == (0, "")
     assert project.run("scripts/setup", "--dev") == (0, "")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

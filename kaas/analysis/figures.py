@@ -1,10 +1,10 @@
-"""The paper's figure of a run: clients, task runners, utilization and task completion time over one time axis.
+"""The figures of a run: the paper's (clients, task runners, utilization, completion time), and power and energy.
 
 Draws what kaas.analysis.runs gives, and never through pyplot: no display is needed, and no figure stays open. Colours
 are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with impaired colour vision can tell apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kaas.analysis import runs
+from kaas.analysis import energy, runs
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 
@@ -22,6 +22,11 @@ HOW_TO_READ = (
     "Read it from top to bottom at one moment: so many clients were sending requests, so many task runners had been "
     "booted for them, so busy was each GPU, and so long took the requests that began then; one that was refused or "
     "failed is only a mark on the axis."
+)
+HOW_TO_READ_POWER = (
+    "Above, the power that each GPU drew at a moment; below, the energy that all of them had drawn by then, steeper "
+    "where they drew more. A break above is a gap in the samples; what was drawn in it is counted below only where the "
+    "GPU has a counter."
 )
 WIDTH_IN = 7.2
 DPI = 200
@@ -38,6 +43,10 @@ _BLACK, _ORANGE, _SKY, _GREEN, _YELLOW, _BLUE, _VERMILLION, _PURPLE = (
 )
 # Black is left to the mean of all GPUs, grey takes its place; from the ninth GPU on the line is dashed instead.
 _GPU_COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _VERMILLION, "#999999", _YELLOW)
+
+# Each from so many joules on.
+_ENERGY_UNITS = (("kWh", 1 / 3.6e6, 3.6e6), ("kJ", 1e-3, 1e4), ("J", 1.0, 0.0))
+_MOST_POINTS = 2000
 
 _Style = dict[str, Any]
 # Some thousand dots as vectors make a PDF that pages slowly.
@@ -63,15 +72,21 @@ def combined(run: Run) -> Figure:
     clients, task_runners, utilization, completion = panels
     _draw_steps(clients, runs.clients(run), run, "Number of clients", _BLUE)
     _draw_steps(task_runners, runs.task_runners(run), run, "Number of\ntask runners", _GREEN)
-    _draw_utilization(utilization, run)
+    _draw_means(utilization, runs.utilization, run, "Utilization [%]")
+    utilization.set_ylim(0, 105)
     _draw_completion(completion, run)
-    for panel in panels:
-        panel.grid(color="0.9", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-    completion.set_xlim(0, run.duration or 1.0)
-    completion.set_xlabel("Experiment time [s]")
-    figure.align_ylabels(panels)
+    _finish(figure, panels, run)
+    return figure
+
+
+def power(run: Run) -> Figure:
+    """Draw the power of each GPU and, below it, the energy of all of them so far, over the same seconds."""
+    figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True, height_ratios=(1.4, 1))
+    watts, joules = panels
+    _draw_means(watts, runs.power, run, "Power [W]")
+    _draw_energy(joules, run)
+    _finish(figure, panels, run)
     return figure
 
 
@@ -83,8 +98,19 @@ def several(found: Sequence[Run], folder: Path) -> list[Path]:
     Raises:
         ResultsError: a file cannot be written.
     """
-    names = ["autoscaling-combined", *(f"autoscaling-combined-{number}" for number in range(2, len(found) + 1))]
-    return [save(combined(run), folder / name) for run, name in zip(found, names, strict=True)]
+    return [save(combined(run), folder / _name("autoscaling-combined", place)) for place, run in enumerate(found)]
+
+
+def several_power(found: Sequence[Run], folder: Path) -> list[Path | None]:
+    """Draw `power` of each run and save it as `several` does, as `autoscaling-power`; None for one that logged none.
+
+    Raises:
+        ResultsError: a file cannot be written.
+    """
+    return [
+        save(power(run), folder / _name("autoscaling-power", place)) if energy.logged(run) else None
+        for place, run in enumerate(found)
+    ]
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -104,6 +130,20 @@ def save(figure: Figure, path: Path) -> Path:
     return png
 
 
+def _name(name: str, place: int) -> str:
+    return f"{name}-{place + 1}" if place else name
+
+
+def _finish(figure: Figure, panels: Sequence[Axes], run: Run) -> None:
+    for panel in panels:
+        panel.grid(color="0.9", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlim(0, run.duration or 1.0)
+    panels[-1].set_xlabel("Experiment time [s]")
+    figure.align_ylabels(panels)
+
+
 def _draw_steps(axes: Axes, steps: "pd.Series[int]", run: Run, label: str, colour: str) -> None:
     axes.set_ylabel(label)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
@@ -116,22 +156,46 @@ def _draw_steps(axes: Axes, steps: "pd.Series[int]", run: Run, label: str, colou
     axes.plot(until_end, [*steps, steps.iloc[-1]], drawstyle="steps-post", color=colour, linewidth=1.6)
 
 
-def _draw_utilization(axes: Axes, run: Run) -> None:
+def _draw_means(axes: Axes, means_of: Callable[[Run, float], pd.DataFrame], run: Run, label: str) -> None:
     # Wide enough to be read over any length of run, and never so wide as to blur what booting one GPU did.
     window_s = min(10.0, max(1.0, round(run.duration / 100)))
-    means = runs.utilization(run, window_s)
+    means = means_of(run, window_s)
     means = means[(means.index >= 0) & (means.index <= run.duration)].dropna(axis="columns", how="all")
-    axes.set_ylim(0, 105)
-    axes.set_ylabel(f"Utilization [%]\n(mean of last {window_s:g} s)")
+    axes.set_ylabel(f"{label}\n(mean of last {window_s:g} s)")
+    axes.set_ylim(bottom=0)
     if means.empty:
-        _say(axes, "no utilization known for this run")
+        _say(axes, f"no {label.partition(' ')[0].lower()} known for this run")
         return
-    for number, gpu in enumerate(means.columns):
-        dashes = "-" if number < len(_GPU_COLOURS) else "--"
-        colour = _GPU_COLOURS[number % len(_GPU_COLOURS)]
+    means = _thinned(means)
+    for gpu in map(int, means.columns.to_numpy()):
+        dashes = "-" if gpu < len(_GPU_COLOURS) else "--"
+        colour = _GPU_COLOURS[gpu % len(_GPU_COLOURS)]
         axes.plot(means.index, means[gpu], linestyle=dashes, color=colour, linewidth=0.9, label=f"GPU {gpu}")
     axes.plot(means.index, means.mean(axis="columns"), color=_BLACK, linewidth=1.6, label="all GPUs, mean")
+    axes.set_ylim(0, float(means.max().max()) * 1.1 or 1.0)
     _legend(axes)
+
+
+def _draw_energy(axes: Axes, run: Run) -> None:
+    joules = energy.cumulative(run)
+    total = float(joules.max()) if len(joules) else 0.0
+    unit, factor = next((unit, factor) for unit, factor, least in _ENERGY_UNITS if total >= least)
+    axes.set_ylabel(f"Energy of all\nGPUs [{unit}]")
+    axes.set_ylim(0, total * factor * 1.1 or 1.0)
+    if joules.empty:
+        _say(axes, "no energy known for this run")
+        return
+    joules = _thinned(joules.to_frame())["joules"] * factor
+    axes.plot(joules.index, joules, color=_BLACK, linewidth=1.6, label=f"by {energy.methods(run)}")
+    _legend(axes)
+
+
+def _thinned(values: pd.DataFrame) -> pd.DataFrame:
+    """Leave out rows that no eye could tell apart, but none that breaks a line, nor the last one."""
+    every = -(-len(values) // _MOST_POINTS)
+    keep = values.isna().all(axis="columns").to_numpy(copy=True)
+    keep[::every] = keep[-1] = True
+    return values[keep]
 
 
 def _draw_completion(axes: Axes, run: Run) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from kaas import events, results
+from kaas.analysis import energy, samples
 from kaas.errors import ResultsError
 
 Numbers = pd.Series  # of numbers over elapsed seconds
@@ -117,17 +118,16 @@ def task_runners(run: Run) -> Numbers:
 
 
 def utilization(run: Run, window_s: float) -> pd.DataFrame:
-    """Give each GPU's utilization in percent (columns: GPU numbers) as the mean of its samples in the last `window_s`.
+    """Give each GPU's utilization in percent (columns: GPU numbers) as a mean; see `samples.rolling_means`.
 
-    The window is one of time, not of samples, because a busy machine samples late. A GPU that had no sample in it is
-    NaN there. Empty if the run has no monitoring.
+    Empty if the run's monitoring has none.
     """
-    samples = run.monitoring.groupby(["elapsed", "gpu"])["utilization_pct"].mean().unstack()
-    elapsed = samples.index
-    samples.index = pd.to_timedelta(elapsed, unit="s")
-    means = samples.rolling(pd.Timedelta(seconds=window_s)).mean() if len(samples) else samples
-    means.index = elapsed
-    return means.rename_axis("gpu", axis="columns")
+    return samples.rolling_means(run.monitoring, "utilization_pct", window_s)
+
+
+def power(run: Run, window_s: float) -> pd.DataFrame:
+    """Give each GPU's power in watts, as `utilization` does."""
+    return samples.rolling_means(run.monitoring, "power_w", window_s)
 
 
 def warm(run: Run) -> "pd.Series[bool]":
@@ -136,8 +136,11 @@ def warm(run: Run) -> "pd.Series[bool]":
     return (frame["status"] == "ok") & ~frame["cold_start"] & ~frame["waited_for_boot"]
 
 
-def summary(run: Run) -> dict[str, float]:
-    """Give the run's main numbers by their label, which names the unit; NaN for a number that it does not have."""
+def summary(run: Run) -> dict[str, float | str]:
+    """Give the run's main numbers by their label, which names the unit; NaN for a number that it does not have.
+
+    Energy is named only where it was logged, with the method in words.
+    """
     status = run.requests["status"].value_counts()
     completion = run.requests["outer_time_ms"][warm(run)]
     boots = run.events[run.events["event"] == "booted"].groupby("gpu")["elapsed"].min()
@@ -152,6 +155,7 @@ def summary(run: Run) -> dict[str, float]:
         "served requests per second": float(status.get("ok", 0)) / run.duration if run.duration else float("nan"),
         "warm completion time, median [ms]": float(completion.median()),
         "warm completion time, 95th percentile [ms]": float(completion.quantile(0.95)),
+        **energy.numbers(run),
         **{f"GPU {gpu} first booted [s]": float(elapsed) for gpu, elapsed in boots.items()},
     }
 
@@ -239,9 +243,10 @@ def _read_csv(path: Path, types: Mapping[str, str], required: tuple[str, ...], n
     incomplete = frame[list(required)].isna().any(axis="columns").to_numpy()
     if incomplete.any():
         raise ValueError(f"line {incomplete.argmax() + 2} lacks a value")
-    frame = frame.reindex(columns=list(types)).astype(dict(types))
     texts = [name for name, kind in types.items() if kind == "str"]
-    frame[texts] = frame[texts].fillna("")
+    frame = frame.reindex(columns=list(types))
+    frame[texts] = frame[texts].astype("object").fillna("")  # before pandas 3, a "str" of NaN is the word "nan"
+    frame = frame.astype(dict(types))
     return frame.sort_values("timestamp", kind="stable", ignore_index=True)
 
 

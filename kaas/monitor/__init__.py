@@ -1,6 +1,6 @@
 """The monitor: one CSV row for each GPU and sample, the same columns on a GPU node and on a laptop.
 
-| column            | unit                           | on a laptop                                                  |
+| column            | unit                           | on a laptop (on GPUs: `nvidia_smi.py` says where it is from) |
 | ----------------- | ------------------------------ | ------------------------------------------------------------ |
 | `timestamp`       | s since the epoch, UTC         | when the sample was taken                                    |
 | `gpu`             |                                | number of the GPU                                            |

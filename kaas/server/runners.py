@@ -186,10 +186,15 @@ class TaskRunners:
             self._by_child[child] = worker
 
     def _config(self, gpu: int) -> Config:
+        ids = self._settings.gpu_ids
         return {
             "kernel": str(self._settings.kernel),
             "message_size": self._settings.message_size,
             "tracebacks": log.isEnabledFor(logging.DEBUG),
             # A worker sees one GPU only, so that one is its number 0.
-            "environment": {"CUDA_VISIBLE_DEVICES": str(gpu), "WORKER_GPU": "0"},
+            "environment": {
+                "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+                "CUDA_VISIBLE_DEVICES": ids[gpu] if ids else str(gpu),
+                "WORKER_GPU": "0",
+            },
         }

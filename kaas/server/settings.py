@@ -9,13 +9,17 @@ from kaas import wire
 
 @dataclass(frozen=True)
 class Settings:
-    """All times are in seconds; `idle_timeout` and `queue_timeout` are 0 for never."""
+    """All times are in seconds; `idle_timeout` and `queue_timeout` are 0 for never.
+
+    `gpu_ids` are what CUDA_VISIBLE_DEVICES calls the GPUs, in order; without them they are called by their numbers.
+    """
 
     kernel: Path
     host: str = "127.0.0.1"
     port: int = 8080
     token: str = ""
     gpus: int = 1
+    gpu_ids: tuple[str, ...] = ()
     workers_per_gpu: int = 4
     message_size: int = wire.DEFAULT_LIMIT
     when_full: Literal["reject", "queue"] = "reject"

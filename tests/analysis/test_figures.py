@@ -3,17 +3,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kaas import ROOT, events, results
-from kaas.analysis import figures, runs
+from kaas.analysis import energy, figures, runs
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 from kaas.events import Event
@@ -55,6 +56,17 @@ def write_run(
     samples = [f"{T0 + at},{gpu},virtual:{gpu},{40 + gpu}\n" for at in range(25) for gpu in range(gpus)]
     files.monitoring.write_text("timestamp,gpu,bus_id,utilization_pct\n" + "".join(samples))
     return files
+
+
+def log_power(files: RunFiles, gpus: int = 2, missing: range = range(0)) -> None:
+    """Put a monitoring file in the place of that of `write_run`: GPU n draws 60 + 20 n watts, sampled each second."""
+    rows = [
+        f"{T0 + at},{gpu},{gpu},{40 + gpu},{60 + 20 * gpu}\n"
+        for at in range(25)
+        for gpu in range(gpus)
+        if at not in missing
+    ]
+    files.monitoring.write_text("timestamp,gpu,bus_id,utilization_pct,power_w\n" + "".join(rows))
 
 
 def draw(folder: Path) -> list[Axes]:
@@ -171,9 +183,10 @@ def test_monitoring_of_another_time_is_not_drawn_as_an_empty_panel(tmp_path: Pat
     assert words.get_text() == "no utilization known for this run"
 
 
-def test_nothing_of_the_figure_is_cut_off_or_overlaps(tmp_path: Path) -> None:
-    write_run(tmp_path, "task-1", gpus=8)
-    figure = figures.combined(runs.find_runs(tmp_path)[0])
+@pytest.mark.parametrize("draw_run", [figures.combined, figures.power])
+def test_nothing_of_the_figure_is_cut_off_or_overlaps(tmp_path: Path, draw_run: Callable[[Run], Figure]) -> None:
+    log_power(write_run(tmp_path, "task-1"), gpus=8)
+    figure = draw_run(runs.find_runs(tmp_path)[0])
     figure.draw_without_rendering()
 
     boxes = [panel.get_tightbbox() for panel in figure.axes]
@@ -186,6 +199,97 @@ def test_nothing_of_the_figure_is_cut_off_or_overlaps(tmp_path: Path) -> None:
         assert upper is not None
         assert lower is not None
         assert lower.y1 <= upper.y0
+
+
+def test_power_is_drawn_for_each_gpu_in_the_colour_of_its_utilization(tmp_path: Path) -> None:
+    log_power(write_run(tmp_path, "task-1"), gpus=9)
+    (run,) = runs.find_runs(tmp_path)
+
+    power, joules = figures.power(run).axes
+
+    assert power.get_ylabel() == "Power [W]\n(mean of last 1 s)"
+    assert lines(power)["GPU 8"].get_ydata() == pytest.approx([220.0] * 25)
+    assert lines(power)["all GPUs, mean"].get_ydata() == pytest.approx([140.0] * 25)
+    colours = [
+        {label: (line.get_color(), line.get_linestyle()) for label, line in lines(panel).items()}
+        for panel in (power, figures.combined(run).axes[2])
+    ]
+    assert colours[0] == colours[1]
+    assert (power.get_xlim(), joules.get_xlim()) == ((0, 24), (0, 24))
+    assert joules.get_xlabel() == "Experiment time [s]"
+    assert (power.get_ylim()[0], joules.get_ylim()[0]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "label", "total"),
+    [
+        (1, "Energy of all\nGPUs [J]", 24 * 60),
+        (5, "Energy of all\nGPUs [kJ]", 24 * (60 + 80 + 100 + 120 + 140) / 1000),
+        (200, "Energy of all\nGPUs [kWh]", 24 * sum(60 + 20 * gpu for gpu in range(200)) / 3.6e6),
+    ],
+)
+def test_energy_adds_up_in_a_unit_of_its_size(tmp_path: Path, gpus: int, label: str, total: float) -> None:
+    log_power(write_run(tmp_path, "task-1"), gpus)
+
+    joules = figures.power(runs.find_runs(tmp_path)[0]).axes[1]
+
+    assert joules.get_ylabel() == label
+    assert legend(joules) == ["by power integral"]
+    (line,) = joules.get_lines()
+    points = np.asarray(line.get_xydata())
+    assert points[[0, 12, 24]] == pytest.approx(np.array([[0, 0], [12, total / 2], [24, total]]))
+
+
+def test_lines_break_where_nothing_was_sampled(tmp_path: Path) -> None:
+    log_power(write_run(tmp_path, "task-1"), missing=range(5, 15))
+    (run,) = runs.find_runs(tmp_path)
+
+    for panel in (figures.power(run).axes[0], figures.combined(run).axes[2]):
+        for line in panel.get_lines():
+            points = np.asarray(line.get_xydata())
+            assert points[np.isnan(points[:, 1])][:, 0].tolist() == [9]
+
+
+def test_a_long_log_is_thinned_but_keeps_its_end_and_its_gaps(tmp_path: Path) -> None:
+    files = write_run(tmp_path, "task-1")
+    times = [at / 1000 for at in range(24_001) if not 8000 < at < 16_000]
+    samples = "".join(f"{T0 + at},0,0,50,100\n" for at in times)
+    files.monitoring.write_text("timestamp,gpu,bus_id,utilization_pct,power_w\n" + samples)
+
+    panels = figures.power(runs.find_runs(tmp_path)[0]).axes
+
+    watts, joules = (np.asarray(panel.get_lines()[0].get_xydata()) for panel in panels)
+    assert len(watts) < 2100
+    assert len(joules) < 2100
+    assert watts[np.isnan(watts[:, 1])][:, 0] == pytest.approx([10.0])
+    assert joules[-1] == pytest.approx([24, 1600])
+
+
+def test_what_is_not_known_of_power_or_energy_is_said(tmp_path: Path) -> None:
+    files = write_run(tmp_path, "task-1")
+    (unknown,) = runs.find_runs(tmp_path)
+    files.monitoring.write_text(f"timestamp,gpu,bus_id,energy_j\n{T0},0,0,100\n{T0 + 20},0,0,900\n")
+    (counted,) = runs.find_runs(tmp_path)
+
+    said = [
+        [[text.get_text() for text in panel.texts] for panel in figures.power(run).axes] for run in (unknown, counted)
+    ]
+
+    nothing = ["no power known for this run"]
+    assert said == [[nothing, ["no energy known for this run"]], [nothing, []]]
+
+
+def test_power_is_saved_under_the_number_of_its_repeat_and_only_where_it_was_logged(tmp_path: Path) -> None:
+    write_run(tmp_path, "task-1")
+    log_power(write_run(tmp_path, "task-2"))
+
+    pictures = figures.several_power(runs.find_runs(tmp_path), tmp_path)
+
+    assert pictures == [None, tmp_path / "autoscaling-power-2.png"]
+    assert sorted(path.name for path in tmp_path.glob("autoscaling*")) == [
+        "autoscaling-power-2.pdf",
+        "autoscaling-power-2.png",
+    ]
 
 
 def test_every_repeat_is_saved_under_its_own_name_with_embedded_fonts(tmp_path: Path) -> None:
@@ -254,6 +358,9 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(tmp_
     assert "a client" in page
     assert "find_runs" not in page
     assert figures.HOW_TO_READ in page
+    text = re.sub(r"<style.*?</style>|<[^>]*>", "", page, flags=re.DOTALL).lower()
+    assert "power" not in text
+    assert "energy" not in text
     assert re.search(r"<th>requests rejected</th>\s*<td>2</td>", page)
     assert re.search(r"<th>duration \[s\]</th>\s*<td>24.00</td>", page)
     assert "<script" not in page
@@ -261,6 +368,24 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(tmp_
     assert {link.split(":")[0] for links in loaded for link in links if link and not link.startswith("#")} == {"data"}
     assert (ROOT / "plot-autoscaling.ipynb").read_bytes() == notebook
     assert list(home.iterdir()) == list(temporary.iterdir()) == []
+
+
+def test_the_report_shows_power_and_energy_of_the_runs_that_logged_them(tmp_path: Path) -> None:
+    log_power(write_run(tmp_path, "task-1"))
+    write_run(tmp_path, "task-2")
+
+    done = report(tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (tmp_path / "autoscaling-report.html").read_text()
+    assert page.count("<img") == 3
+    for words in (energy.HOW_TO_READ_NUMBERS, energy.HOW_TO_READ_TABLE, figures.HOW_TO_READ_POWER):
+        assert page.count(words) == 1
+    # 24 s of 60 W and of 80 W, and 4 requests that were served.
+    assert re.search(r"<th>energy \[J\]</th>\s*<td>3360.00</td>\s*<td>-</td>", page)
+    assert re.search(r"<th>energy per served request \[J\]</th>\s*<td>672.00</td>\s*<td>-</td>", page)
+    assert re.search(r"<th>energy method</th>\s*<td>power integral</td>\s*<td>-</td>", page)
+    assert re.search(r"<th>1</th>\s*<td>1920.00</td>\s*<td>power integral</td>\s*<td>80.00</td>", page)
 
 
 def test_the_report_runs_on_this_python_whatever_kernel_the_user_has(tmp_path: Path) -> None:

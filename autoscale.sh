@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# The autoscaling experiment on a node with NVIDIA GPUs, as the paper ran it: several workers share each GPU under MPS.
+#
+#   ./autoscale.sh             check, run, draw the figures
+#   ./autoscale.sh --check     only check, and say what would fail
+#   ./autoscale.sh --restore   put compute modes and MPS back as a run found them that was killed (SIGKILL, power)
+#
+# Sets up .venv when first run. Every setting can be given in the environment:
+#
+#   AVAILABLE_GPUS=8            GPUs to use; fewer if there are fewer
+#   MAX_MPL_PER_GPU=4           workers of each
+#   MIN_MPL=1 MAX_MPL=48        clients at the start and at the end
+#   STEP_SIZE=1 INTERVAL=10     clients added at each step, and its length in seconds
+#   OUTER_REPEATS=5             runs of the whole
+#   FN=cuda-matmul-fn           the kernel: a name or a path
+#   CLIENT=cuda-matmul-client   the client module
+#   N=10000                     the client's input: the matrix's size
+#   PORT=8080                   where the server listens, on this machine only
+#   MPS=on                      off: change no setting of any GPU, and run without MPS
+#   SUDO=sudo                   how to become root, for setting the compute mode (empty: not at all; unset if root)
+#   MONITOR_MS=100              milliseconds between two samples of utilization and power
+#   BACKOFF=0.1                 seconds that a client waits after a refusal
+#   READY_TIMEOUT=60            seconds that the server has to become ready
+#   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
+#   KAAS_PYTHON=                a Python that has the libraries, instead of .venv
+#
+# Ctrl-C once ends in order and keeps the data; twice: at once. Compute modes and MPS are put back in any case.
+set -euo pipefail
+
+unset CDPATH
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# shellcheck source=scripts/experiment.sh
+source "$ROOT/scripts/experiment.sh"
+# shellcheck source=scripts/mps.sh
+source "$ROOT/scripts/mps.sh"
+
+case ${1:-} in
+    --check | --restore) [[ $# -eq 1 ]] || show_help_if_asked "${BASH_SOURCE[0]}" "$@" ;;
+    *) show_help_if_asked "${BASH_SOURCE[0]}" "$@" ;;
+esac
+
+setting AVAILABLE_GPUS 8
+setting MAX_MPL_PER_GPU 4
+setting MIN_MPL 1
+setting MAX_MPL 48
+setting STEP_SIZE 1
+setting INTERVAL 10
+setting OUTER_REPEATS 5
+setting FN cuda-matmul-fn
+setting CLIENT cuda-matmul-client
+setting N 10000
+setting PORT 8080
+setting MPS on
+setting MONITOR_MS 100
+setting BACKOFF 0.1
+setting READY_TIMEOUT 60
+setting EXPERIMENT autoscaling
+[[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
+
+mps_pipe=''
+
+# Look at everything that a run needs, and change nothing; it says what it found, and all that would fail.
+preflight() {
+    local python=$PYTHON
+    command -v "$python" >/dev/null || python=python3
+    AVAILABLE_GPUS=$AVAILABLE_GPUS MAX_MPL_PER_GPU=$MAX_MPL_PER_GPU MIN_MPL=$MIN_MPL MAX_MPL=$MAX_MPL \
+        STEP_SIZE=$STEP_SIZE INTERVAL=$INTERVAL OUTER_REPEATS=$OUTER_REPEATS N=$N PORT=$PORT MPS=$MPS SUDO=${SUDO:-} \
+        KAAS_PYTHON=$PYTHON "$python" "$ROOT/scripts/preflight.py"
+}
+
+before_run() {
+    # shellcheck disable=SC2086 # UUIDs, with spaces between them
+    [[ $MPS == off ]] || start_mps ${gpu_ids//,/ }
+}
+
+# While the workers are there: prove what they run under, for the description of the run.
+after_load() {
+    local pids line='off: no setting of any GPU was changed'
+    if [[ $MPS != off ]]; then
+        pids=$("$PYTHON" -c 'import sys; from kaas.client import Connection
+print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' "127.0.0.1:$PORT" 2>/dev/null) || pids=''
+        # shellcheck disable=SC2086 # process numbers, with spaces between them
+        line="on: $(mps_proof $pids)"
+    fi
+    say "MPS $line"
+    describe MPS "$line"
+}
+
+after_run() {
+    restore_gpus
+}
+
+case ${1:-} in
+    --check)
+        preflight
+        exit
+        ;;
+    --restore)
+        restore_after_a_kill
+        exit
+        ;;
+    *) ;;
+esac
+
+preflight || exit 2
+restore_after_a_kill
+gpu_ids=$(nvidia-smi --query-gpu=uuid --format=csv,noheader | grep '^GPU-' | sed -n "1,${AVAILABLE_GPUS}p" | tr '\n' ',')
+gpu_ids=${gpu_ids%,}
+found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
+if [[ $found -lt $AVAILABLE_GPUS ]]; then
+    say "Only $found of $AVAILABLE_GPUS GPUs are there: the experiment uses $found"
+    AVAILABLE_GPUS=$found
+fi
+setting DESCRIPTION "Autoscaling: $AVAILABLE_GPUS GPUs x $MAX_MPL_PER_GPU workers of $FN, MPS $MPS"
+setup_options=--gpu
+monitor_source=nvidia-smi
+
+run_experiment

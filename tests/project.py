@@ -1,0 +1,135 @@
+"""A copy of the project for tests that run its scripts, and stand-ins for NVIDIA's programs beside it."""
+
+import csv
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from support import Marked
+
+from kaas import ROOT, results
+
+NOT_COPIED = shutil.ignore_patterns(".venv", ".git", "results-*", ".*_cache", ".hypothesis")
+
+
+class Project:
+    """A copy of the project in a folder of its own, for the Python that runs the tests.
+
+    Args:
+        folder: where to; it must not be there yet.
+        script: what `start` and `run` run unless told otherwise.
+        results: name of the folder that the script writes to.
+    """
+
+    def __init__(self, folder: Path, script: str, results: str) -> None:
+        self.folder = folder
+        self.script = script
+        self.results = folder / results
+        self.port = _free_port()
+        self.marked = Marked({"COLUMNS": "200", "KAAS_PYTHON": sys.executable})
+        shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
+
+    def start(self, *command: str, **settings: object) -> "subprocess.Popen[str]":
+        """Start a script, by default this project's, with some settings."""
+        given = {"PORT": self.port} | settings
+        return subprocess.Popen(
+            ["bash", *(command or (self.script,))],
+            cwd=self.folder,
+            env=self.marked.environment | {name: str(value) for name, value in given.items()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A terminal's Ctrl-C goes to a whole group; this is it.
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, **settings: object) -> tuple[int, str]:
+        """Run a script to its end; return its exit code and all that it said."""
+        process = self.start(*command, **settings)
+        said, _ = process.communicate()
+        return process.returncode, said
+
+    def rows(self) -> list[results.Row]:
+        """Read the rows of the one repeat."""
+        return results.read_rows(self._file(".csv"))
+
+    def events(self) -> list[dict[str, str]]:
+        """Read the server's events of the one repeat."""
+        return _read(self._file("-serverlogs.csv"))
+
+    def utilization(self) -> list[dict[str, str]]:
+        """Read the monitor's samples of the one repeat."""
+        return _read(self._file("-gpu-monitoring.csv"))
+
+    def has_rows(self) -> bool:
+        """Tell whether a request has been finished."""
+        files = list(self.results.glob("*-1.csv"))
+        return bool(files) and bool(results.read_rows(files[0]))
+
+    def _file(self, ending: str) -> Path:
+        (path,) = (path for path in self.results.glob(f"*-1{ending}"))
+        return path
+
+
+class StandIns:
+    """Stand-ins for nvidia-smi and nvidia-cuda-mps-control, to be put on a script's PATH; tests/stand_ins has them."""
+
+    def __init__(self, folder: Path, gpus: int) -> None:
+        self._state = folder / "state"
+        self._bin = folder / "bin"
+        (self._state / "modes").mkdir(parents=True)
+        self._bin.mkdir()
+        for gpu in range(gpus):
+            self.set("modes", gpu, "Default")
+        for name, program in (("nvidia-smi", "nvidia_smi.py"), ("nvidia-cuda-mps-control", "mps_control.py")):
+            script = self._bin / name
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/stand_ins/{program}" "$@"\n')
+            script.chmod(0o755)
+        self.pipe = folder / "users-pipe"
+        self.environment = {
+            "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
+            "STAND_INS": str(self._state),
+            # Where a user's own daemon would be; nothing of the real machine's is asked.
+            "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe),
+        }
+
+    def set(self, *path_and_text: object) -> None:
+        """Write a file of the state: its path, and its text last."""
+        *path, text = map(str, path_and_text)
+        self._state.joinpath(*path).write_text(text)
+
+    def modes(self) -> list[str]:
+        """Tell each GPU's compute mode."""
+        return [path.read_text() for path in sorted((self._state / "modes").iterdir())]
+
+    def calls(self, program: str = "") -> list[str]:
+        """List the calls of a program, in order."""
+        path = self._state / "calls"
+        return [line for line in path.read_text().splitlines() if line.startswith(program)] if path.exists() else []
+
+    def control(self, order: str) -> int:
+        """Give the user's daemon an order, or start it (`-d`); return the exit code."""
+        return subprocess.run(
+            [self._bin / "nvidia-cuda-mps-control", *(["-d"] if order == "-d" else [])],
+            input=order,
+            text=True,
+            env=os.environ | self.environment,
+            capture_output=True,
+            check=False,
+        ).returncode
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,113 @@
+"""A stand-in for nvidia-smi: some GPUs whose compute mode it keeps, every call recorded. No NVIDIA software is here.
+
+STAND_INS is the folder of its state: `modes/<n>` for each GPU, `calls`, and, to be set by a test:
+
+    refuse-mode     number of a GPU whose compute mode cannot be set
+    style           `units` (units, header and blanks), `na` ([N/A], [Not Supported] for what a GPU does not tell)
+    unknown-fields  fields, one a line, that this driver does not know
+    die-after       number of samples after which a running query ends with exit code 9, once
+"""
+
+import itertools
+import os
+import sys
+import time
+from pathlib import Path
+
+STATE = Path(os.environ["STAND_INS"])
+ARGUMENTS = sys.argv[1:]
+
+
+def told(name: str) -> str:
+    path = STATE / name
+    return path.read_text().strip() if path.exists() else ""
+
+
+def gpus() -> list[int]:
+    return sorted(int(path.name) for path in (STATE / "modes").iterdir())
+
+
+def option(name: str) -> str:
+    for argument, following in itertools.zip_longest(ARGUMENTS, ARGUMENTS[1:], fillvalue=""):
+        if argument == name:
+            return following
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return ""
+
+
+def value(gpu: int, field: str, sample: int) -> str:
+    milliseconds = sample * 100
+    known = {
+        "index": str(gpu),
+        "name": "Stand-in V100",
+        "uuid": f"GPU-stand-in-{gpu}",
+        "pci.bus_id": f"00000000:{0x15 + gpu:02X}:00.0",
+        "driver_version": "570.00",
+        "compute_cap": "7.0",
+        "memory.total": "16384 MiB",
+        "memory.free": "16000 MiB",
+        "compute_mode": (STATE / "modes" / str(gpu)).read_text().strip(),
+        "utilization.gpu": f"{40 + gpu} %",
+        "power.draw": f"{100 + gpu}.50 W",
+        "total_energy_consumption": f"{1000 * (100 + gpu) * milliseconds // 1000} mJ",
+        "memory.used": "384 MiB",
+        "clocks.sm": "1380 MHz",
+        "temperature.gpu": "41",
+    }
+    text = known[field]
+    if told("style") == "na" and field in {"power.draw", "utilization.gpu", "clocks.sm"}:
+        return {"power.draw": "[N/A]", "utilization.gpu": "[Not Supported]"}.get(field, "[Unknown Error]")
+    keeps_units = told("style") == "units" or "nounits" not in option("--format")
+    return text if keeps_units or field == "name" else text.split(" ")[0]
+
+
+def query() -> int:
+    fields = option("--query-gpu").split(",")
+    for field in fields:
+        if field in told("unknown-fields").splitlines():
+            print(f'Field "{field}" is not a valid field to query.\n')
+            return 2
+    only = [name for name in option("-i").split(",") if name]
+    chosen = [gpu for gpu in gpus() if not only or f"GPU-stand-in-{gpu}" in only or str(gpu) in only]
+    if told("style") == "units" or "noheader" not in option("--format"):
+        print(", ".join(fields))
+    pause = option("-lms")
+    for sample in itertools.count(1):
+        for gpu in chosen:
+            print(", ".join(value(gpu, field, sample) for field in fields), flush=True)
+        if not pause:
+            return 0
+        if told("die-after") and sample >= int(told("die-after")):
+            (STATE / "die-after").unlink()
+            return 9
+        time.sleep(int(pause) / 1000)
+    return 0
+
+
+def set_mode() -> int:
+    gpu = int(option("-i").rpartition("-")[2])
+    if told("refuse-mode") == str(gpu):
+        print(f"Unable to set the compute mode for GPU {gpu}: Insufficient Permissions")
+        return 4
+    name = {"DEFAULT": "Default", "EXCLUSIVE_PROCESS": "Exclusive_Process", "PROHIBITED": "Prohibited"}[option("-c")]
+    (STATE / "modes" / str(gpu)).write_text(name)
+    return 0
+
+
+def main() -> int:
+    with (STATE / "calls").open("a") as calls:
+        calls.write(" ".join(["nvidia-smi", *ARGUMENTS]) + "\n")
+    if option("-c"):
+        return set_mode()
+    if option("--query-gpu"):
+        return query()
+    if "-q" in ARGUMENTS:
+        print("Driver Version : 570.00\nCUDA Version : 12.8")
+        return 0
+    print(f"the stand-in does not know: {ARGUMENTS}")
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

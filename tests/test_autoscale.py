@@ -1,0 +1,264 @@
+"""autoscale.sh against stand-ins of NVIDIA's programs: whatever happens, the GPUs are left as they were found."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from project import Project, StandIns
+from support import eventually
+
+SHORT: dict[str, object] = {
+    "FN": "cuda-matmul-cpu",
+    "N": 100,
+    "AVAILABLE_GPUS": 2,
+    "MAX_MPL_PER_GPU": 1,
+    "MAX_MPL": 2,
+    "INTERVAL": 1,
+    "OUTER_REPEATS": 1,
+}
+LONG = SHORT | {"INTERVAL": 600}
+AS_FOUND = ["Default", "Exclusive_Process"]
+
+
+@pytest.fixture
+def nvidia(gpu_project: Project, tmp_path: Path) -> StandIns:
+    """Put stand-ins of two GPUs on the script's PATH, one of them in exclusive mode before anything runs."""
+    stand_ins = StandIns(tmp_path / "nvidia", gpus=2)
+    stand_ins.set("modes", 1, AS_FOUND[1])
+    gpu_project.marked.environment.update(stand_ins.environment)
+    return stand_ins
+
+
+def nothing_is_left(project: Project, nvidia: StandIns) -> bool:
+    state = list(project.folder.glob(".gpu-state*"))
+    return nvidia.modes() == AS_FOUND and not state and not project.marked.left()
+
+
+def test_a_run_is_under_mps_and_leaves_the_gpus_as_they_were(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(**SHORT)
+
+    assert code == 0, said
+    assert {row.status for row in gpu_project.rows()} == {"ok"}
+    assert nothing_is_left(gpu_project, nvidia)
+    assert nvidia.calls("nvidia-cuda-mps-control -d")
+    assert nvidia.calls("nvidia-cuda-mps-control quit")
+    exclusive = [call for call in nvidia.calls("nvidia-smi -i") if call.endswith("-c EXCLUSIVE_PROCESS")]
+    assert len(exclusive) == 3, "set on both GPUs, and put back on the one that was found so"
+    description = next(gpu_project.results.glob("*.md")).read_text()
+    assert "MPS: on: 2 of 2 workers are clients of MPS server 4711" in description
+    folders = [call for call in nvidia.calls() if "kaas-mps" in call]
+    assert not folders, "the folder is in the environment only"
+    assert not list(Path("/tmp").glob(f"kaas-mps.*{gpu_project.folder.name}"))
+
+
+def test_what_nvidia_smi_tells_is_logged_and_drawn_for_each_gpu(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(**SHORT)
+
+    assert code == 0, said
+    samples = gpu_project.utilization()
+    assert {(sample["gpu"], sample["uuid"], sample["bus_id"]) for sample in samples} == {
+        ("0", "GPU-stand-in-0", "00000000:15:00.0"),
+        ("1", "GPU-stand-in-1", "00000000:16:00.0"),
+    }
+    assert {(s["gpu"], s["utilization_pct"], s["power_w"]) for s in samples} == {
+        ("0", "40.0", "100.5"),
+        ("1", "41.0", "101.5"),
+    }
+    assert all(float(sample["energy_j"]) > 0 for sample in samples)
+    assert (gpu_project.results / "autoscaling-power.png").stat().st_size > 10_000
+
+
+def test_a_daemon_that_was_running_is_used_and_left_running(gpu_project: Project, nvidia: StandIns) -> None:
+    nvidia.pipe.mkdir()
+    assert nvidia.control("-d") == 0
+    try:
+        code, said = gpu_project.run(**SHORT)
+
+        assert code == 0, said
+        assert "was running and is left running" in said
+        assert "2 of 2 workers" in said
+        assert nvidia.control("get_server_list") == 0
+        assert not nvidia.calls("nvidia-cuda-mps-control quit")
+        assert nothing_is_left(gpu_project, nvidia)
+    finally:
+        nvidia.control("quit")
+
+
+@pytest.mark.parametrize(
+    ("state", "complaint"),
+    [(("refuse-mode", "1"), "GPU GPU-stand-in-1 cannot be set"), (("no-daemon", ""), "did not start: Failed to start")],
+    ids=["the second GPU cannot be set", "the daemon does not start"],
+)
+def test_a_start_that_fails_halfway_is_undone(
+    gpu_project: Project, nvidia: StandIns, state: tuple[str, str], complaint: str
+) -> None:
+    nvidia.set("modes", 1, "Default")
+    nvidia.set(*state)
+
+    code, said = gpu_project.run(**SHORT)
+
+    assert code == 1, said
+    assert complaint in said
+    assert nvidia.modes() == ["Default", "Default"]
+    assert not gpu_project.marked.left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_ramp_puts_everything_back(
+    gpu_project: Project, nvidia: StandIns, number: signal.Signals
+) -> None:
+    process = gpu_project.start(**LONG)
+    eventually(gpu_project.has_rows)
+    assert nvidia.modes() == ["Exclusive_Process", "Exclusive_Process"]
+
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+
+    said, _ = process.communicate()
+    assert process.returncode == 128 + number, said
+    assert nothing_is_left(gpu_project, nvidia)
+    assert {row.status for row in gpu_project.rows()} == {"ok"}
+
+
+@pytest.mark.parametrize("how", ["--restore", "the next start"])
+def test_after_a_kill_everything_can_be_put_back(gpu_project: Project, nvidia: StandIns, how: str) -> None:
+    process = gpu_project.start(**LONG)
+    eventually(gpu_project.has_rows)
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+    eventually(lambda: not any("kaas" in line for line in gpu_project.marked.left() if "stand-in" not in line))
+    assert nvidia.modes() == ["Exclusive_Process", "Exclusive_Process"]
+
+    code, said = gpu_project.run("autoscale.sh", "--restore") if how == "--restore" else gpu_project.run(**SHORT)
+
+    assert code == 0, said
+    assert "as an earlier run, which was killed, had found them" in said
+    assert nothing_is_left(gpu_project, nvidia)
+
+
+def test_what_cannot_be_put_back_is_said_and_remembered(gpu_project: Project, nvidia: StandIns) -> None:
+    process = gpu_project.start(**LONG)
+    eventually(gpu_project.has_rows)
+    nvidia.set("refuse-mode", "0")
+    process.terminate()
+    said, _ = process.communicate()
+    assert "--restore tries again" in said
+    nvidia.set("refuse-mode", "")
+
+    assert gpu_project.run("autoscale.sh", "--restore")[0] == 0
+    assert nothing_is_left(gpu_project, nvidia)
+
+
+def test_without_mps_no_setting_is_touched_and_the_description_says_so(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(MPS="off", **SHORT)
+
+    assert code == 0, said
+    assert not [call for call in nvidia.calls("nvidia-smi") if " -c " in call]
+    assert not nvidia.calls("nvidia-cuda-mps-control")
+    assert "MPS: off: no setting of any GPU was changed" in next(gpu_project.results.glob("*.md")).read_text()
+
+
+@pytest.mark.parametrize(
+    ("state", "empty"),
+    [
+        (("style", "units"), set()),
+        (("style", "na"), {"utilization_pct", "power_w", "sm_clock_mhz"}),
+        (("unknown-fields", "total_energy_consumption\nclocks.sm"), {"energy_j", "sm_clock_mhz"}),
+    ],
+    ids=["units, header and blanks", "values that are none", "fields that this driver does not know"],
+)
+def test_whatever_nvidia_smi_prints_is_read_and_what_is_none_is_empty(
+    gpu_project: Project, nvidia: StandIns, state: tuple[str, str], empty: set[str]
+) -> None:
+    nvidia.set(*state)
+
+    code, said = gpu_project.run(MPS="off", **SHORT)
+
+    assert code == 0, said
+    samples = gpu_project.utilization()
+    assert len(samples) > 4
+    assert {name for name, text in samples[0].items() if not text} == empty
+    if "power_w" not in empty:
+        assert {sample["power_w"] for sample in samples} == {"100.5", "101.5"}
+
+
+def test_an_nvidia_smi_that_dies_is_started_again_and_the_gap_is_noted(gpu_project: Project, nvidia: StandIns) -> None:
+    nvidia.set("die-after", "3")
+
+    code, said = gpu_project.run(MPS="off", **SHORT)
+
+    assert code == 0, said
+    assert len(gpu_project.utilization()) > 2 * 3
+    description = next(gpu_project.results.glob("*.md")).read_text()
+    assert "nvidia-smi ended with exit code 9" in description
+    assert "no samples from" in description
+
+
+def test_the_papers_kernel_runs_under_the_cuda_simulator(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(
+        **SHORT | {"FN": "cuda-matmul-fn", "N": 4, "MAX_MPL": 1, "MPS": "off", "NUMBA_ENABLE_CUDASIM": 1}
+    )
+
+    assert code == 0, said
+    assert {row.status for row in gpu_project.rows()} == {"ok"}
+    ready = [event["detail"] for event in gpu_project.events() if event["event"] == "ready"]
+    assert all(phase in ready[0] for phase in ("fork", "import", "context", "compile", "first_launch"))
+
+
+def test_the_check_says_what_was_found_and_changes_nothing(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run("autoscale.sh", "--check", **SHORT | {"AVAILABLE_GPUS": 8})
+
+    assert code == 0, said
+    assert "only 2 are there: fewer are used" in said
+    assert "PROBLEM" not in said
+    assert nvidia.modes() == AS_FOUND
+    assert not [call for call in nvidia.calls() if " -c " in call or " -d" in call.replace("-d COMPUTE", "")]
+    assert not gpu_project.results.exists()
+
+
+def test_fewer_gpus_than_asked_for_are_used_and_it_is_said(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(**SHORT | {"AVAILABLE_GPUS": 3, "MAX_MPL": 1})
+
+    assert code == 0, said
+    assert "Only 2 of 3 GPUs are there" in said
+
+
+def test_the_check_names_every_problem_in_one_pass(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(
+        "autoscale.sh", "--check", **SHORT | {"MAX_MPL_PER_GPU": 49, "N": 200_000, "PORT": 99_999, "MAX_MPL": 48}
+    )
+
+    assert code == 2
+    for complaint in ("MPS admits 48", "in shared memory", "GPU 0: 49 workers need", "port 99999"):
+        assert complaint in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has NVIDIA tools")
+@pytest.mark.parametrize("arguments", [(), ("--check",)], ids=["a run", "--check"])
+def test_without_nvidia_tools_it_is_one_screen_of_problems(gpu_project: Project, arguments: tuple[str, ...]) -> None:
+    before = sorted(gpu_project.folder.iterdir())
+
+    code, said = gpu_project.run("autoscale.sh", *arguments)
+
+    assert code == 2
+    assert "no NVIDIA GPU" in said
+    assert "nvidia-cuda-mps-control is not on PATH" in said
+    assert len(said.splitlines()) < 24
+    assert sorted(gpu_project.folder.iterdir()) == before
+
+
+def test_two_runs_do_not_share_the_gpus(gpu_project: Project, nvidia: StandIns) -> None:
+    process = gpu_project.start(**LONG)
+    eventually(gpu_project.has_rows)
+
+    code, said = gpu_project.run(**SHORT | {"PORT": gpu_project.port + 1, "EXPERIMENT": "other"})
+
+    assert code == 2
+    assert "is using the GPUs" in said
+    process.terminate()
+    process.communicate()
+    assert nothing_is_left(gpu_project, nvidia)
