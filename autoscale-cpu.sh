@@ -18,17 +18,25 @@
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
 #   READY_TIMEOUT=60            seconds that the server has to become ready
 #   EXPERIMENT=autoscaling-cpu  the results go to results-$EXPERIMENT; an earlier run there is moved aside
+#   DESCRIPTION=...             a sentence for the description of the run
+#   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
 #
 # Ctrl-C once ends in order and keeps the data; twice: at once.
 set -euo pipefail
 
 unset CDPATH
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+self=${BASH_SOURCE[0]}
+while [[ -L $self ]]; do # started through a symbolic link
+    link=$(readlink "$self")
+    [[ $link == /* ]] || link=$(dirname "$self")/$link
+    self=$link
+done
+ROOT=$(cd "$(dirname "$self")" && pwd)
 
 # shellcheck source=scripts/experiment.sh
 source "$ROOT/scripts/experiment.sh"
 
-show_help_if_asked "${BASH_SOURCE[0]}" "$@"
+show_help_if_asked "$self" "$@"
 
 setting AVAILABLE_GPUS 8
 setting MAX_MPL_PER_GPU 4

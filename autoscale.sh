@@ -22,13 +22,20 @@
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
 #   READY_TIMEOUT=60            seconds that the server has to become ready
 #   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
-#   KAAS_PYTHON=                a Python that has the libraries, instead of .venv
+#   DESCRIPTION=...             a sentence for the description of the run
+#   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
 #
 # Ctrl-C once ends in order and keeps the data; twice: at once. Compute modes and MPS are put back in any case.
 set -euo pipefail
 
 unset CDPATH
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+self=${BASH_SOURCE[0]}
+while [[ -L $self ]]; do # started through a symbolic link
+    link=$(readlink "$self")
+    [[ $link == /* ]] || link=$(dirname "$self")/$link
+    self=$link
+done
+ROOT=$(cd "$(dirname "$self")" && pwd)
 
 # shellcheck source=scripts/experiment.sh
 source "$ROOT/scripts/experiment.sh"
@@ -36,8 +43,8 @@ source "$ROOT/scripts/experiment.sh"
 source "$ROOT/scripts/mps.sh"
 
 case ${1:-} in
-    --check | --restore) [[ $# -eq 1 ]] || show_help_if_asked "${BASH_SOURCE[0]}" "$@" ;;
-    *) show_help_if_asked "${BASH_SOURCE[0]}" "$@" ;;
+    --check | --restore) [[ $# -eq 1 ]] || show_help_if_asked "$self" "$@" ;;
+    *) show_help_if_asked "$self" "$@" ;;
 esac
 
 setting AVAILABLE_GPUS 8
@@ -62,11 +69,11 @@ mps_pipe=''
 
 # Look at everything that a run needs, and change nothing; it says what it found, and all that would fail.
 preflight() {
-    local python=$PYTHON
-    command -v "$python" >/dev/null || python=python3
+    local found=$python
+    command -v "$found" >/dev/null || found=python3
     AVAILABLE_GPUS=$AVAILABLE_GPUS MAX_MPL_PER_GPU=$MAX_MPL_PER_GPU MIN_MPL=$MIN_MPL MAX_MPL=$MAX_MPL \
         STEP_SIZE=$STEP_SIZE INTERVAL=$INTERVAL OUTER_REPEATS=$OUTER_REPEATS N=$N PORT=$PORT MPS=$MPS SUDO=${SUDO:-} \
-        KAAS_PYTHON=$PYTHON "$python" "$ROOT/scripts/preflight.py"
+        KAAS_PYTHON=$python "$found" "$ROOT/scripts/preflight.py"
 }
 
 before_run() {
@@ -78,7 +85,7 @@ before_run() {
 after_load() {
     local pids line='off: no setting of any GPU was changed'
     if [[ $MPS != off ]]; then
-        pids=$("$PYTHON" -c 'import sys; from kaas.client import Connection
+        pids=$("$python" -c 'import sys; from kaas.client import Connection
 print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' "127.0.0.1:$PORT" 2>/dev/null) || pids=''
         # shellcheck disable=SC2086 # process numbers, with spaces between them
         line="on: $(mps_proof $pids)"

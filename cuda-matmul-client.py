@@ -9,6 +9,7 @@ a request is given up (600). The matrix file lies in $KAAS_SCRATCH, which the cl
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,13 +31,17 @@ class MatmulClient:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self._own_folder = "" if os.environ.get("KAAS_SCRATCH") else tempfile.mkdtemp(prefix="kaas-")
         self._timeout = _timeout()
         self._checked = False
         self._connection = Connection()
-        folder = Path(self._own_folder or os.environ["KAAS_SCRATCH"])
         resource_tracker.ensure_running()  # else the first request would start it, in its time
-        self._matrix: Matrix = np.load(matrices.matrix_file(n, folder), mmap_mode="r")
+        self._own_folder = "" if os.environ.get("KAAS_SCRATCH") else tempfile.mkdtemp(prefix="kaas-")
+        try:
+            folder = Path(self._own_folder or os.environ["KAAS_SCRATCH"])
+            self._matrix: Matrix = np.load(matrices.matrix_file(n, folder), mmap_mode="r")
+        except BaseException:
+            self.close()
+            raise
 
     def run(self) -> Outcome:
         """Make one request. Everything is in its time but the check of the first product."""
@@ -116,6 +121,7 @@ def main() -> int:
     if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):  # noqa: PLR2004
         print(__doc__ + "\nusage: cuda-matmul-client.py [N]  (default 500)")
         return 0 if len(sys.argv) == 2 else 2  # noqa: PLR2004
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it took is given back
     try:
         outcome = run_client(sys.argv[1] if sys.argv[1:] else "500")
     finally:

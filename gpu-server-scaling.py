@@ -15,6 +15,8 @@ from kaas.errors import UsageError
 from kaas.server.settings import Settings
 from kaas.server.tcp import check_address, serve
 
+MOST_WORKERS = 100_000
+
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
@@ -82,6 +84,8 @@ def main() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s server %(levelname)s: %(message)s"
     )
+    if arguments.num_gpus * arguments.max_req_per_gpu > MOST_WORKERS:
+        raise UsageError(f"{arguments.num_gpus} GPUs x {arguments.max_req_per_gpu} workers are over {MOST_WORKERS}")
     if arguments.gpu_ids and len(arguments.gpu_ids) < arguments.num_gpus:
         raise UsageError(f"--gpu-ids names {len(arguments.gpu_ids)} GPUs, but --num-gpus says {arguments.num_gpus}")
     kernel = kernels.find(arguments.function)

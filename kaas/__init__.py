@@ -24,7 +24,7 @@ SINGLE_THREADED = dict.fromkeys(
 )
 """Environment in which numerical libraries start no threads of their own: one process is one core's work."""
 
-if sys.version_info < (3, 11) or find_spec("numpy") is None:
+if sys.version_info < (3, 11) or not all(map(find_spec, ("numpy", "psutil", "rich"))):
     # The commonest stumble: a script started with the system's Python. One line says what to do.
     sys.exit(
         f"KaaS needs Python 3.11 or later with the libraries of requirements.txt, and {sys.executable} is not that: "

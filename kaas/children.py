@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -41,6 +42,7 @@ class ForkServer:
         self._pending = b""
         self._started = 0
         self._children: set[int] = set()
+        self._in_transit: dict[int, socket.socket] = {}
         self._preloaded: asyncio.Future[float] | None = None
         self._gone = asyncio.Event()
 
@@ -61,9 +63,10 @@ class ForkServer:
         assert self._control is not None
         self._started += 1
         ours, theirs = socket.socketpair()
-        with theirs:
-            line = json.dumps({"spawn": self._started, "config": config}).encode() + b"\n"
-            _send(self._control, line, [theirs.fileno()])
+        # Kept until it has arrived: macOS may lose a descriptor that is closed on its way.
+        self._in_transit[self._started] = theirs
+        line = json.dumps({"spawn": self._started, "config": config}).encode() + b"\n"
+        _send(self._control, line, [theirs.fileno()])
         self._children.add(self._started)
         return self._started, ours
 
@@ -115,7 +118,9 @@ class ForkServer:
             self._handle(json.loads(line))
 
     def _handle(self, message: dict[str, Any]) -> None:
-        if "ended" in message:
+        if "started" in message:
+            self._in_transit.pop(message["started"]).close()
+        elif "ended" in message:
             self._children.discard(message["ended"])
             self._on_ended(message["ended"], message["code"])
         elif self._preloaded is not None and not self._preloaded.done():
@@ -135,6 +140,9 @@ class ForkServer:
             self._preloaded.set_exception(
                 ProcessFailed(f"the fork server ended ({describe(self._process.returncode)})")
             )
+        for link in self._in_transit.values():
+            link.close()
+        self._in_transit.clear()
         lost, self._children = self._children, set()
         for child in lost:
             self._on_ended(child, None)
@@ -162,3 +170,12 @@ def _has_descriptor(stream: Any) -> bool:
         return bool(stream.fileno() >= 0)
     except (AttributeError, OSError):
         return False
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many connections as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS names a hard limit of infinity and takes no soft one above OPEN_MAX.
+        most = 10240 if hard == resource.RLIM_INFINITY else hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

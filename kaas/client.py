@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kaas import wire
-from kaas.errors import ConnectionFailed, FrameError, UsageError
+from kaas.errors import ConnectionFailed, FrameError, Refused, UsageError
 from kaas.wire import Reply
 
 DEFAULT_ADDRESS = "127.0.0.1:8080"
@@ -61,11 +61,12 @@ class Connection:
         """Ask the server how it stands: in flight, task runners, queued, workers, counters.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, does not answer in time, or refuses.
+            ConnectionFailed: the server cannot be reached, or does not answer in time.
+            Refused: it does not answer to us.
         """
         reply = self._exchange(wire.STATUS, b"", 0.0, timeout)
         if reply.status != "ok":
-            raise ConnectionFailed(f"{self.address} refused a status query: {reply.status}: {reply.payload.decode()}")
+            raise Refused(f"{self.address} refused a status query: {reply.status}: {reply.payload.decode()}")
         try:
             answer: dict[str, Any] = json.loads(reply.payload)
         except ValueError:

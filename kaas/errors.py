@@ -33,6 +33,10 @@ class ConnectionFailed(KaasError):
     """The connection to the server could not be made, or broke before the reply was complete."""
 
 
+class Refused(KaasError):
+    """The server answers, but not to us: it wants another token, say."""
+
+
 class ServerNotReady(KaasError):
     """The server did not become ready within the limit."""
 

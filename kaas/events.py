@@ -37,6 +37,9 @@ class Event(NamedTuple):
     detail: str = ""
 
 
+_MOST_SAID = 5
+"""Malformed lines that are named."""
+
 _FORMS = {
     "booted": "@@@ Booted {num_workers} new workers on GPU {gpu} at {timestamp}",
     "rejected": "@@@ ERROR all workers are full at {timestamp}",
@@ -117,5 +120,6 @@ def sort_log(source: Path, target: Path) -> int:
     except OSError as error:
         raise ResultsError(f"{error.filename}: {error.strerror}") from None
     if problems:
-        raise ResultsError(f"{source}: " + "; ".join(problems))
+        more = f"; and {len(problems) - _MOST_SAID} more" if len(problems) > _MOST_SAID else ""
+        raise ResultsError(f"{source}: {'; '.join(problems[:_MOST_SAID])}{more}")
     return len(events)

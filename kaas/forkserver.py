@@ -9,7 +9,8 @@ A child's code is a module with these functions:
 Between parent and fork server go lines of JSON over a socket pair, a child's end of its link beside its line:
 
     {"spawn": child, "config": {...}} and a descriptor    {"kill": child}    {"close": true}    to the fork server
-    {"preloaded": seconds} or {"error": text}             {"ended": child, "code": exit code or minus the signal}
+    {"preloaded": seconds} or {"error": text}    {"started": child}
+    {"ended": child, "code": exit code or minus the signal}                  from the fork server
 
 When it is told to close, or the parent is gone, the fork server gives its children `kill_after` seconds to end by
 themselves, kills those that are left, and ends.
@@ -112,6 +113,7 @@ class _Server:
 
     def _spawn(self, child: int, config: Config, descriptor: int) -> None:
         with socket.socket(fileno=descriptor) as link:
+            self._tell({"started": child})
             try:
                 pid = os.fork()
             except OSError as error:
@@ -165,7 +167,7 @@ def main() -> None:
     try:
         target = importlib.import_module(sys.argv[2])
         target.preload(settings["config"])
-    except Exception as error:  # whatever it is, the parent is told
+    except BaseException as error:  # whatever it is, sys.exit included, the parent is told
         control.sendall(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
         return
     # What is here now is shared with every child as long as nobody writes to it, the garbage collector included.

@@ -38,7 +38,8 @@ def find(name: str) -> Path:
                 return path.resolve()
     known = [path.stem for path in ROOT.glob("*-*.py")]
     alike = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {alike[0]}?" if alike else f"give a path, or a file's name in {Path.cwd()} or {ROOT}"
+    places = " or ".join(dict.fromkeys(map(str, (Path.cwd(), ROOT))))
+    hint = f"did you mean {alike[0]}?" if alike else f"give a path, or a file's name in {places}"
     raise ModuleError(f"no module {name!r}: {hint}")
 
 

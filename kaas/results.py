@@ -12,6 +12,7 @@ Every time stamp is in seconds since the epoch, UTC.
 """
 
 import csv
+import fcntl
 import io
 import os
 import re
@@ -176,15 +177,30 @@ class RowWriter:
     """Appends rows to `<task>.csv`, from as many processes as there are clients.
 
     Each row is one `write` to a file opened for appending, so rows of several processes never mix, a row is with the
-    operating system the moment its request is finished, and killing anything leaves no torn line.
+    operating system the moment its request is finished, and killing anything leaves no torn line. Where there is no
+    room for the whole of it, none of it is written.
     """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def append(self, row: Row) -> None:
-        """Append one row."""
-        os.write(self._file, encode_row(row))
+        """Append one row.
+
+        Raises:
+            ResultsError: it cannot be written.
+        """
+        line = encode_row(row)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            size = os.fstat(self._file).st_size
+            if os.write(self._file, line) < len(line):
+                os.ftruncate(self._file, size)
+                raise ResultsError("no room for the rows of requests")
+        except OSError as error:
+            raise ResultsError(f"the rows of requests cannot be written: {error.strerror}") from None
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the file."""

@@ -7,7 +7,7 @@
 # them in order (load, monitor, server), and they end by themselves, in order too, if this script is killed.
 
 # KAAS_PYTHON names a Python that has the libraries, where .venv is not to be set up.
-PYTHON=${KAAS_PYTHON:-$ROOT/.venv/bin/python}
+python=${KAAS_PYTHON:-$ROOT/.venv/bin/python}
 
 # What a script may set before it calls run_experiment: what scripts/setup is told, where the monitor looks, what CUDA
 # calls the GPUs, and functions for the moments before the first repeat, after each load (with the server still there),
@@ -20,9 +20,9 @@ after_load() { :; }
 after_run() { :; }
 
 server_pid='' monitor_pid='' load_pid='' # of what runs now
-server_log=''                           # of a server whose events are not sorted yet
+events_log=''                           # of a server whose events are not sorted yet
 folder=''                               # of the results, once it is ours
-interrupted='' signalled=''             # the exit code that a signal asks for; whether one came since last looked at
+interrupted='' signalled=0              # the exit code that a signal asks for; how many came
 
 say() {
     printf '%s\n' "$*"
@@ -51,6 +51,8 @@ setting() {
 }
 
 run_experiment() {
+    FN=$(absolute "$FN")
+    CLIENT=$(absolute "$CLIENT")
     cd "$ROOT" || exit
     trap on_exit EXIT
     trap 'on_signal 129' HUP
@@ -71,19 +73,33 @@ run_experiment() {
         code=0
         run_load || code=$?
         after_load
+        describe "Monitor interval [ms]" "$MONITOR_MS"
         stop_monitor
         stop_server || code=1
-        sort_events
+        sort_events || code=1
         [[ -z $interrupted ]] ||
-            fail "interrupted: what there is so far stays, and scripts/report $folder draws it" "$interrupted"
+            fail "interrupted: what there is so far stays, and scripts/report $ROOT/$folder draws it" "$interrupted"
         [[ -s $folder/$task.csv ]] || fail "the load generator could not begin: see above" "$code"
         [[ $code -eq 0 ]] || worst=$code
     done
 
     after_run
     say "Drawing the figures"
-    KAAS_PYTHON=$PYTHON scripts/report "$folder"
-    exit "$worst"
+    KAAS_PYTHON=$python scripts/report "$folder"
+    [[ $worst -eq 0 ]] || fail "the run was not a clean one: see above" "$worst"
+    exit 0
+}
+
+# A file named from where the user is keeps its meaning wherever the script goes.
+absolute() {
+    local file
+    for file in "$1" "$1.py"; do
+        if [[ -f $file ]]; then
+            printf '%s/%s' "$(cd "$(dirname "$file")" && pwd)" "${file##*/}"
+            return
+        fi
+    done
+    printf '%s' "$1"
 }
 
 set_up() {
@@ -95,7 +111,7 @@ set_up() {
 name_task() {
     local kernel=${FN##*/}
     kernel=${kernel%.py}
-    task=$EXPERIMENT-${kernel%-fn}-$N-$1
+    task=$EXPERIMENT-${kernel%-fn}-${N//\//_}-$1
 }
 
 # Have each program check what it will be told, before anything is started or moved.
@@ -112,11 +128,11 @@ check_settings() {
 
 name_commands() {
     local address=127.0.0.1:$PORT
-    server_command=("$PYTHON" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
+    server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
         --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised)
-    monitor_command=("$PYTHON" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
+    monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
         --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised)
-    load_command=("$PYTHON" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
+    load_command=("$python" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
         --experiment-description "$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
         --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised)
 }
@@ -126,7 +142,8 @@ make_folder() {
     local wanted=results-$EXPERIMENT owner aside
     owner=$(cat "$wanted/.running" 2>/dev/null) || owner=''
     if [[ -n $owner ]] && kill -0 "$owner" 2>/dev/null; then
-        fail "another run (process $owner) is writing to $wanted: set EXPERIMENT to another name" 2
+        fail "another run (process $owner) is writing to $wanted: set EXPERIMENT to another name
+        (or, if that process is none of these scripts, remove $wanted/.running)" 2
     fi
     if [[ -d $wanted ]]; then
         aside=$wanted.$(date +%Y%m%d-%H%M%S)
@@ -142,10 +159,12 @@ make_folder() {
 start_server() {
     name_commands
     server_log=$folder/$task-server.log
-    "${server_command[@]}" >"$server_log" 2>&1 &
+    events_log=$folder/$task-server-events.log
+    # Apart: whatever a kernel prints goes to the former, and must not tear an event's line.
+    "${server_command[@]}" >"$events_log" 2>"$server_log" &
     server_pid=$!
     local tenths=0
-    until grep -q ' listening on ' "$server_log"; do
+    until grep -q ' listening on ' "$server_log" 2>/dev/null; do
         if ! kill -0 "$server_pid" 2>/dev/null || ((tenths >= 10 * READY_TIMEOUT)); then
             say "The end of $server_log:"
             tail -n 20 "$server_log"
@@ -171,26 +190,43 @@ run_load() {
     return "$code"
 }
 
-# Wait for a process to end, whatever signals come meanwhile; return its exit code.
+# Wait for a process to end, whatever signals come meanwhile; return its exit code. From the second signal on it has
+# some seconds, and is then killed.
 wait_for() {
-    local code
-    while :; do
+    local code before
+    while [[ $signalled -lt 2 ]]; do
         code=0
-        signalled=''
+        before=$signalled
         wait "$1" || code=$?
-        [[ -n $signalled ]] || return "$code"
+        [[ $signalled -ne $before ]] || return "$code"
     done
+    end_within 10 "$1"
+}
+
+# Tell a process to end, and kill it if it has not after some seconds; return its exit code.
+end_within() {
+    local tenths=$((10 * $1)) pid=$2 code=0
+    kill -TERM "$pid" 2>/dev/null || true
+    while kill -0 "$pid" 2>/dev/null; do
+        if ((tenths == 0)); then
+            say "Process $pid does not end and is killed"
+            kill -KILL "$pid" 2>/dev/null || true
+        fi
+        tenths=$((tenths - 1))
+        sleep 0.1
+    done
+    wait "$pid" || code=$?
+    return "$code"
 }
 
 stop_monitor() {
     [[ -n $monitor_pid ]] || return 0
-    kill -TERM "$monitor_pid" 2>/dev/null || true
-    wait_for "$monitor_pid" || say "The monitor ended early: the utilization may be incomplete"
+    end_within 10 "$monitor_pid" || say "The monitor ended early: the utilization may be incomplete"
     monitor_pid=''
     if [[ -s $monitor_log ]]; then
         say "The monitor reported:"
         head -n 10 "$monitor_log"
-        describe "Monitor" "$(tr '\n' ' ' <"$monitor_log")"
+        describe "Monitor report" "$(tr '\n' ' ' <"$monitor_log")"
     else
         rm -f "$monitor_log"
     fi
@@ -205,10 +241,10 @@ describe() {
 stop_server() {
     [[ -n $server_pid ]] || return 0
     local code=0 problems
-    kill -TERM "$server_pid" 2>/dev/null || true
-    wait_for "$server_pid" || code=$?
+    # It has limits of its own: 30 s for what is in flight, 10 s for its workers.
+    end_within 60 "$server_pid" || code=$?
     server_pid=''
-    problems=$(grep -v -e '^@@@ ' -e ' INFO: ' "$server_log") || true
+    problems=$(grep -v ' INFO: ' "$server_log") || true
     if [[ -n $problems ]]; then
         say "The server reported ($(printf '%s\n' "$problems" | wc -l | tr -d ' ') lines; all of them are in $server_log):"
         printf '%s\n' "$problems" | head -n 10
@@ -218,19 +254,20 @@ stop_server() {
 }
 
 sort_events() {
-    [[ -n $server_log ]] || return 0
-    local log=$server_log
-    server_log=''
-    "$PYTHON" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv"
+    [[ -n $events_log ]] || return 0
+    local log=$events_log
+    events_log=''
+    "$python" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv"
 }
 
 # While the load runs it is told, and all else follows when it has ended: in order the first time, at once the second.
 on_signal() {
     interrupted=$1
-    signalled=1
+    signalled=$((signalled + 1))
     if [[ -n $load_pid ]]; then
         kill -TERM "$load_pid" 2>/dev/null || true
     else
+        say "Interrupted: ending what was started"
         exit "$1"
     fi
 }
@@ -238,10 +275,9 @@ on_signal() {
 # Whatever happened: end what still runs, in order, and keep the data.
 on_exit() {
     local code=$?
-    trap 'signalled=1; kill -TERM ${load_pid:-$server_pid} 2>/dev/null || true' HUP INT TERM
+    trap 'kill -TERM ${load_pid:-$server_pid} 2>/dev/null || true' HUP INT TERM
     if [[ -n $load_pid ]]; then
-        kill -TERM "$load_pid" 2>/dev/null || true
-        wait_for "$load_pid" || true
+        end_within 70 "$load_pid" || true
         load_pid=''
     fi
     stop_monitor || true

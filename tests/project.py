@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from support import Marked
 
@@ -32,12 +33,12 @@ class Project:
         self.marked = Marked({"COLUMNS": "200", "KAAS_PYTHON": sys.executable})
         shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
 
-    def start(self, *command: str, **settings: object) -> "subprocess.Popen[str]":
+    def start(self, *command: str, cwd: Path | None = None, **settings: Any) -> "subprocess.Popen[str]":
         """Start a script, by default this project's, with some settings."""
         given = {"PORT": self.port} | settings
         return subprocess.Popen(
             ["bash", *(command or (self.script,))],
-            cwd=self.folder,
+            cwd=cwd or self.folder,
             env=self.marked.environment | {name: str(value) for name, value in given.items()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -47,9 +48,9 @@ class Project:
             start_new_session=True,
         )
 
-    def run(self, *command: str, **settings: object) -> tuple[int, str]:
+    def run(self, *command: str, cwd: Path | None = None, **settings: Any) -> tuple[int, str]:
         """Run a script to its end; return its exit code and all that it said."""
-        process = self.start(*command, **settings)
+        process = self.start(*command, cwd=cwd, **settings)
         said, _ = process.communicate()
         return process.returncode, said
 

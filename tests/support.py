@@ -50,6 +50,17 @@ def _source(condition: Callable[[], Any]) -> str:
     return repr(condition)
 
 
+def read_until(process: "subprocess.Popen[str]", line: str) -> list[str]:
+    """Read a process's stdout to a line; return what came before. It fails if that line never comes."""
+    assert process.stdout is not None
+    before = []
+    for said in process.stdout:
+        if said == line:
+            return before
+        before.append(said)
+    pytest.fail(f"{line!r} was never said: {before}")
+
+
 def exists(pid: int) -> bool:
     """Tell whether a process runs; one that has ended and is not yet reaped does not."""
     try:

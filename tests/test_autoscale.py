@@ -4,12 +4,13 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from project import Project, StandIns
 from support import eventually
 
-SHORT: dict[str, object] = {
+SHORT: dict[str, Any] = {
     "FN": "cuda-matmul-cpu",
     "N": 100,
     "AVAILABLE_GPUS": 2,

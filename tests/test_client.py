@@ -8,7 +8,7 @@ from support import LIMIT, StartServer, listening_socket
 
 from kaas import client, wire
 from kaas.client import Connection
-from kaas.errors import ConnectionFailed, UsageError
+from kaas.errors import ConnectionFailed, Refused, UsageError
 from kaas.wire import Reply, Request
 
 Answer = Callable[[socket.socket, Request], None]
@@ -152,7 +152,7 @@ def test_a_refused_status_query_says_why(fake_server: StartFake) -> None:
 
     with (
         Connection(fake_server(refuse)) as kaas,
-        pytest.raises(ConnectionFailed, match="unauthorized: set KAAS_TOKEN"),
+        pytest.raises(Refused, match="unauthorized: set KAAS_TOKEN"),
     ):
         kaas.status()
 

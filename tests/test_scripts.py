@@ -7,15 +7,16 @@ import socket
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from project import Project
-from support import eventually
+from support import eventually, read_until
 
 from kaas import ROOT, results
 
-SHORT = {"INTERVAL": 1, "MAX_MPL": 6, "N": 200, "AVAILABLE_GPUS": 2}
-LONG = {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "N": 100, "AVAILABLE_GPUS": 1}
+SHORT: dict[str, Any] = {"INTERVAL": 1, "MAX_MPL": 6, "N": 200, "AVAILABLE_GPUS": 2}
+LONG: dict[str, Any] = {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "N": 100, "AVAILABLE_GPUS": 1}
 
 
 def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_the_figure(project: Project) -> None:
@@ -92,10 +93,9 @@ def test_a_second_ctrl_c_does_not_wait_for_requests(project: Project) -> None:
     (project.folder / "stuck.py").write_text(stuck)
     process = project.start(CLIENT="stuck", **LONG)
     eventually((project.folder / "hangs").exists)
-    assert process.stdout is not None
 
     os.killpg(process.pid, signal.SIGINT)
-    before = list(iter(process.stdout.readline, "told to end: ending in order, a signal ends at once; the data stay\n"))
+    before = read_until(process, "told to end: ending in order, a signal ends at once; the data stay\n")
     os.killpg(process.pid, signal.SIGINT)
 
     said, _ = process.communicate()
@@ -169,7 +169,7 @@ def test_a_kernel_that_cannot_start_ends_the_script_with_the_end_of_the_servers_
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_setting_that_cannot_work_is_refused_before_anything_is_done(
-    project: Project, settings: dict[str, object], complaint: str
+    project: Project, settings: dict[str, Any], complaint: str
 ) -> None:
     code, said = project.run(**settings)
 
@@ -200,6 +200,49 @@ def test_two_runs_do_not_write_to_one_folder(project: Project) -> None:
     assert code == 2
     assert "another run" in said
     assert project.results.exists()
+
+
+def test_a_script_started_through_a_link_from_elsewhere_finds_a_kernel_beside_its_user(
+    project: Project, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    (elsewhere / "mine.py").write_text("def call(payload):\n    return payload\n")
+    (elsewhere / "asks.py").write_text("def run_client(arg):\n    return 1.0, 1.0, 0.0, False\n")
+    (elsewhere / "link.sh").symlink_to(project.folder / "autoscale-cpu.sh")
+
+    code, said = project.run(
+        str(elsewhere / "link.sh"), cwd=elsewhere, FN="mine.py", CLIENT="./asks", N="a/b", INTERVAL=0.5, MAX_MPL=1
+    )
+
+    assert code == 0, said
+    assert {row.status for row in project.rows()} == {"ok"}
+
+
+def test_what_a_kernel_prints_tears_no_event_line_and_hides_no_refusal(project: Project) -> None:
+    (project.folder / "prints.py").write_text(
+        "import sys\n"
+        "def call(payload):\n"
+        "    sys.stderr.write('.')\n"
+        "    print('@@@ ERROR out of paper')\n"
+        "    return payload\n"
+    )
+    (project.folder / "asks.py").write_text(
+        "from kaas.client import Connection\n"
+        "kaas = Connection()\n"
+        "def run_client(arg):\n"
+        "    reply = kaas.invoke(b'')\n"
+        "    return 1.0, float(reply.status == 'ok'), 0.0, reply.cold_start\n"
+    )
+
+    code, said = project.run(
+        FN="prints", CLIENT="asks", AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, MIN_MPL=3, MAX_MPL=3, INTERVAL=1, BACKOFF=0.01
+    )
+
+    assert code == 0, said
+    refused = sum(row.status == "rejected" for row in project.rows())
+    assert refused > 0
+    assert sum(event["event"] == "rejected" for event in project.events()) == refused
 
 
 def test_help_shows_the_settings_and_an_argument_is_refused(project: Project) -> None:

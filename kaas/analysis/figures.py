@@ -21,7 +21,7 @@ from kaas.errors import ResultsError
 HOW_TO_READ = (
     "Read it from top to bottom at one moment: so many clients were sending requests, so many task runners had been "
     "booted for them, so busy was each GPU, and so long took the requests that began then; one that was refused or "
-    "failed is only a mark on the axis."
+    "failed is only a mark on the axis. On a laptop, 100 % of a GPU are all the cores that its workers could use."
 )
 HOW_TO_READ_POWER = (
     "Above, the power that each GPU drew at a moment; below, the energy that all of them had drawn by then, steeper "
@@ -167,11 +167,16 @@ def _draw_means(axes: Axes, means_of: Callable[[Run, float], pd.DataFrame], run:
         _say(axes, f"no {label.partition(' ')[0].lower()} known for this run")
         return
     means = _thinned(means)
-    for gpu in map(int, means.columns.to_numpy()):
+    # A GPU that was never used has no line of its own, only its part in the mean; many would hide the others.
+    used = means.columns[means.max() > 0].to_numpy()
+    for gpu in map(int, used):
         dashes = "-" if gpu < len(_GPU_COLOURS) else "--"
         colour = _GPU_COLOURS[gpu % len(_GPU_COLOURS)]
         axes.plot(means.index, means[gpu], linestyle=dashes, color=colour, linewidth=0.9, label=f"GPU {gpu}")
-    axes.plot(means.index, means.mean(axis="columns"), color=_BLACK, linewidth=1.6, label="all GPUs, mean")
+    if len(means.columns) > 1:
+        unused = len(means.columns) - len(used)
+        mean = f"mean of all {len(means.columns)}" + (f", {unused} of them at 0" if unused else "")
+        axes.plot(means.index, means.mean(axis="columns"), color=_BLACK, linewidth=1.6, label=mean)
     axes.set_ylim(0, float(means.max().max()) * 1.1 or 1.0)
     _legend(axes)
 

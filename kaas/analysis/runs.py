@@ -150,7 +150,7 @@ def summary(run: Run) -> dict[str, float | str]:
         "requests rejected": int(status.get("rejected", 0)),
         **{f"requests {name}": int(number) for name, number in status.items() if name not in {"ok", "rejected"}},
         "cold starts": int(run.requests["cold_start"].sum()),
-        "waited for a boot": int(run.requests["waited_for_boot"].sum()),
+        "waited for a boot besides": int((run.requests["waited_for_boot"] & ~run.requests["cold_start"]).sum()),
         "duration [s]": run.duration,
         "served requests per second": float(status.get("ok", 0)) / run.duration if run.duration else float("nan"),
         "warm completion time, median [ms]": float(completion.median()),

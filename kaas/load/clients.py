@@ -21,6 +21,8 @@ from kaas.forkserver import Config
 from kaas.results import Outcome, RowWriter
 
 READY = b"ready\n"
+FAILED = 1
+"""Exit code of a client that cannot go on, and whose successor could not either: its rows cannot be written, say."""
 _COUNT = struct.Struct("q")
 _AFTER_FAILURE = 0.1
 """Seconds that a client waits at least after a request that failed, so that a dead server is not stormed."""
@@ -82,7 +84,7 @@ def run(link: socket.socket, config: Config) -> int:
         return 0
     except BaseException as error:
         link.sendall(" ".join(f"{type(error).__name__}: {error}".split()).encode() + b"\n")
-        return 1
+        return FAILED
     return 0
 
 

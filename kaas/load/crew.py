@@ -13,7 +13,7 @@ from pathlib import Path
 from kaas.children import ForkServer, describe
 from kaas.errors import ProcessFailed
 from kaas.forkserver import Config
-from kaas.load.clients import READY, ClientCount
+from kaas.load.clients import FAILED, READY, ClientCount
 
 
 class _Client:
@@ -24,6 +24,7 @@ class _Client:
         self.child = child
         self.begun = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        link.setblocking(False)
         self._link = link
         self._said = b""
         asyncio.get_running_loop().add_reader(link.fileno(), self._read)
@@ -40,9 +41,12 @@ class _Client:
             self._link.shutdown(socket.SHUT_WR)
 
     def ended(self, code: int | None) -> str:
-        """Its process has ended; tell what went wrong, if anything did."""
-        while self._link.fileno() >= 0:
-            self._read()
+        """Its process has ended, or nobody can tell any more; say what went wrong, if anything did.
+
+        Closing the link ends the process, should it still be there.
+        """
+        self._read()
+        self._close()
         said = self._said.removeprefix(READY).decode(errors="replace").strip()
         problem = "" if code == 0 else said or describe(code)
         if not self.ready.done():
@@ -52,14 +56,20 @@ class _Client:
     def _read(self) -> None:
         try:
             data = self._link.recv(65536)
+        except BlockingIOError:
+            return
         except OSError:
             data = b""
         self._said += data
         if not data:
-            asyncio.get_running_loop().remove_reader(self._link.fileno())
-            self._link.close()
+            self._close()
         elif self._said.startswith(READY) and not self.ready.done():
             self.ready.set_result(None)
+
+    def _close(self) -> None:
+        if self._link.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._link.fileno())
+            self._link.close()
 
 
 class Crew:
@@ -95,6 +105,7 @@ class Crew:
         )
         self._clients: dict[int, _Client] = {}
         self._finishing = False
+        self.failure = ""  # why the run cannot go on, once a client has found that
         self._gone = asyncio.Event()
         self._gone.set()
 
@@ -151,7 +162,10 @@ class Crew:
     def _spawn(self) -> _Client:
         taken = {client.copy for client in self._clients.values()}
         copy = next(number for number in count() if number not in taken)
-        child, link = self._forkserver.spawn(self._config | {"copy": copy})
+        try:
+            child, link = self._forkserver.spawn(self._config | {"copy": copy})
+        except OSError as error:
+            raise ProcessFailed(f"client {copy} cannot be started: {error.strerror}") from None
         client = self._clients[child] = _Client(copy, child, link)
         self._gone.clear()
         return client
@@ -161,7 +175,9 @@ class Crew:
         problem = client.ended(code)
         if client.begun:
             self._running.value -= 1
-            if not self._finishing:
+            if code == FAILED:
+                self.failure = f"client {client.copy} cannot go on ({problem})"
+            elif not self._finishing:
                 self._problem(f"client {client.copy} died ({problem or 'it ended by itself'})")
         if not self._clients:
             self._gone.set()

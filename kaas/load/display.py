@@ -61,7 +61,8 @@ class Display:
         if self._live is not None:
             bar = ProgressBar(total=self._ramp.duration, completed=min(now.elapsed, self._ramp.duration))
             left = f"{_minutes(self._ramp.duration - now.elapsed)} left"
-            self._live.update(Group(Text(f"{self._line} | {left}"), bar), refresh=True)
+            line = Text(f"{left} | {self._line}", no_wrap=True, overflow="ellipsis")
+            self._live.update(Group(line, bar), refresh=True)
 
     def _describe(self, now: Now, tally: Tally, clock: float) -> str:
         rate, median, high = tally.recent(clock)
@@ -73,9 +74,9 @@ class Display:
             f"p50 {median:.1f} ms",
             f"p95 {high:.1f} ms",
             f"{tally.by_status['rejected']} refused",
-            f"{tally.failed} failed",
+            f"{tally.failed} failed" if tally.failed else "",
         )
-        return " | ".join(parts)
+        return " | ".join(filter(None, parts))
 
 
 def _plural(number: int | None, noun: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from kaas import machine, results
+from kaas.children import raise_descriptor_limit
 from kaas.client import Connection
 from kaas.errors import ConnectionFailed, KaasError, ResultsError, ServerNotReady
 from kaas.load.crew import Crew
@@ -108,14 +109,14 @@ class Generator:
     async def _load(self, crew: Crew) -> str:
         """Run the ramp; return why it ended early, if it did."""
         settings, ramp = self._settings, self._settings.ramp
+        parameters = settings.parameters
         if settings.server is not None:
-            await self._wait_for_server(Connection(settings.server))
+            status = await self._wait_for_server(Connection(settings.server))
+            parameters = parameters | _of_server(status)
         await crew.start()
         await crew.prepare(ramp.min_clients)
         results.create_requests(settings.files.requests)
-        results.begin_description(
-            settings.files.description, settings.files.requests, settings.parameters, machine.describe()
-        )
+        results.begin_description(settings.files.description, settings.files.requests, parameters, machine.describe())
         self._rows = RowReader(settings.files.requests)
         self._begun = time.monotonic()
         crew.begin()
@@ -135,15 +136,17 @@ class Generator:
             await asyncio.wait((watching,), timeout=min(pace.wait, _TICK))
             if watching.done():
                 return watching.result()
+            if crew.failure:
+                return crew.failure
         return ""
 
-    async def _wait_for_server(self, connection: Connection) -> None:
+    async def _wait_for_server(self, connection: Connection) -> dict[str, Any]:
         limit = self._settings.ready_timeout
         deadline = time.monotonic() + limit
         with connection:
             while True:
                 try:
-                    await asyncio.to_thread(connection.status, 1.0)
+                    return await asyncio.to_thread(connection.status, 1.0)
                 except ConnectionFailed as error:
                     if time.monotonic() >= deadline:
                         raise ServerNotReady(
@@ -151,8 +154,6 @@ class Generator:
                             "--server where it is"
                         ) from None
                     await asyncio.sleep(0.05)
-                else:
-                    return
 
     async def _watch_server(self) -> str:
         """Ask for the number of task runners, every second; return if the server is gone for good."""
@@ -225,12 +226,19 @@ class Generator:
                 self._tally.add(row)
 
 
+def _of_server(status: dict[str, Any]) -> dict[str, object]:
+    """Make parameters of what the server says of itself."""
+    own = {"Kernel": status["kernel"], "number of GPUs": status["gpus"], "Workers per GPU": status["workers_per_gpu"]}
+    return {f"Server {name[0].lower()}{name[1:]}": value for name, value in (own | status["settings"]).items()}
+
+
 def generate(settings: Settings) -> int:
     """Run the load generator; see `Generator.run`."""
-
-    async def run() -> int:
-        return await Generator(settings, Console()).run()
-
-    code = asyncio.run(run())
+    raise_descriptor_limit()
+    code = asyncio.run(_run(settings))
     ignore_signals()
     return code
+
+
+async def _run(settings: Settings) -> int:
+    return await Generator(settings, Console()).run()

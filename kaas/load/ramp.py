@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from kaas.errors import UsageError
 
+_MOST_CLIENTS = 10_000
+
 
 class Pace(NamedTuple):
     """What is to be done now: start `start` more clients, then look again after `wait` seconds, or end."""
@@ -30,6 +32,8 @@ class Ramp:
     def __post_init__(self) -> None:
         if self.min_clients < 1 or self.step_size < 1 or not self.interval > 0:
             raise UsageError("a ramp needs at least 1 client, a step of at least 1 and an interval above 0 s")
+        if self.max_clients > _MOST_CLIENTS:
+            raise UsageError(f"{self.max_clients} clients are over {_MOST_CLIENTS}")
         if self.max_clients < self.min_clients:
             raise UsageError(f"a ramp from {self.min_clients} clients to {self.max_clients} goes down, not up")
 

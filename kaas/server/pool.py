@@ -79,6 +79,12 @@ class Pool:
             "workers_per_gpu": self._settings.workers_per_gpu,
             "kernel": self._settings.kernel.name,
             "draining": self._draining,
+            "settings": {
+                "When full": self._settings.when_full,
+                "Idle timeout [s]": self._settings.idle_timeout,
+                "Message size [bytes]": self._settings.message_size,
+                "Kernel file": str(self._settings.kernel),
+            },
         }
 
     async def drain(self) -> None:

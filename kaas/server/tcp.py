@@ -1,10 +1,10 @@
 """The server's outside: TCP connections, signals, and the life of the whole thing."""
 
 import asyncio
+import errno
 import hmac
 import json
 import logging
-import resource
 import socket
 import sys
 import time
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import cast
 
 from kaas import events, wire
+from kaas.children import raise_descriptor_limit
 from kaas.errors import FrameError, UsageError
 from kaas.events import Event
 from kaas.orders import Orders, ignore_signals
@@ -128,7 +129,9 @@ def serve(settings: Settings) -> None:
         ProcessFailed: the fork server does not start.
     """
     listener = _bind(settings.host, settings.port)
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
+    if sys.stdout is None:
+        raise UsageError("stdout is closed, and the event lines go there")
     with listener, asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_Server(settings, listener).run())
     ignore_signals()
@@ -207,19 +210,14 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise UsageError(
-            f"port {port} on {host}: {error.strerror}: choose another --port, or end what uses it"
-        ) from None
+        raise UsageError(f"port {port} on {host}: {error.strerror}: {_remedy(error)}") from None
     return listener
 
 
-def _raise_descriptor_limit() -> None:
-    """Allow as many connections as the system lets us."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        # macOS names a hard limit of infinity and takes no soft one above OPEN_MAX.
-        most = 10240 if hard == resource.RLIM_INFINITY else hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "choose an address of this machine for --host"
+    return "choose another --port, or end what uses it"
 
 
 def _print_event(event: Event) -> None:

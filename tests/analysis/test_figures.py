@@ -126,11 +126,11 @@ def test_each_gpu_has_its_line_and_all_of_them_a_mean(tmp_path: Path) -> None:
 
     utilization = draw(tmp_path)[2]
 
-    assert legend(utilization) == [*(f"GPU {gpu}" for gpu in range(9)), "all GPUs, mean"]
+    assert legend(utilization) == [*(f"GPU {gpu}" for gpu in range(9)), "mean of all 9"]
     drawn = {(line.get_color(), line.get_linestyle(), line.get_linewidth()) for line in utilization.get_lines()}
     assert len(drawn) == 10
     assert lines(utilization)["GPU 8"].get_ydata() == pytest.approx([48.0] * 25)
-    assert lines(utilization)["all GPUs, mean"].get_ydata() == pytest.approx([44.0] * 25)
+    assert lines(utilization)["mean of all 9"].get_ydata() == pytest.approx([44.0] * 25)
 
 
 def test_only_served_requests_have_a_completion_time_and_the_others_are_counted(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_power_is_drawn_for_each_gpu_in_the_colour_of_its_utilization(tmp_path: 
 
     assert power.get_ylabel() == "Power [W]\n(mean of last 1 s)"
     assert lines(power)["GPU 8"].get_ydata() == pytest.approx([220.0] * 25)
-    assert lines(power)["all GPUs, mean"].get_ydata() == pytest.approx([140.0] * 25)
+    assert lines(power)["mean of all 9"].get_ydata() == pytest.approx([140.0] * 25)
     colours = [
         {label: (line.get_color(), line.get_linestyle()) for label, line in lines(panel).items()}
         for panel in (power, figures.combined(run).axes[2])

@@ -268,7 +268,7 @@ def test_the_summary_keeps_what_was_not_served_or_not_warm_out_of_the_completion
             "requests rejected": 1,
             "requests worker_lost": 1,
             "cold starts": 1,
-            "waited for a boot": 1,
+            "waited for a boot besides": 1,
             "duration [s]": 20.0,
             "served requests per second": 0.25,
             "warm completion time, median [ms]": 200.0,

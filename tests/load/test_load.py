@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import eventually
+from support import eventually, exists, read_until
 
 from kaas import ROOT, results
 
@@ -232,8 +232,7 @@ def test_a_second_signal_ends_it_though_a_request_hangs(load: Load) -> None:
     eventually((load.folder / "hangs").exists)
 
     process.send_signal(signal.SIGINT)
-    assert process.stdout is not None
-    before = list(iter(process.stdout.readline, "Ctrl-C: ending in order, a signal ends at once; the data stay\n"))
+    before = read_until(process, "Ctrl-C: ending in order, a signal ends at once; the data stay\n")
     process.send_signal(signal.SIGINT)
 
     said, _ = process.communicate()
@@ -263,3 +262,37 @@ def test_killing_it_loses_no_finished_request_and_leaves_no_client(load: Load) -
     assert not scratch.exists()
     assert load.rows_file.read_bytes().endswith(b"\n")
     assert Counter(row.status for row in load.rows()) == {"ok": (load.folder / "finished").stat().st_size}
+
+
+def test_the_load_ends_though_its_fork_server_is_killed(load: Load) -> None:
+    process = load.start(STEADY, "--interval", "600", "--min-parallel", "2", "--max-parallel", "2")
+    eventually(load.has_rows)
+    (forkserver,) = psutil.Process(process.pid).children()
+    orphans = forkserver.children()
+
+    forkserver.kill()
+
+    eventually(lambda: not any(exists(orphan.pid) for orphan in orphans))
+    seen = len(load.rows())
+    eventually(lambda: len(load.rows()) > seen, what="others have taken their places")
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+    assert process.returncode == 130, said
+    assert "died" in said
+
+
+def test_rows_that_cannot_be_written_end_the_run_and_it_is_said(load: Load) -> None:
+    client = """
+        from pathlib import Path
+        from kaas.errors import ResultsError
+        from kaas.results import RowWriter
+        def no_room(self, row):
+            raise ResultsError("no room for the rows of requests")
+        def run_client(arg):
+            RowWriter.append = no_room
+            return 1.0, 1.0, 0.0, False
+    """
+    code, said = load.run(client, "--interval", "600")
+
+    assert code == 1
+    assert "client 0 cannot go on (ResultsError: no room for the rows of requests)" in said

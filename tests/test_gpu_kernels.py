@@ -1,0 +1,408 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Server, StartServer, refusal
+
+from kaas import ROOT
+from kaas.matrices import Task, is_square_of, random_matrix, shared_matrix
+
+KERNELS = {"paper": ROOT / "cuda-matmul-fn.py", "fast": ROOT / "cuda-matmul-fast-fn.py"}
+SIMULATOR = {"NUMBA_ENABLE_CUDASIM": "1", "WORKER_GPU": "0"}
+NO_GPU = {"NUMBA_ENABLE_CUDASIM": "0", "NUMBA_DISABLE_CUDA": "1"}
+PHASES = ["context", "compile", "first_launch"]
+
+both_kernels = pytest.mark.parametrize("kernel", KERNELS)
+
+LOAD = """
+import contextlib, pathlib, sys
+import numpy as np
+from numba import cuda
+from kaas import kernels, matrices
+from kaas.errors import TaskError, UsageError
+from kaas.matrices import Task, random_matrix, shared_matrix
+
+def load():
+    return kernels.load(pathlib.Path(sys.argv[1]), "call")
+
+def check(kernel, n, dtype):
+    matrix = random_matrix(n).astype(dtype)
+    with shared_matrix(n, dtype) as a, shared_matrix(n, dtype) as c:
+        a.matrix[:] = matrix
+        c.matrix[:] = 1000.0  # what is there before must not matter
+        kernel.call(Task(a.name, c.name, n, dtype).encode())
+        assert np.allclose(c.matrix, matrix @ matrix, rtol=1e-5 * max(1, n // 100)), (n, dtype)
+        assert matrices.is_square_of(c.matrix, matrix), (n, dtype)
+        assert np.array_equal(a.matrix, matrix)
+"""
+
+
+def python(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def output(kernel: str, code: str, **environment: str) -> str:
+    """Run some code in a process of its own, after what it needs to load the kernel; return what it prints."""
+    done = python("-c", LOAD + code, KERNELS[kernel], **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def said_in_one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 1), done.stderr
+    return done.stderr
+
+
+# The fast kernel's arithmetic (that of the paper's is in test_matrices.py)
+
+
+def test_the_fast_kernel_computes_the_product_with_the_tiles_that_it_has() -> None:
+    output("fast", "for n in 1, 17, 33: check(load(), n, 'float64')\ncheck(load(), 5, 'float32')", **SIMULATOR)
+
+
+def test_the_fast_kernel_computes_the_product_from_many_tiles() -> None:
+    code = """
+kernel = load()
+kernel.THREADS, kernel.TILE = 4, 16
+kernel.pad, kernel.multiply_tiles = kernel.make_kernels(threads=4, per_thread=4, depth=4)
+for n in 1, 2, 5, 15, 16, 17, 33, 40:
+    for dtype in matrices.DTYPES:
+        check(kernel, n, dtype)
+"""
+    output("fast", code, **SIMULATOR)
+
+
+def test_the_fast_kernel_as_a_script_prints_the_time_that_it_took() -> None:
+    done = python(KERNELS["fast"], "3", **SIMULATOR)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"@@@ Elapsed inner time \(ms\): \S+\n", done.stdout)
+
+
+# Getting ready
+
+
+@both_kernels
+def test_a_gpu_kernel_touches_the_gpu_when_it_prepares_and_not_when_it_is_imported(kernel: str) -> None:
+    code = """
+did = []
+available, select = cuda.is_available, cuda.select_device
+cuda.is_available = lambda: did.append("looked for a GPU") or available()
+cuda.select_device = lambda number: did.append(f"selected {number}") or select(number)
+kernel = load()
+assert not did, did
+
+@contextlib.contextmanager
+def phase(name):
+    print("begin", name)
+    yield
+    print("end", name)
+
+kernel.prepare(phase)
+assert did == ["looked for a GPU", "selected 0"], did
+"""
+    assert output(kernel, code, **SIMULATOR).split("\n") == [
+        *(line for phase in PHASES for line in (f"begin {phase}", f"end {phase}")),
+        "",
+    ]
+
+
+@both_kernels
+@pytest.mark.parametrize("number", ["7", "GPU-1234"])
+def test_a_gpu_that_cannot_be_used_is_named_in_one_line(kernel: str, number: str) -> None:
+    done = python(KERNELS[kernel], "3", **SIMULATOR | {"WORKER_GPU": number})
+    assert f"GPU {number} (WORKER_GPU) cannot be used: " in said_in_one_line(done)
+    assert done.returncode == 2
+
+
+@both_kernels
+def test_without_a_gpu_the_script_says_so_in_one_line(kernel: str) -> None:
+    done = python(KERNELS[kernel], "3", **NO_GPU)
+    assert "needs an NVIDIA GPU" in said_in_one_line(done)
+    assert done.returncode == 2
+
+
+@both_kernels
+def test_without_a_gpu_the_server_says_so_in_one_line(kernel: str) -> None:
+    assert "needs an NVIDIA GPU" in refusal(KERNELS[kernel], **NO_GPU)
+
+
+# Memory of the GPU
+
+
+@both_kernels
+def test_a_matrix_that_does_not_fit_the_free_memory_is_refused_before_any_is_taken(kernel: str) -> None:
+    code = """
+from numba.cuda.simulator.cudadrv import devices
+devices.FakeCUDAContext.get_memory_info = lambda self: devices._MemoryInfo(5000, 10**9)
+
+def taken(*arguments):
+    raise AssertionError("memory was taken")
+
+cuda.to_device = cuda.device_array = taken
+a = random_matrix(20)
+try:
+    load().multiply(a, np.empty_like(a))
+except TaskError as error:
+    print(error)
+"""
+    needed = {"paper": 2 * 20 * 20 * 8, "fast": 20 * 20 * 8 + 128 * 128 * 4}[kernel]
+    said = output(kernel, code, **SIMULATOR)
+    assert "20 x 20 matrix of float64" in said
+    assert f"takes {needed} bytes on the GPU, and 5000 are free" in said
+
+
+@both_kernels
+def test_memory_that_another_worker_took_meanwhile_is_the_same_error(kernel: str) -> None:
+    code = """
+from numba.cuda.cudadrv.driver import CudaAPIError
+
+def fails(*arguments):
+    raise CudaAPIError(2, "Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+
+cuda.device_array = fails
+a = random_matrix(20)
+try:
+    load().multiply(a, np.empty_like(a))
+except TaskError as error:
+    print(error)
+"""
+    assert "bytes on the GPU, and " in output(kernel, code, **SIMULATOR)
+
+
+@both_kernels
+def test_what_else_goes_wrong_on_the_gpu_comes_through(kernel: str) -> None:
+    code = """
+from numba.cuda.cudadrv.driver import CudaAPIError
+
+def fails(*arguments):
+    raise CudaAPIError(700, "Call to cuMemAlloc results in CUDA_ERROR_ILLEGAL_ADDRESS")
+
+cuda.device_array = fails
+a = random_matrix(20)
+try:
+    load().multiply(a, np.empty_like(a))
+except CudaAPIError as error:
+    print(error.args[0])
+"""
+    assert output(kernel, code, **SIMULATOR) == "700\n"
+
+
+# In the server
+
+
+def serve_one(server: Server, n: int) -> None:
+    with shared_matrix(n) as a, shared_matrix(n) as c, server.connection() as kaas:
+        a.matrix[:] = random_matrix(n)
+        reply = kaas.invoke(Task(a.name, c.name, n).encode(), timeout=60.0)
+        assert reply.status == "ok", reply
+        assert is_square_of(c.matrix, a.matrix)
+
+
+def test_the_server_serves_the_gpu_kernel_and_logs_how_its_worker_got_ready(start_server: StartServer) -> None:
+    server = start_server(KERNELS["paper"], "--num-gpus", "1", "--max-req-per-gpu", "1", **SIMULATOR)
+    serve_one(server, 3)
+    (ready,) = [event for event in server.events() if event.event == "ready"]
+    assert re.findall(r"(\w+) [\d.]+ s", ready.detail)[-4:] == ["import", *PHASES]
+
+
+# The programs around it
+
+
+def test_the_benchmark_tells_how_to_use_it_without_a_gpu() -> None:
+    done = python(ROOT / "benchmarks" / "gpu_kernels.py", "--help", **NO_GPU)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--json" in done.stdout
+
+
+def test_the_benchmark_without_a_gpu_says_so_in_one_line() -> None:
+    done = python(ROOT / "benchmarks" / "gpu_kernels.py", **NO_GPU)
+    assert "needs an NVIDIA GPU" in said_in_one_line(done)
+    assert done.returncode == 2
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path) -> Iterator[Path]:
+    """A stand-in of nvidia-smi, on PATH: prints the file `answer` beside it, and fails without one."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    stand_in = folder / "nvidia-smi"
+    stand_in.write_text(f'#!/bin/sh\nexec cat "{folder}/answer"\n')
+    stand_in.chmod(0o755)
+    yield folder
+
+
+def test_the_gpu_checks_without_a_gpu_say_so_in_one_line(nvidia_smi: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "scripts" / "test-gpu"],
+        env={**os.environ, "PATH": f"{nvidia_smi}:{os.environ['PATH']}", "KAAS_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "no NVIDIA GPU" in said_in_one_line(done)
+    assert done.returncode == 2
+
+
+@pytest.fixture
+def bare_project(tmp_path: Path) -> Path:
+    """A project of which only scripts/setup is there, and a stand-in of its Python that tells what pip would install."""
+    project = tmp_path / "project"
+    (project / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "setup", project / "scripts")
+    for file in ROOT.glob("requirements*.txt"):
+        shutil.copy(file, project)
+    (project / ".venv" / "bin").mkdir(parents=True)
+    stand_in = project / ".venv" / "bin" / "python"
+    stand_in.write_text(
+        f'#!/bin/sh\ncase "$*" in *"pip install"*) for last in "$@"; do :; done; basename "$last"; exit 0 ;; esac\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    return project
+
+
+def setup(project: Path, *options: str, nvidia_smi: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [project / "scripts" / "setup", *options],
+        env={**os.environ, "PATH": f"{nvidia_smi}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def installed(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("answer", "requirements"),
+    [
+        ("580.65.06, 9.0\n", "requirements-gpu.txt"),
+        ("580.65.06, 7.5\n", "requirements-gpu.txt"),
+        ("610.10, 12.0\n", "requirements-gpu.txt"),
+        ("580.65.06, 7.0\n", "requirements-gpu-cu12.txt"),  # a V100
+        ("575.57.08, 9.0\n", "requirements-gpu-cu12.txt"),  # a driver before CUDA 13
+        ("580.65.06, 9.0\n580.65.06, 7.0\n", "requirements-gpu-cu12.txt"),  # one of two is a V100
+        ("580.65.06, [N/A]\n", "requirements-gpu-cu12.txt"),
+    ],
+)
+def test_setup_installs_the_cuda_libraries_that_fit_the_gpus(
+    bare_project: Path, nvidia_smi: Path, answer: str, requirements: str
+) -> None:
+    (nvidia_smi / "answer").write_text(answer)
+    assert installed(setup(bare_project, "--gpu", nvidia_smi=nvidia_smi)) == [requirements]
+
+
+def test_setup_installs_what_is_asked_for_once_and_anew_after_the_other(bare_project: Path, nvidia_smi: Path) -> None:
+    for option, expected in [
+        ("--gpu-cu13", ["requirements-gpu.txt"]),
+        ("--gpu-cu13", []),
+        ("", []),  # what the experiment needs is part of it
+        ("--gpu-cu12", ["requirements-gpu-cu12.txt"]),
+        ("--gpu-cu12", []),
+        ("--gpu-cu13", ["requirements-gpu.txt"]),
+    ]:
+        options = [option] if option else []
+        assert installed(setup(bare_project, *options, nvidia_smi=nvidia_smi)) == expected, option
+
+
+def test_setup_for_gpus_without_one_says_what_to_do(bare_project: Path, nvidia_smi: Path) -> None:
+    done = setup(bare_project, "--gpu", nvidia_smi=nvidia_smi)
+    assert "--gpu-cu13 or --gpu-cu12" in said_in_one_line(done)
+    assert done.returncode == 1
+
+
+# On a GPU
+
+
+def usable_gpu() -> bool:
+    """Whether there is a GPU that Numba can use; asked in another process, so that CUDA does not start in this one."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    done = python("-c", "from numba import cuda; print(cuda.is_available())", NUMBA_ENABLE_CUDASIM="0")
+    return done.stdout.strip() == "True"
+
+
+@pytest.fixture(scope="session")
+def gpu() -> None:
+    if not usable_gpu():
+        pytest.skip("no NVIDIA GPU that numba-cuda can use (scripts/setup --gpu)")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+@both_kernels
+def test_on_a_gpu_a_kernel_computes_the_product(kernel: str) -> None:
+    code = """
+kernel = load()
+kernel.prepare(lambda name: contextlib.nullcontext())
+for n in 1, 15, 16, 17, 100, 127, 128, 129, 1000:
+    for dtype in matrices.DTYPES:
+        check(kernel, n, dtype)
+"""
+    output(kernel, code)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+@both_kernels
+def test_on_a_gpu_a_matrix_larger_than_its_memory_is_refused(kernel: str) -> None:
+    code = """
+kernel = load()
+kernel.prepare(lambda name: contextlib.nullcontext())
+a = np.broadcast_to(np.float64(1), (10**6, 10**6))  # 8 TB, which are nowhere
+try:
+    kernel.multiply(a, a)
+except TaskError as error:
+    print(error)
+check(kernel, 100, "float64")  # and it serves on
+"""
+    assert re.search(
+        r"1000000 x 1000000 matrix of float64 takes \d+ bytes on the GPU, and \d+ are", output(kernel, code)
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
+@both_kernels
+def test_on_a_gpu_workers_use_what_the_first_compiled_and_drop_what_is_damaged(
+    start_server: StartServer, tmp_path: Path, kernel: str
+) -> None:
+    cache = tmp_path / "cache"
+
+    def serve() -> Server:
+        server = start_server(KERNELS[kernel], "--num-gpus", "1", "--max-req-per-gpu", "1", NUMBA_CACHE_DIR=str(cache))
+        serve_one(server, 100)
+        assert server.stop() == 0
+        return server
+
+    def compiled() -> dict[Path, int]:
+        return {file: file.stat().st_ino for file in cache.rglob(f"{KERNELS[kernel].stem}.*.nb[ic]")}
+
+    serve()
+    first = compiled()
+    assert any(file.suffix == ".nbc" for file in first)
+    assert "damaged" not in serve().stderr()
+    assert compiled() == first  # a file written anew would be another file
+
+    for file in first:
+        if file.suffix == ".nbc":
+            file.write_bytes(b"damaged")
+    assert "was damaged, and is compiled again" in serve().stderr()
+    assert "damaged" not in serve().stderr()
