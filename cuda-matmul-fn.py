@@ -1,28 +1,31 @@
 #!/usr/bin/env python3
 """Kernel: the square of a matrix on an NVIDIA GPU, by numba-cuda. Run as a script: ./cuda-matmul-fn.py [N].
 
-The paper's kernel: 16 x 16 tiles in shared memory, float32 accumulation over float64 input. Importing it selects the
-GPU, creates the context and compiles, so that a worker that is ready has all of that behind it.
+The paper's kernel: 16 x 16 tiles in shared memory, float32 accumulation over float64 input. Importing it touches no
+GPU; `prepare` selects it, creates the context and compiles, so that a worker that is ready has all of that behind it.
+
+The host's buffers are pageable, on purpose. Every request brings two segments that no request before it had, so to pin
+them is to register all of their pages for a single copy and to release them afterwards: at N = 10000 these are 390625
+pages. Nor would a pinned buffer of the worker's own help: the copy into it is what the driver does for pageable memory
+by itself, piece by piece and while it transfers. `benchmarks/gpu_kernels.py` measures a call either way.
 """
 
-import os
-import sys
+import warnings
 
 from numba import cuda, float32
 
-from kaas import cli, matrices
-from kaas.matrices import Matrix
+from kaas import cli, gpu, matrices
+from kaas.gpu import Phase
+from kaas.matrices import DTYPES, Matrix
 
 TILE = 16
 
-if not cuda.is_available():
-    sys.exit(
-        "cuda-matmul-fn.py needs an NVIDIA GPU and its driver, and finds none; without one, take cuda-matmul-cpu.py"
-    )
-cuda.select_device(int(os.environ.get("WORKER_GPU", "0")))
+# Numba would have every launch of few blocks be a mistake; a small matrix is none.
+warnings.filterwarnings("ignore", message="Grid size .* low occupancy")
 
 
-@cuda.jit(["void(float64[:,::1], float64[:,::1])", "void(float32[:,::1], float32[:,::1])"])
+# Without signatures here, so that it compiles, or is read from the disk, in `prepare` and not when this is imported.
+@cuda.jit(cache=True)
 def multiply_tiles(a: Matrix, c: Matrix) -> None:
     """Store a @ a in c; each thread computes one element, each block of TILE x TILE threads one tile."""
     left = cuda.shared.array((TILE, TILE), float32)
@@ -43,13 +46,29 @@ def multiply_tiles(a: Matrix, c: Matrix) -> None:
         c[row, column] = total
 
 
-def multiply(a: Matrix, c: Matrix) -> None:
-    """Upload a, store a @ a in c on the GPU, download c."""
+def compile_kernels() -> None:
+    """Have the kernel compiled for either dtype, or read from the disk, where it is kept by compute capability."""
+    for dtype in DTYPES:
+        multiply_tiles.compile(f"void({dtype}[:,::1], {dtype}[:,::1])")
+
+
+def launch(a: Matrix, c: Matrix) -> None:
+    """Store a @ a in c; both are on the GPU. Returns before it is done."""
     blocks = -(-len(a) // TILE)
-    on_gpu = cuda.to_device(a)
-    product = cuda.device_array_like(on_gpu)
-    multiply_tiles[(blocks, blocks), (TILE, TILE)](on_gpu, product)
-    product.copy_to_host(c)
+    multiply_tiles[(blocks, blocks), (TILE, TILE)](a, c)
+
+
+def multiply(a: Matrix, c: Matrix) -> None:
+    """Upload a, store a @ a in c on the GPU, download c.
+
+    Raises:
+        TaskError: the GPU has not enough free memory.
+    """
+    with gpu.gpu_memory(a, 2 * a.nbytes):
+        on_gpu = cuda.to_device(a)
+        product = cuda.device_array(a.shape, a.dtype)
+        launch(on_gpu, product)
+        product.copy_to_host(c)
 
 
 def call(payload: bytes) -> bytes:
@@ -57,5 +76,14 @@ def call(payload: bytes) -> bytes:
     return matrices.answer(payload, multiply)
 
 
+def prepare(phase: Phase) -> None:
+    """Get the GPU ready, before the first invocation.
+
+    Raises:
+        UsageError: there is no GPU, or it cannot be used.
+    """
+    gpu.prepare_gpu(phase, compile_kernels, multiply)
+
+
 if __name__ == "__main__":
-    cli.run(lambda: matrices.run_kernel_alone(multiply))
+    cli.run(lambda: gpu.run_alone(prepare, multiply))

@@ -53,7 +53,7 @@ def _source(condition: Callable[[], Any]) -> str:
 def read_until(process: "subprocess.Popen[str]", line: str) -> list[str]:
     """Read a process's stdout to a line; return what came before. It fails if that line never comes."""
     assert process.stdout is not None
-    before = []
+    before: list[str] = []
     for said in process.stdout:
         if said == line:
             return before

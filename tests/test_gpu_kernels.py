@@ -3,7 +3,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -233,14 +232,14 @@ def test_the_benchmark_without_a_gpu_says_so_in_one_line() -> None:
 
 
 @pytest.fixture
-def nvidia_smi(tmp_path: Path) -> Iterator[Path]:
+def nvidia_smi(tmp_path: Path) -> Path:
     """A stand-in of nvidia-smi, on PATH: prints the file `answer` beside it, and fails without one."""
     folder = tmp_path / "bin"
     folder.mkdir()
     stand_in = folder / "nvidia-smi"
     stand_in.write_text(f'#!/bin/sh\nexec cat "{folder}/answer"\n')
     stand_in.chmod(0o755)
-    yield folder
+    return folder
 
 
 def test_the_gpu_checks_without_a_gpu_say_so_in_one_line(nvidia_smi: Path) -> None:
@@ -258,7 +257,7 @@ def test_the_gpu_checks_without_a_gpu_say_so_in_one_line(nvidia_smi: Path) -> No
 
 @pytest.fixture
 def bare_project(tmp_path: Path) -> Path:
-    """A project of which only scripts/setup is there, and a stand-in of its Python that tells what pip would install."""
+    """A project with scripts/setup alone, and a stand-in of its Python that tells what pip would install."""
     project = tmp_path / "project"
     (project / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "setup", project / "scripts")
@@ -342,7 +341,8 @@ def usable_gpu() -> bool:
 @pytest.fixture(scope="session")
 def gpu() -> None:
     if not usable_gpu():
-        pytest.skip("no NVIDIA GPU that numba-cuda can use (scripts/setup --gpu)")
+        reason = "no NVIDIA GPU that numba-cuda can use (scripts/setup --gpu)"
+        (pytest.fail if os.environ.get("KAAS_NEED_GPU") else pytest.skip)(reason)
 
 
 @pytest.mark.gpu

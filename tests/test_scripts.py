@@ -2,8 +2,10 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -266,6 +268,22 @@ def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:
 
     assert code == 0, said
     assert {row.status for row in project.rows()} == {"ok"}
+
+
+def test_what_the_readme_says_can_be_tested_is_there() -> None:
+    commands = re.findall(r"`\./scripts/test ([^`]+)`", (ROOT / "README.md").read_text())
+    assert commands
+    for command in commands:
+        chosen = shlex.split(command)
+        collected = subprocess.run(
+            [sys.executable, "-m", "pytest", "--collect-only", "-q", *chosen],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert collected.returncode == 0, collected.stdout
+        assert "test_" in collected.stdout
 
 
 def test_setting_up_again_does_nothing(project: Project) -> None:
