@@ -51,9 +51,11 @@ setting() {
 }
 
 run_experiment() {
-    FN=$(absolute "$FN")
-    CLIENT=$(absolute "$CLIENT")
-    cd "$ROOT" || exit
+    if [[ $PWD != "$ROOT" ]]; then
+        FN=$(absolute "$FN")
+        CLIENT=$(absolute "$CLIENT")
+        cd "$ROOT" || exit
+    fi
     trap on_exit EXIT
     trap 'on_signal 129' HUP
     trap 'on_signal 130' INT
