@@ -7,7 +7,7 @@
 #
 # Sets up .venv when first run. Every setting can be given in the environment:
 #
-#   AVAILABLE_GPUS=8            GPUs to use; fewer if there are fewer
+#   AVAILABLE_GPUS=8            GPUs to use; fewer if there are fewer (of those in CUDA_VISIBLE_DEVICES, if it is set)
 #   MAX_MPL_PER_GPU=4           workers of each
 #   MIN_MPL=1 MAX_MPL=48        clients at the start and at the end
 #   STEP_SIZE=1 INTERVAL=10     clients added at each step, and its length in seconds
@@ -112,7 +112,7 @@ esac
 
 preflight || exit 2
 restore_after_a_kill
-gpu_ids=$(nvidia-smi --query-gpu=uuid --format=csv,noheader | grep '^GPU-' | sed -n "1,${AVAILABLE_GPUS}p" | tr '\n' ',')
+gpu_ids=$(nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i "$CUDA_VISIBLE_DEVICES"} --query-gpu=uuid --format=csv,noheader | grep '^GPU-' | sed -n "1,${AVAILABLE_GPUS}p" | tr '\n' ',')
 gpu_ids=${gpu_ids%,}
 found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
 if [[ $found -lt $AVAILABLE_GPUS ]]; then

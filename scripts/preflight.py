@@ -138,7 +138,9 @@ def read_settings(report: Report) -> Settings | None:
 def check_gpus(settings: Settings, report: Report) -> list[Gpu]:
     """Find the GPUs that would be used."""
     fields = "name,driver_version,memory.total,memory.free"
-    code, said = run("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    only = ["-i", visible] if visible else []
+    code, said = run("nvidia-smi", *only, f"--query-gpu={fields}", "--format=csv,noheader,nounits")
     gpus = [gpu for line in said.splitlines() if (gpu := read_gpu(line))] if code == 0 else []
     if not gpus:
         reason = "it is not on PATH" if code is None else (said.strip().splitlines() or ["it lists none"])[-1]

@@ -227,6 +227,15 @@ def test_fewer_gpus_than_asked_for_are_used_and_it_is_said(gpu_project: Project,
     assert "Only 2 of 3 GPUs are there" in said
 
 
+def test_only_the_gpus_that_a_batch_system_gives_are_used(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(**SHORT | {"CUDA_VISIBLE_DEVICES": 1, "MAX_MPL": 1})
+
+    assert code == 0, said
+    assert "Only 1 of 2 GPUs are there" in said
+    assert {sample["uuid"] for sample in gpu_project.utilization()} == {"GPU-stand-in-1"}
+    assert not [call for call in nvidia.calls("nvidia-smi -i GPU-stand-in-0") if " -c " in call]
+
+
 def test_the_check_names_every_problem_in_one_pass(gpu_project: Project, nvidia: StandIns) -> None:
     code, said = gpu_project.run(
         "autoscale.sh", "--check", **SHORT | {"MAX_MPL_PER_GPU": 49, "N": 200_000, "PORT": 99_999, "MAX_MPL": 48}
