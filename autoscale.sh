@@ -3,7 +3,7 @@
 #
 #   ./autoscale.sh             check, run, draw the figures
 #   ./autoscale.sh --check     only check, and say what would fail
-#   ./autoscale.sh --restore   put compute modes and MPS back as a run found them that was killed (SIGKILL, power)
+#   ./autoscale.sh --restore   put compute modes and MPS back as a run found them that was cut off (power, kill -9)
 #
 # Sets up .venv when first run. Every setting can be given in the environment:
 #
@@ -39,9 +39,6 @@ ROOT=$(cd "$(dirname "$self")" && pwd)
 
 # shellcheck source=scripts/experiment.sh
 source "$ROOT/scripts/experiment.sh"
-# shellcheck source=scripts/mps.sh
-source "$ROOT/scripts/mps.sh"
-
 case ${1:-} in
     --check | --restore) [[ $# -eq 1 ]] || show_help_if_asked "$self" "$@" ;;
     *) show_help_if_asked "$self" "$@" ;;
@@ -65,54 +62,95 @@ setting READY_TIMEOUT 60
 setting EXPERIMENT autoscaling
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 
-mps_pipe=''
+guard_pid='' # of the process that holds the GPUs, and puts them back
+any_python=$python
+command -v "$any_python" >/dev/null || any_python=python3
 
 # Look at everything that a run needs, and change nothing; it says what it found, and all that would fail.
 preflight() {
-    local found=$python
-    command -v "$found" >/dev/null || found=python3
     AVAILABLE_GPUS=$AVAILABLE_GPUS MAX_MPL_PER_GPU=$MAX_MPL_PER_GPU MIN_MPL=$MIN_MPL MAX_MPL=$MAX_MPL \
         STEP_SIZE=$STEP_SIZE INTERVAL=$INTERVAL OUTER_REPEATS=$OUTER_REPEATS N=$N PORT=$PORT MPS=$MPS SUDO=${SUDO:-} \
-        KAAS_PYTHON=$python "$found" "$ROOT/scripts/preflight.py"
+        CLIENT=$CLIENT KAAS_PYTHON=$python "$any_python" "$ROOT/scripts/preflight.py"
+}
+
+guard() {
+    SUDO=${SUDO:-} "$any_python" "$ROOT/scripts/gpu_guard.py" "$@"
 }
 
 before_run() {
+    [[ $MPS != off ]] || return 0
+    local ready=$folder/.mps-pipe
     # shellcheck disable=SC2086 # UUIDs, with spaces between them
-    [[ $MPS == off ]] || start_mps ${gpu_ids//,/ }
+    SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
+    guard_pid=$!
+    until [[ -e $ready ]]; do
+        kill -0 "$guard_pid" 2>/dev/null || fail "the GPUs could not be prepared: see above"
+        sleep 0.1
+    done
+    CUDA_MPS_PIPE_DIRECTORY=$(cat "$ready")
+    export CUDA_MPS_PIPE_DIRECTORY
+    rm -f "$ready"
+}
+
+# Say how many of the given processes are clients of an MPS server: the proof that workers run under MPS.
+mps_proof() {
+    local servers server clients='' pid count=0
+    servers=$(echo get_server_list | nvidia-cuda-mps-control) || servers=''
+    for server in $servers; do
+        clients="$clients $(echo "get_client_list $server" | nvidia-cuda-mps-control | tr '\n' ' ')"
+    done
+    for pid in "$@"; do
+        case " $clients " in *" $pid "*) count=$((count + 1)) ;; esac
+    done
+    printf '%s of %s workers are clients of MPS server %s' "$count" "$#" "${servers:-(none)}"
+    [[ $count -eq $# ]]
 }
 
 # While the workers are there: prove what they run under, for the description of the run.
 after_load() {
-    local pids line='off: no setting of any GPU was changed'
+    local pids line='off: no setting of any GPU was changed' code=0
     if [[ $MPS != off ]]; then
         pids=$("$python" -c 'import sys; from kaas.client import Connection
-print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' "127.0.0.1:$PORT" 2>/dev/null) || pids=''
+print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' \
+            "127.0.0.1:$PORT" 2>/dev/null) || pids=''
         # shellcheck disable=SC2086 # process numbers, with spaces between them
-        line="on: $(mps_proof $pids)"
+        line="on: $(mps_proof $pids)" || code=1
     fi
     say "MPS $line"
     describe MPS "$line"
+    [[ $code -eq 0 ]] || say "Not every worker ran under MPS: this run does not show what it should"
+    return "$code"
 }
 
 after_run() {
-    restore_gpus
+    [[ -n $guard_pid ]] || return 0
+    local pid=$guard_pid
+    guard_pid=''
+    kill -TERM "$pid" 2>/dev/null || true
+    # It has limits of its own for all that it does, and what it does must not be cut short.
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    wait "$pid"
 }
 
 case ${1:-} in
     --check)
         preflight
+        if command -v "$python" >/dev/null; then
+            cd "$ROOT"
+            setting DESCRIPTION none
+            check_settings
+        fi
         exit
         ;;
     --restore)
-        restore_after_a_kill
+        guard restore
         exit
         ;;
     *) ;;
 esac
 
 preflight || exit 2
-restore_after_a_kill
-gpu_ids=$(nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i "$CUDA_VISIBLE_DEVICES"} --query-gpu=uuid --format=csv,noheader | grep '^GPU-' | sed -n "1,${AVAILABLE_GPUS}p" | tr '\n' ',')
+gpu_ids=$(nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i "$CUDA_VISIBLE_DEVICES"} --query-gpu=uuid --format=csv,noheader | sed -n '/^GPU-/p' | sed -n "1,${AVAILABLE_GPUS}p" | tr '\n' ',')
 gpu_ids=${gpu_ids%,}
 found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
 if [[ $found -lt $AVAILABLE_GPUS ]]; then

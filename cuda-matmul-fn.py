@@ -85,5 +85,10 @@ def prepare(phase: Phase) -> None:
     gpu.prepare_gpu(phase, compile_kernels, multiply)
 
 
+def close() -> None:
+    """Let go of the GPU, after the last invocation."""
+    gpu.close_gpu()
+
+
 if __name__ == "__main__":
     cli.run(lambda: gpu.run_alone(prepare, multiply))

@@ -20,7 +20,8 @@ def run(main: Callable[[], int | None]) -> None:
     """Call `main` and leave with its result; a `KaasError` becomes one line on stderr and its exit code."""
     try:
         code = main() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KaasError as error:
         print(f"{program()}: {error}", file=sys.stderr)  # noqa: T201
         code = error.exit_code

@@ -1,7 +1,7 @@
 """What matrix kernels on an NVIDIA GPU share: select it, prepare it, see that there is memory. For kernels only.
 
-Nothing else in kaas/ imports this: the server's own process, and the one that its workers are forked from, must never
-come near CUDA's driver.
+Nothing else in kaas/ imports this: the server's own process never loads CUDA's driver, and the one that its workers
+are forked from never initialises it (importing numba.cuda may load it, which a fork survives).
 """
 
 import contextlib
@@ -34,6 +34,11 @@ def prepare_gpu(phase: Phase, compile_kernels: Callable[[], None], multiply: Mul
     with phase("first_launch"):
         for dtype in DTYPES:
             multiply(np.ones((1, 1), dtype), np.empty((1, 1), dtype))
+
+
+def close_gpu() -> None:
+    """Close the context, after the last invocation: MPS wants its clients to leave in order."""
+    cuda.close()
 
 
 def run_alone(prepare: Callable[[Phase], None], multiply: Multiply) -> None:

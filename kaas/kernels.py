@@ -1,7 +1,8 @@
 """Find and load a kernel or client module by name or path, and check its contract.
 
 A kernel is a Python file with `call(payload: bytes) -> bytes` and, if it likes, `prepare(phase)`, which a worker calls
-before it is ready: what is done in a `with phase("context"):` is timed and logged under that name. A client is one with
+before it is ready (what is done in a `with phase("context"):` is timed and logged under that name), and `close()`,
+called when a worker ends. A client is one with
 `run_client(arg) -> (outer_ms, inner_ms, setup_ms, cold_start)` and, if it likes, `prepare(arg, copy)` and `cleanup()`.
 `check` reads the file without running it, so the server's parent can refuse a broken kernel and still never touch CUDA.
 """
@@ -111,7 +112,8 @@ def load(path: Path, function: str) -> ModuleType:
 def drop_damaged_cache(path: Path, error: Exception) -> bool:
     """Delete what Numba has kept of a module loaded here, if reading that is what raised `error`; tell if so."""
     frames = traceback.extract_tb(error.__traceback__)
-    if not any(frame.filename.endswith("caching.py") for frame in frames):
+    unreadable = any(frame.filename.endswith("caching.py") for frame in frames)
+    if not unreadable and "INVALID_IMAGE" not in str(error):  # as CUDA calls machine code that is none
         return False
     for file in _cache_folder().rglob(f"{path.stem}.*.nb[ci]"):
         file.unlink(missing_ok=True)

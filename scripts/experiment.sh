@@ -74,7 +74,7 @@ run_experiment() {
         start_monitor
         code=0
         run_load || code=$?
-        after_load
+        after_load || code=1
         describe "Monitor interval [ms]" "$MONITOR_MS"
         stop_monitor
         stop_server || code=1
@@ -85,7 +85,7 @@ run_experiment() {
         [[ $code -eq 0 ]] || worst=$code
     done
 
-    after_run
+    after_run || worst=1
     say "Drawing the figures"
     KAAS_PYTHON=$python scripts/report "$folder"
     [[ $worst -eq 0 ]] || fail "the run was not a clean one: see above" "$worst"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+ROOT = Path(__file__).resolve().parent.parent
 GIB = 2**30
 CONTEXT_BYTES = 400 * 2**20
 """What a worker's CUDA context and code take on a GPU, generously."""
@@ -79,6 +80,8 @@ def main() -> int:
     report = Report()
     print("Preflight: nothing is changed")
     settings = read_settings(report)
+    if left_over().exists():
+        report.note(f"an earlier run was cut off: a run with MPS, or --restore, puts back what {left_over()} says")
     if settings is not None:
         gpus = check_gpus(settings, report)
         check_mps(settings, bool(gpus), report)
@@ -115,6 +118,8 @@ def read_settings(report: Report) -> Settings | None:
     if last < first:
         report.problem(f"MAX_MPL ({last}) is below MIN_MPL ({first})")
     mps, size = os.environ.get("MPS", ""), os.environ.get("N", "")
+    if os.environ.get("CLIENT") == "cuda-matmul-client" and not size.isdecimal():
+        report.problem(f"N is {size!r}: give the matrix's size")
     if mps not in {"on", "off"}:
         report.problem(f"MPS is {mps!r}: give on or off")
     if report.problems:
@@ -135,6 +140,11 @@ def read_settings(report: Report) -> Settings | None:
     )
 
 
+def left_over() -> Path:
+    """Name the file that scripts/gpu_guard.py leaves if it is killed."""
+    return Path(os.environ.get("KAAS_GPU_STATE") or "/var/tmp", "kaas-gpus.json")  # noqa: S108 - where it is
+
+
 def check_gpus(settings: Settings, report: Report) -> list[Gpu]:
     """Find the GPUs that would be used."""
     fields = "name,driver_version,memory.total,memory.free"
@@ -149,9 +159,20 @@ def check_gpus(settings: Settings, report: Report) -> list[Gpu]:
     used = gpus[: settings.gpus]
     kinds = ", ".join(sorted({gpu.name for gpu in used}))
     report.ok(f"{len(gpus)} GPUs, {len(used)} to be used ({kinds}), driver {used[0].driver}")
+    if settings.mps:
+        check_others(report)
     if len(gpus) < settings.gpus:
         report.note(f"AVAILABLE_GPUS is {settings.gpus}, but only {len(gpus)} are there: fewer are used")
     return used
+
+
+def check_others(report: Report) -> None:
+    """See that nobody computes on the GPUs: in exclusive mode neither they nor we could go on."""
+    _, said = run("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader")
+    apps = [line.strip() for line in said.splitlines() if line.startswith("GPU-") and "nvidia-cuda-mps" not in line]
+    report.check(
+        not apps, "nobody else computes on a GPU", f"in use by others: {'; '.join(apps[:4])}; wait, or run with MPS=off"
+    )
 
 
 def read_gpu(line: str) -> Gpu | None:
@@ -189,13 +210,12 @@ def check_mps(settings: Settings, has_gpus: bool, report: Report) -> None:
 
 
 def check_sudo(sudo: str, report: Report) -> None:
-    code, _ = run(*sudo.split(), *(["-n"] if sudo == "sudo" else []), "true")
+    # sudo may allow nothing but nvidia-smi: that is all that is needed.
+    code, _ = run(*sudo.split(), *(["-n", "-l", "nvidia-smi"] if sudo == "sudo" else ["true"]))
     if code == 0:
         report.ok(f"rights: {sudo} works, so the compute mode can be set")
-    elif code is not None and sudo == "sudo" and sys.stdin.isatty():
-        report.note("rights: sudo will ask for a password")
     else:
-        report.problem(f"rights: '{sudo} true' does not work here: run sudo -v first, set SUDO, or run with MPS=off")
+        report.problem(f"rights: {sudo} does not work here by itself: run sudo -v first, set SUDO, or run with MPS=off")
 
 
 def check_python(settings: Settings, report: Report) -> None:
@@ -205,16 +225,22 @@ def check_python(settings: Settings, report: Report) -> None:
             "Python: .venv is not there yet; the run sets it up first (some minutes, some GB of CUDA libraries)"
         )
         return
-    code, said = run(settings.python, "-c", "from numba import cuda")
-    reason = (said.strip().splitlines() or [""])[-1]
-    report.check(code == 0, "Python: numba.cuda is importable", f"Python: numba.cuda is not importable ({reason})")
+    code, said = run(
+        settings.python, "-c", "from numba import cuda; print(getattr(cuda, 'implementation', 'built-in'))"
+    )
+    said = (said.strip().splitlines() or [""])[-1]
+    report.check(
+        code == 0, f"Python: numba.cuda is importable ({said})", f"Python: numba.cuda is not importable ({said})"
+    )
+    if code == 0 and said != "NVIDIA":
+        report.note("Python: numba-cuda is not installed, only Numba's old built-in part: run scripts/setup --gpu")
 
 
 def check_room(settings: Settings, gpus: list[Gpu], report: Report) -> None:
     """See that matrices and results fit: on disk, in shared memory, on each GPU."""
     matrix, both = settings.matrices_bytes // 2, settings.matrices_bytes
     for what, folder, wanted in (
-        ("results", Path.cwd(), GIB // 4),
+        ("results", ROOT, GIB // 4),
         ("the clients' matrix file", Path(os.environ.get("TMPDIR", "/tmp")), matrix),  # noqa: S108 - as tempfile does
         ("the clients' matrices in shared memory", Path("/dev/shm"), settings.max_clients * both),  # noqa: S108
     ):

@@ -91,11 +91,14 @@ class StandIns:
             script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/stand_ins/{program}" "$@"\n')
             script.chmod(0o755)
         self.pipe = folder / "users-pipe"
+        self.machine = folder / "var-tmp"
+        self.machine.mkdir()
         self.environment = {
             "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
             "STAND_INS": str(self._state),
             # Where a user's own daemon would be; nothing of the real machine's is asked.
             "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe),
+            "KAAS_GPU_STATE": str(self.machine),
         }
 
     def set(self, *path_and_text: object) -> None:

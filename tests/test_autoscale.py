@@ -20,6 +20,7 @@ SHORT: dict[str, Any] = {
     "OUTER_REPEATS": 1,
 }
 LONG = SHORT | {"INTERVAL": 600}
+BEFORE = set(Path("/tmp").glob("kaas-mps.*"))
 AS_FOUND = ["Default", "Exclusive_Process"]
 
 
@@ -33,8 +34,13 @@ def nvidia(gpu_project: Project, tmp_path: Path) -> StandIns:
 
 
 def nothing_is_left(project: Project, nvidia: StandIns) -> bool:
-    state = list(project.folder.glob(".gpu-state*"))
-    return nvidia.modes() == AS_FOUND and not state and not project.marked.left()
+    folders = set(Path("/tmp").glob("kaas-mps.*"))
+    return (
+        nvidia.modes() == AS_FOUND
+        and not (nvidia.machine / "kaas-gpus.json").exists()
+        and folders <= BEFORE
+        and not project.marked.left()
+    )
 
 
 def test_a_run_is_under_mps_and_leaves_the_gpus_as_they_were(gpu_project: Project, nvidia: StandIns) -> None:
@@ -46,12 +52,9 @@ def test_a_run_is_under_mps_and_leaves_the_gpus_as_they_were(gpu_project: Projec
     assert nvidia.calls("nvidia-cuda-mps-control -d")
     assert nvidia.calls("nvidia-cuda-mps-control quit")
     exclusive = [call for call in nvidia.calls("nvidia-smi -i") if call.endswith("-c EXCLUSIVE_PROCESS")]
-    assert len(exclusive) == 3, "set on both GPUs, and put back on the one that was found so"
+    assert len(exclusive) == 1, "set on the GPU that was found otherwise"
     description = next(gpu_project.results.glob("*.md")).read_text()
     assert "MPS: on: 2 of 2 workers are clients of MPS server 4711" in description
-    folders = [call for call in nvidia.calls() if "kaas-mps" in call]
-    assert not folders, "the folder is in the environment only"
-    assert not list(Path("/tmp").glob(f"kaas-mps.*{gpu_project.folder.name}"))
 
 
 def test_what_nvidia_smi_tells_is_logged_and_drawn_for_each_gpu(gpu_project: Project, nvidia: StandIns) -> None:
@@ -122,15 +125,28 @@ def test_a_signal_in_the_ramp_puts_everything_back(
     assert {row.status for row in gpu_project.rows()} == {"ok"}
 
 
-@pytest.mark.parametrize("how", ["--restore", "the next start"])
-def test_after_a_kill_everything_can_be_put_back(gpu_project: Project, nvidia: StandIns, how: str) -> None:
+def test_after_a_kill_of_the_script_everything_is_put_back_by_itself(gpu_project: Project, nvidia: StandIns) -> None:
     process = gpu_project.start(**LONG)
     eventually(gpu_project.has_rows)
+
     process.kill()
+
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
-    eventually(lambda: not any("kaas" in line for line in gpu_project.marked.left() if "stand-in" not in line))
+    eventually(lambda: nothing_is_left(gpu_project, nvidia), limit=60)
+
+
+@pytest.mark.parametrize("how", ["--restore", "the next start"])
+def test_after_a_kill_of_script_and_guard_the_gpus_can_be_put_back(
+    gpu_project: Project, nvidia: StandIns, how: str
+) -> None:
+    process = gpu_project.start(**LONG)
+    eventually(gpu_project.has_rows)
+    (guard,) = (line for line in gpu_project.marked.left() if "gpu_guard.py" in line)
+    os.kill(int(guard.partition(":")[0]), signal.SIGKILL)
+    process.kill()
+    process.communicate()  # which returns when all that the script started has ended, but for the daemon
     assert nvidia.modes() == ["Exclusive_Process", "Exclusive_Process"]
 
     code, said = gpu_project.run("autoscale.sh", "--restore") if how == "--restore" else gpu_project.run(**SHORT)
@@ -138,6 +154,45 @@ def test_after_a_kill_everything_can_be_put_back(gpu_project: Project, nvidia: S
     assert code == 0, said
     assert "as an earlier run, which was killed, had found them" in said
     assert nothing_is_left(gpu_project, nvidia)
+
+
+def test_with_nothing_to_put_back_restore_says_so(gpu_project: Project, nvidia: StandIns) -> None:
+    assert gpu_project.run("autoscale.sh", "--restore") == (0, "Nothing to put back\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\x00garbage", '{"modes": {"GPU-stand-in-0": "DEFAULT"}, "daemon": "/tmp/../etc"}']
+)
+def test_a_damaged_record_is_not_acted_on_and_not_removed(gpu_project: Project, nvidia: StandIns, text: str) -> None:
+    record = nvidia.machine / "kaas-gpus.json"
+    record.write_text(text)
+
+    code, said = gpu_project.run("autoscale.sh", "--restore")
+
+    assert code == 1
+    assert "is damaged" in said
+    assert record.read_text() == text
+    record.unlink()
+
+
+def test_a_gpu_that_somebody_else_computes_on_is_left_alone(gpu_project: Project, nvidia: StandIns) -> None:
+    nvidia.set("apps", "GPU-stand-in-1, 4242, python")
+
+    code, said = gpu_project.run(**SHORT)
+
+    assert code == 2
+    assert "in use by others: GPU-stand-in-1, 4242, python" in said
+    assert nothing_is_left(gpu_project, nvidia)
+
+
+def test_an_nvidia_smi_that_hangs_is_started_again_and_the_gap_is_noted(gpu_project: Project, nvidia: StandIns) -> None:
+    nvidia.set("hang", "once")
+
+    code, said = gpu_project.run(MPS="off", **SHORT | {"INTERVAL": 4})
+
+    assert code == 0, said
+    assert gpu_project.utilization()
+    assert "no samples from" in next(gpu_project.results.glob("*.md")).read_text()
 
 
 def test_what_cannot_be_put_back_is_said_and_remembered(gpu_project: Project, nvidia: StandIns) -> None:
@@ -267,8 +322,8 @@ def test_two_runs_do_not_share_the_gpus(gpu_project: Project, nvidia: StandIns) 
 
     code, said = gpu_project.run(**SHORT | {"PORT": gpu_project.port + 1, "EXPERIMENT": "other"})
 
-    assert code == 2
-    assert "is using the GPUs" in said
+    assert code == 1
+    assert "another run is using the GPUs" in said
     process.terminate()
     process.communicate()
     assert nothing_is_left(gpu_project, nvidia)

@@ -51,6 +51,7 @@ class _Client:
         problem = "" if code == 0 else said or describe(code)
         if not self.ready.done():
             self.ready.set_exception(ProcessFailed(f"client {self.copy} cannot be prepared: {problem}"))
+            self.ready.exception()  # which nobody may be waiting for any more
         return problem
 
     def _read(self) -> None:

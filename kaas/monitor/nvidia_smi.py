@@ -9,7 +9,7 @@ The fields asked for, and where each goes:
 | `uuid`                     | `uuid`            |                                        |
 | `utilization.gpu`          | `utilization_pct` | %                                      |
 | `power.draw`               | `power_w`         | W                                      |
-| `total_energy_consumption` | `energy_j`        | mJ there; few drivers print it         |
+| `total_energy_consumption` | `energy_j`        | mJ, asked for in case the driver knows it |
 | `memory.used`              | `memory_mib`      | MiB                                    |
 | `clocks.sm`                | `sm_clock_mhz`    | MHz                                    |
 | `temperature.gpu`          | `temperature_c`   | degrees Celsius                        |
@@ -47,6 +47,8 @@ _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(?: ?[^\d\s]\S*)?")  # a unit may follow
 _UNKNOWN_FIELD = re.compile(r'Field "([^"]+)" is not a valid field')
 _LONGEST_WAIT = 0.25
 _LONGEST_PAUSE = 1.0
+_PATIENCE = 5.0
+"""Seconds without a sample after which nvidia-smi is taken to hang."""
 _CHUNK = 64 * 1024
 
 
@@ -68,6 +70,8 @@ class NvidiaSmi:
         self._fields = _known_fields(self._only)
         self._interval_ms = interval_ms
         self._say = say
+        self._patience = max(_PATIENCE, 20 * interval_ms / 1000)
+        self._heard = time.monotonic()
         self._pause = 0.0
         self._gap_since: float | None = None
         self._rest = b""
@@ -78,7 +82,10 @@ class NvidiaSmi:
         stdout = self._process.stdout
         assert stdout is not None
         if not select.select([stdout], [], [], _LONGEST_WAIT)[0]:
+            if time.monotonic() > self._heard + self._patience:
+                self._process.kill()  # it hangs; that it has ended is noticed where its output ends
             return []
+        self._heard = time.monotonic()
         data = os.read(stdout.fileno(), _CHUNK)
         now = time.time()
         if not data:
@@ -95,7 +102,7 @@ class NvidiaSmi:
 
     def close(self) -> None:
         """End it."""
-        self._process.terminate()
+        self._process.kill()
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()

@@ -21,7 +21,7 @@ from kaas.errors import KaasError
 from kaas.forkserver import Config
 
 SAFE_TO_PRELOAD = ("numpy", "numba", "scipy")
-"""Packages whose import starts neither threads nor CUDA's driver, so that a process may fork after it."""
+"""Packages whose import starts no threads and does not initialise CUDA, so that a process may fork after it."""
 
 _LONGEST_TEXT = 2000
 _CHUNK = 256 * 1024
@@ -56,6 +56,8 @@ def run(link: socket.socket, config: Config) -> int:
         while data := link.recv(_CHUNK):
             for request in decoder.feed(data):
                 link.sendall(wire.encode_reply(_serve(kernel.call, request.payload, config)))
+    if hasattr(kernel, "close"):
+        kernel.close()
     return 0
 
 

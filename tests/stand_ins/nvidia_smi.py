@@ -2,6 +2,8 @@
 
 STAND_INS is the folder of its state: `modes/<n>` for each GPU, `calls`, and, to be set by a test:
 
+    apps            what computes on the GPUs, as --query-compute-apps prints it
+    hang            a running query says no more, but does not end, once
     refuse-mode     number of a GPU whose compute mode cannot be set
     style           `units` (units, header and blanks), `na` ([N/A], [Not Supported] for what a GPU does not tell)
     unknown-fields  fields, one a line, that this driver does not know
@@ -78,6 +80,9 @@ def query() -> int:
             print(", ".join(value(gpu, field, sample) for field in fields), flush=True)
         if not pause:
             return 0
+        if told("hang"):
+            (STATE / "hang").unlink()
+            time.sleep(3600)
         if told("die-after") and sample >= int(told("die-after")):
             (STATE / "die-after").unlink()
             return 9
@@ -102,6 +107,9 @@ def main() -> int:
         return set_mode()
     if option("--query-gpu"):
         return query()
+    if option("--query-compute-apps"):
+        print(told("apps"))
+        return 0
     if "-q" in ARGUMENTS:
         print("Driver Version : 570.00\nCUDA Version : 12.8")
         return 0
