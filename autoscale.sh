@@ -39,6 +39,7 @@ ROOT=$(cd "$(dirname "$self")" && pwd)
 
 # shellcheck source=scripts/experiment.sh
 source "$ROOT/scripts/experiment.sh"
+
 case ${1:-} in
     --check | --restore) [[ $# -eq 1 ]] || show_help_if_asked "$self" "$@" ;;
     *) show_help_if_asked "$self" "$@" ;;
@@ -150,7 +151,8 @@ case ${1:-} in
 esac
 
 preflight || exit 2
-gpu_ids=$(nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i "$CUDA_VISIBLE_DEVICES"} --query-gpu=uuid --format=csv,noheader | sed -n '/^GPU-/p' | sed -n "1,${AVAILABLE_GPUS}p" | tr '\n' ',')
+gpu_ids=$(nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i "$CUDA_VISIBLE_DEVICES"} --query-gpu=uuid --format=csv,noheader |
+    sed -n '/^GPU-/p' | sed -n "1,${AVAILABLE_GPUS}p" | tr '\n' ',')
 gpu_ids=${gpu_ids%,}
 found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
 if [[ $found -lt $AVAILABLE_GPUS ]]; then

@@ -4,14 +4,10 @@ Counted is what was drawn from the begin of the first request to the end of the 
 own counter is preferred: it misses nothing between two samples. Without one, power is integrated over time.
 """
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
+from kaas.analysis.runs import Run
 from kaas.analysis.samples import gaps_from
-
-if TYPE_CHECKING:
-    from kaas.analysis.runs import Run
 
 COUNTER = "counter"
 INTEGRAL = "power integral"
@@ -35,12 +31,12 @@ HOW_TO_READ_TABLE = (
 )
 
 
-def logged(run: "Run") -> bool:
+def logged(run: Run) -> bool:
     """Say if any power or energy is known of the run; on a laptop there is none."""
     return bool(_within(run)[["power_w", "energy_j"]].notna().any(axis=None))
 
 
-def energy(run: "Run") -> pd.DataFrame:
+def energy(run: Run) -> pd.DataFrame:
     """Give the energy of each GPU that was sampled during the run (index: GPU numbers).
 
     Columns: `joules`; `method`, which is COUNTER if the counter went up, else INTEGRAL (trapezoids under the power),
@@ -63,19 +59,19 @@ def energy(run: "Run") -> pd.DataFrame:
     return frame
 
 
-def cumulative(run: "Run") -> "pd.Series[float]":
+def cumulative(run: Run) -> "pd.Series[float]":
     """Give the joules that all GPUs have drawn so far, over elapsed seconds, from 0 at their first sample."""
     steps = _steps(_within(run))
     return steps["joules"].where(~steps["left_out"], 0.0).groupby(steps["elapsed"]).sum().cumsum().rename("joules")
 
 
-def per_request(run: "Run") -> float:
+def per_request(run: Run) -> float:
     """Give the joules of all GPUs for each request that was served; NaN if there is no energy or no such request."""
     served = int((run.requests["status"] == "ok").sum())
     return _total(energy(run)) / served if served else float("nan")
 
 
-def methods(run: "Run") -> str:
+def methods(run: Run) -> str:
     """Name the method; where the GPUs differ, name each with the number of GPUs, as in `counter (7), unknown (1)`."""
     counts = energy(run)["method"].value_counts()
     if len(counts) == 1:
@@ -84,7 +80,7 @@ def methods(run: "Run") -> str:
     return ", ".join(f"{word} ({counts[method]})" for method, word in words.items() if method in counts)
 
 
-def numbers(run: "Run") -> dict[str, float | str]:
+def numbers(run: Run) -> dict[str, float | str]:
     """Give the rows of a summary by their label, which names the unit; none for a run without power and energy."""
     if not logged(run):
         return {}
@@ -95,7 +91,7 @@ def numbers(run: "Run") -> dict[str, float | str]:
     }
 
 
-def _within(run: "Run") -> pd.DataFrame:
+def _within(run: Run) -> pd.DataFrame:
     return run.monitoring[run.monitoring["elapsed"].between(0.0, run.duration)]
 
 

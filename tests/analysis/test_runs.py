@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kaas import ROOT, events, results
-from kaas.analysis import runs
+from kaas.analysis import runs, summary
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 from kaas.events import Event
@@ -261,7 +261,7 @@ def test_the_summary_keeps_what_was_not_served_or_not_warm_out_of_the_completion
     happened = [Event("booted", T0 + at, gpu=gpu, num_workers=4) for at, gpu in ((0.5, 0), (2.5, 1), (9, 0))]
     write_run(tmp_path, "task-1", rows, happened)
 
-    assert runs.summary(read_one(tmp_path)) == pytest.approx(
+    assert summary.numbers(read_one(tmp_path)) == pytest.approx(
         {
             "requests": 7,
             "requests ok": 5,
@@ -297,7 +297,7 @@ def test_the_published_repeats_are_read_as_they_are() -> None:
     first, second = runs.find_runs(PUBLISHED)
 
     for run, requests, refused in ((first, 2770, 0), (second, 2767, 2)):
-        numbers = runs.summary(run)
+        numbers = summary.numbers(run)
         assert (numbers["requests"], numbers["requests rejected"], numbers["cold starts"]) == (requests, refused, 8)
         assert runs.task_runners(run).tolist() == list(range(9))
         assert runs.clients(run).tolist() == list(range(1, 49))
