@@ -74,10 +74,6 @@ preflight() {
         CLIENT=$CLIENT KAAS_PYTHON=$python "$any_python" "$ROOT/scripts/preflight.py"
 }
 
-guard() {
-    SUDO=${SUDO:-} "$any_python" "$ROOT/scripts/gpu_guard.py" "$@"
-}
-
 before_run() {
     [[ $MPS != off ]] || return 0
     local ready=$folder/.mps-pipe
@@ -93,20 +89,6 @@ before_run() {
     rm -f "$ready"
 }
 
-# Say how many of the given processes are clients of an MPS server: the proof that workers run under MPS.
-mps_proof() {
-    local servers server clients='' pid count=0
-    servers=$(echo get_server_list | nvidia-cuda-mps-control) || servers=''
-    for server in $servers; do
-        clients="$clients $(echo "get_client_list $server" | nvidia-cuda-mps-control | tr '\n' ' ')"
-    done
-    for pid in "$@"; do
-        case " $clients " in *" $pid "*) count=$((count + 1)) ;; esac
-    done
-    printf '%s of %s workers are clients of MPS server %s' "$count" "$#" "${servers:-(none)}"
-    [[ $count -eq $# ]]
-}
-
 # While the workers are there: prove what they run under, for the description of the run.
 after_load() {
     local pids line='off: no setting of any GPU was changed' code=0
@@ -115,7 +97,7 @@ after_load() {
 print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' \
             "127.0.0.1:$PORT" 2>/dev/null) || pids=''
         # shellcheck disable=SC2086 # process numbers, with spaces between them
-        line="on: $(mps_proof $pids)" || code=1
+        line="on: $("$any_python" scripts/gpu_guard.py proof $pids)" || code=1
     fi
     say "MPS $line"
     describe MPS "$line"
@@ -144,7 +126,7 @@ case ${1:-} in
         exit
         ;;
     --restore)
-        guard restore
+        SUDO=${SUDO:-} "$any_python" "$ROOT/scripts/gpu_guard.py" restore
         exit
         ;;
     *) ;;

@@ -140,20 +140,13 @@ def answer(payload: bytes, multiply: Multiply) -> bytes:
         attached_matrix(task.a, task.n, task.dtype) as a,
         attached_matrix(task.c, task.n, task.dtype) as c,
     ):
-        inner_ms = timed(multiply, a, c)
+        try:
+            inner_ms = _milliseconds(multiply, a.matrix, c.matrix)
+        except Exception as error:
+            # The frames of the traceback hold the matrices, and while they are held no segment can be closed.
+            traceback.clear_frames(error.__traceback__)
+            raise
     return json.dumps({"inner_time_ms": inner_ms}).encode()
-
-
-def timed(multiply: Multiply, a: Segment, c: Segment) -> float:
-    """Call `multiply` on two segments; return the milliseconds that it took."""
-    begun = time.perf_counter_ns()
-    try:
-        multiply(a.matrix, c.matrix)
-    except Exception as error:
-        # The frames of the traceback hold the matrices, and while they are held no segment can be closed.
-        traceback.clear_frames(error.__traceback__)
-        raise
-    return (time.perf_counter_ns() - begun) / 1e6
 
 
 def run_kernel_alone(multiply: Multiply) -> None:
@@ -162,9 +155,7 @@ def run_kernel_alone(multiply: Multiply) -> None:
     matrix = random_matrix(n)
     product = np.zeros_like(matrix)
     multiply(random_matrix(1), np.zeros((1, 1)))  # whatever the first call has to set up is not the kernel's time
-    begun = time.perf_counter_ns()
-    multiply(matrix, product)
-    elapsed_ms = (time.perf_counter_ns() - begun) / 1e6
+    elapsed_ms = _milliseconds(multiply, matrix, product)
     if not is_square_of(product, matrix):
         raise TaskError(f"the kernel's product of a {n} x {n} matrix is wrong")
     print(f"@@@ Elapsed inner time (ms): {elapsed_ms:.4g}")  # noqa: T201
@@ -229,6 +220,13 @@ def matrix_file(n: int, folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"the matrix file {path} cannot be written: {error.strerror}") from None
     return path
+
+
+def _milliseconds(multiply: Multiply, a: Matrix, c: Matrix) -> float:
+    """Call `multiply`; return how long it took."""
+    begun = time.perf_counter_ns()
+    multiply(a, c)
+    return (time.perf_counter_ns() - begun) / 1e6
 
 
 def _create(size: int) -> SharedMemory:

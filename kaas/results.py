@@ -218,9 +218,19 @@ def create_requests(path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(_HEADER)
     except FileExistsError:
-        raise ResultsError(f"{path} holds an earlier run: move it away, or choose another --task-name") from None
+        raise _earlier_run(path) from None
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from None
+
+
+def check_no_earlier_run(path: Path) -> None:
+    """Raise `ResultsError` if there is a `<task>.csv` already; `create_requests` would, but later."""
+    if path.exists():
+        raise _earlier_run(path)
+
+
+def _earlier_run(path: Path) -> ResultsError:
+    return ResultsError(f"{path} holds an earlier run: move it away, or choose another --task-name")
 
 
 class RowReader:

@@ -65,6 +65,8 @@ MAX_TIMEOUT = (2**32 - 1) / 1000
 
 _REQUEST = struct.Struct("!4sBBHIIQ")
 _REPLY = struct.Struct("!4sBBBxIiiQQQ")
+_ID_FIELD = 2
+"""Place of the id, in either header, among the fields behind magic and version."""
 _CODES = {status: code for code, status in enumerate(STATUSES)}
 _COLD_START, _WAITED_FOR_BOOT = 1, 2
 
@@ -155,11 +157,8 @@ def _check_magic(begin: bytes | bytearray) -> None:
 class Decoder(Generic[Frame]):
     """Cuts a stream of bytes, arriving in any pieces, into frames."""
 
-    def __init__(
-        self, header: struct.Struct, id_field: int, make: Callable[[list[int], bytes], Frame], limit: int
-    ) -> None:
+    def __init__(self, header: struct.Struct, make: Callable[[list[int], bytes], Frame], limit: int) -> None:
         self._header = header
-        self._id_field = id_field
         self._make: Callable[[list[int], bytes], Frame] = make
         self._limit = limit
         self._pending = bytearray()
@@ -193,7 +192,7 @@ class Decoder(Generic[Frame]):
             if length > self._limit:
                 raise FrameError(
                     f"a payload of {length} bytes is over the limit of {self._limit} (--message-size)",
-                    fields[self._id_field],
+                    fields[_ID_FIELD],
                 )
             self._wanted = size + length
             if end - start < self._wanted:
@@ -211,9 +210,9 @@ class Decoder(Generic[Frame]):
 
 def request_decoder(limit: int = DEFAULT_LIMIT) -> Decoder[Request]:
     """Make a decoder of requests, for the server's and the worker's side."""
-    return Decoder(_REQUEST, 2, _make_request, limit)
+    return Decoder(_REQUEST, _make_request, limit)
 
 
 def reply_decoder(limit: int = 2**63) -> Decoder[Reply]:
     """Make a decoder of replies, for the client's side and for the server's to its workers."""
-    return Decoder(_REPLY, 2, _make_reply, limit)
+    return Decoder(_REPLY, _make_reply, limit)

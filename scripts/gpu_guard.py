@@ -2,6 +2,7 @@
 
     gpu_guard.py hold --ready FILE --logs FOLDER UUID...   set the GPUs to exclusive mode and see that MPS runs
     gpu_guard.py restore                                   put back what a run left that was killed with its guard
+    gpu_guard.py proof PID...                              say how many of these processes are clients of MPS
 
 `hold` writes the daemon's pipe folder to FILE when all is ready, and restores when it gets SIGTERM or when its parent
 process is gone. Nothing is changed before what was found is on disk: should even this process be killed, the next start
@@ -58,7 +59,10 @@ def main() -> int:
     hold_parser.add_argument("--logs", type=Path, required=True)
     hold_parser.add_argument("uuids", nargs="+")
     commands.add_parser("restore")
+    commands.add_parser("proof").add_argument("pids", nargs="*")
     arguments = parser.parse_args()
+    if arguments.command == "proof":
+        return prove(arguments.pids)
     # A Ctrl-C is the script's business; it may come twice, and nothing here may be left half done.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -286,12 +290,24 @@ def quit_daemon(folder: Path, logs: Path | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def prove(pids: list[str]) -> int:
+    """Say how many of these processes are clients of the daemon in the environment; exit code 1 if some are not."""
+    pipe = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
+    known = set(clients(pipe))
+    count = sum(pid in known for pid in pids)
+    print(f"{count} of {len(pids)} workers are clients of MPS server {' '.join(servers(pipe)) or '(none)'}")
+    return 0 if count == len(pids) else 1
+
+
+def servers(pipe: Path) -> list[str]:
+    """List the daemon's servers."""
+    code, said = control(pipe, "get_server_list")
+    return said.split() if code == 0 else []
+
+
 def clients(pipe: Path) -> list[str]:
     """List the processes that are clients of the daemon's servers."""
-    code, servers = control(pipe, "get_server_list")
-    if code != 0:
-        return []
-    return [client for server in servers.split() for client in control(pipe, f"get_client_list {server}")[1].split()]
+    return [client for server in servers(pipe) for client in control(pipe, f"get_client_list {server}")[1].split()]
 
 
 def daemon_process(pipe: Path) -> int:

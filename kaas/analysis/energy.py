@@ -67,28 +67,37 @@ def cumulative(run: Run) -> "pd.Series[float]":
 
 def per_request(run: Run) -> float:
     """Give the joules of all GPUs for each request that was served; NaN if there is no energy or no such request."""
-    served = int((run.requests["status"] == "ok").sum())
-    return _total(energy(run)) / served if served else float("nan")
+    return _per_request(run, energy(run))
 
 
 def methods(run: Run) -> str:
     """Name the method; where the GPUs differ, name each with the number of GPUs, as in `counter (7), unknown (1)`."""
-    counts = energy(run)["method"].value_counts()
-    if len(counts) == 1:
-        return str(counts.index[0])
-    words = {COUNTER: COUNTER, INTEGRAL: INTEGRAL, UNKNOWN: "unknown"}
-    return ", ".join(f"{word} ({counts[method]})" for method, word in words.items() if method in counts)
+    return _methods(energy(run))
 
 
 def numbers(run: Run) -> dict[str, float | str]:
     """Give the rows of a summary by their label, which names the unit; none for a run without power and energy."""
     if not logged(run):
         return {}
+    by_gpu = energy(run)
     return {
-        "energy [J]": _total(energy(run)),
-        "energy per served request [J]": per_request(run),
-        "energy method": methods(run),
+        "energy [J]": _total(by_gpu),
+        "energy per served request [J]": _per_request(run, by_gpu),
+        "energy method": _methods(by_gpu),
     }
+
+
+def _per_request(run: Run, by_gpu: pd.DataFrame) -> float:
+    served = int((run.requests["status"] == "ok").sum())
+    return _total(by_gpu) / served if served else float("nan")
+
+
+def _methods(by_gpu: pd.DataFrame) -> str:
+    counts = by_gpu["method"].value_counts()
+    if len(counts) == 1:
+        return str(counts.index[0])
+    words = {COUNTER: COUNTER, INTEGRAL: INTEGRAL, UNKNOWN: "unknown"}
+    return ", ".join(f"{word} ({counts[method]})" for method, word in words.items() if method in counts)
 
 
 def _within(run: Run) -> pd.DataFrame:

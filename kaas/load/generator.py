@@ -16,7 +16,7 @@ from rich.console import Console
 from kaas import machine, results
 from kaas.children import raise_descriptor_limit
 from kaas.client import Connection
-from kaas.errors import ConnectionFailed, KaasError, ResultsError, ServerNotReady
+from kaas.errors import ConnectionFailed, KaasError, ServerNotReady
 from kaas.load.crew import Crew
 from kaas.load.display import Display, Now, summary
 from kaas.load.ramp import Ramp
@@ -67,10 +67,7 @@ class Generator:
         Raises:
             KaasError: it could not begin, or no more clients could be prepared; the rows that there are stay.
         """
-        if self._settings.files.requests.exists():
-            raise ResultsError(
-                f"{self._settings.files.requests} holds an earlier run: move it away, or choose another --task-name"
-            )
+        results.check_no_earlier_run(self._settings.files.requests)
         with tempfile.TemporaryDirectory(prefix="kaas-", ignore_cleanup_errors=True) as scratch:
             crew = self._crew(Path(scratch))
             ended = ""
