@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kaas.analysis import energy, runs
+from kaas.analysis import energy, series
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 
@@ -70,9 +70,9 @@ def combined(run: Run) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, 8.4), layout="constrained")
     panels = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1, 1.4, 1.6))
     clients, task_runners, utilization, completion = panels
-    _draw_steps(clients, runs.clients(run), run, "Number of clients", _BLUE)
-    _draw_steps(task_runners, runs.task_runners(run), run, "Number of\ntask runners", _GREEN)
-    _draw_means(utilization, runs.utilization, run, "Utilization [%]")
+    _draw_steps(clients, series.clients(run), run, "Number of clients", _BLUE)
+    _draw_steps(task_runners, series.task_runners(run), run, "Number of\ntask runners", _GREEN)
+    _draw_means(utilization, series.utilization, run, "Utilization [%]")
     utilization.set_ylim(0, 105)
     _draw_completion(completion, run)
     _finish(figure, panels, run)
@@ -84,7 +84,7 @@ def power(run: Run) -> Figure:
     figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True, height_ratios=(1.4, 1))
     watts, joules = panels
-    _draw_means(watts, runs.power, run, "Power [W]")
+    _draw_means(watts, series.power, run, "Power [W]")
     _draw_energy(joules, run)
     _finish(figure, panels, run)
     return figure
@@ -214,7 +214,7 @@ def _draw_completion(axes: Axes, run: Run) -> None:
     heights = (requests["outer_time_ms"] * factor).where(ok, 0.0)
     cold, refused = ok & requests["cold_start"], requests["status"] == "rejected"
     for label, chosen, style in (
-        ("warm", runs.warm(run), _WARM),
+        ("warm", series.warm(run), _WARM),
         ("waited for a boot", ok & requests["waited_for_boot"] & ~cold, _WAITED),
         ("cold start", cold, _COLD),
         ("refused", refused, _REFUSED),

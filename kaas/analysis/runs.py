@@ -1,8 +1,8 @@
-"""A results folder as frames: find its runs, read their files, and derive the series that are drawn.
+"""A results folder as frames: find its runs, and read their files.
 
 Each frame has a column `elapsed`: seconds since the run's first request began. What a run lacks (a file, a column's
 values, the end of a last line) becomes a sentence in `Run.notes`; only requests that cannot be read are an error.
-Nothing in here draws (kaas.analysis.figures does) or writes.
+What is derived from them stands in kaas.analysis.series.
 """
 
 import io
@@ -14,10 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from kaas import events, results
-from kaas.analysis import samples
 from kaas.errors import ResultsError
-
-Numbers = pd.Series  # of numbers over elapsed seconds
 
 _REQUEST_TYPES = {
     "timestamp": "float64",
@@ -94,46 +91,6 @@ def newest_results(parent: Path) -> Path:
     if not files:
         raise ResultsError(f"no results-* folder in {parent} holds a run: run ./autoscale-cpu.sh first")
     return max(files, key=lambda path: path.stat().st_mtime).parent
-
-
-def clients(run: Run) -> Numbers:
-    """Give the number of clients as steps: each value holds from its elapsed second on; the first stands at 0."""
-    counted = run.requests.sort_values("counted", kind="stable").set_index("counted")["concurrency"]
-    steps = counted.groupby(level=0).last()
-    begin = pd.Series([steps.iloc[0]], index=[0.0])
-    return _only_changes(pd.concat([begin, steps[steps.index > 0]])).rename("clients").rename_axis("elapsed")
-
-
-def task_runners(run: Run) -> Numbers:
-    """Give the number of task runners as steps, each booted one counting 1 until it is stopped; 0 at the begin.
-
-    Empty if the run has no events.
-    """
-    changes = run.events.set_index("elapsed")["event"].map({"booted": 1, "stopped": -1}).dropna().astype("int64")
-    if run.events.empty:
-        return changes.rename("task_runners")
-    begin = pd.Series([0], index=[min(0.0, changes.index.min())] if len(changes) else [0.0])
-    steps = pd.concat([begin, changes]).cumsum().groupby(level=0).last()
-    return _only_changes(steps).rename("task_runners").rename_axis("elapsed")
-
-
-def utilization(run: Run, window_s: float) -> pd.DataFrame:
-    """Give each GPU's utilization in percent (columns: GPU numbers) as a mean; see `samples.rolling_means`.
-
-    Empty if the run's monitoring has none.
-    """
-    return samples.rolling_means(run.monitoring, "utilization_pct", window_s)
-
-
-def power(run: Run, window_s: float) -> pd.DataFrame:
-    """Give each GPU's power in watts, as `utilization` does."""
-    return samples.rolling_means(run.monitoring, "power_w", window_s)
-
-
-def warm(run: Run) -> "pd.Series[bool]":
-    """Say of each request if a ready worker served it: neither a cold start nor one that waited for a boot."""
-    frame = run.requests
-    return (frame["status"] == "ok") & ~frame["cold_start"] & ~frame["waited_for_boot"]
 
 
 def _request_files(folder: Path) -> list[Path]:
@@ -248,7 +205,3 @@ def _shortens(name: str, task: str) -> bool:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _only_changes(steps: Numbers) -> Numbers:
-    return steps[steps.ne(steps.shift())]

@@ -1,6 +1,6 @@
 """The main numbers of a run, each under a label that names its unit."""
 
-from kaas.analysis import energy, runs
+from kaas.analysis import energy, series
 from kaas.analysis.runs import Run
 
 
@@ -10,7 +10,7 @@ def numbers(run: Run) -> dict[str, float | str]:
     Energy is named only where it was logged, with the method in words.
     """
     status = run.requests["status"].value_counts()
-    completion = run.requests["outer_time_ms"][runs.warm(run)]
+    completion = run.requests["outer_time_ms"][series.warm(run)]
     boots = run.events[run.events["event"] == "booted"].groupby("gpu")["elapsed"].min()
     return {
         "requests": len(run.requests),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kaas import ROOT, events, results
-from kaas.analysis import runs, summary
+from kaas.analysis import runs, series, summary
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 from kaas.events import Event
@@ -132,7 +132,7 @@ def test_unreadable_monitoring_is_noted_and_the_rest_of_the_run_is_read(
     (note,) = run.notes
     assert note.startswith(f"task-1-gpu-monitoring.csv {reason}")
     assert run.monitoring.empty
-    assert runs.utilization(run, 1.0).empty
+    assert series.utilization(run, 1.0).empty
     assert len(run.events) == 1
 
 
@@ -192,7 +192,7 @@ def test_clients_are_steps_that_begin_at_0_and_change_when_the_number_does(tmp_p
     rows = [request(at, concurrency=number) for at, number in ((0, 1), (1, 1), (2, 2), (3, 2), (4, 4), (5, 3))]
     write_run(tmp_path, "task-1", rows)
 
-    assert runs.clients(read_one(tmp_path)).to_dict() == {0.0: 1, 2.0: 2, 4.0: 4, 5.0: 3}
+    assert series.clients(read_one(tmp_path)).to_dict() == {0.0: 1, 2.0: 2, 4.0: 4, 5.0: 3}
 
 
 def test_published_clients_were_counted_at_the_end_of_a_request(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_published_clients_were_counted_at_the_end_of_a_request(tmp_path: Path) 
     header = ",".join(list(results.COLUMNS)[:7])
     (tmp_path / "task-1.csv").write_text("\n".join([header, *rows, ""]))
 
-    assert runs.clients(read_one(tmp_path)).to_dict() == {0.0: 1, 3.0: 2}
+    assert series.clients(read_one(tmp_path)).to_dict() == {0.0: 1, 3.0: 2}
 
 
 def test_task_runners_are_those_booted_and_not_stopped_whatever_else_happens(tmp_path: Path) -> None:
@@ -216,13 +216,13 @@ def test_task_runners_are_those_booted_and_not_stopped_whatever_else_happens(tmp
     ]
     write_run(tmp_path, "task-1", [request(0)], happened)
 
-    assert runs.task_runners(read_one(tmp_path)).to_dict() == {0.0: 0, 1.0: 1, 3.0: 2, 6.0: 1, 7.0: 2}
+    assert series.task_runners(read_one(tmp_path)).to_dict() == {0.0: 0, 1.0: 1, 3.0: 2, 6.0: 1, 7.0: 2}
 
 
 def test_task_runners_booted_before_the_first_request_count_from_the_begin(tmp_path: Path) -> None:
     write_run(tmp_path, "task-1", [request(0)], [Event("booted", T0 - 5, gpu=0, num_workers=4)])
 
-    steps = runs.task_runners(read_one(tmp_path))
+    steps = series.task_runners(read_one(tmp_path))
 
     assert steps[steps.index <= 0].iloc[-1] == 1
 
@@ -230,7 +230,7 @@ def test_task_runners_booted_before_the_first_request_count_from_the_begin(tmp_p
 def test_without_events_there_are_no_steps_of_task_runners(tmp_path: Path) -> None:
     write_requests(tmp_path, "task-1", [request(0)])
 
-    assert runs.task_runners(read_one(tmp_path)).empty
+    assert series.task_runners(read_one(tmp_path)).empty
 
 
 def test_utilization_is_the_mean_over_a_time_however_many_samples_fall_into_it(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_utilization_is_the_mean_over_a_time_however_many_samples_fall_into_it(t
     samples = [(0, 0, 100), (0.5, 0, 50), (1, 0, 0), (4, 0, 80), (4, 1, 10), (5, 0, 40), (5, 1, 30)]
     write_run(tmp_path, "task-1", [request(0)], samples=samples)
 
-    means = runs.utilization(read_one(tmp_path), 2.0)
+    means = series.utilization(read_one(tmp_path), 2.0)
 
     expected = pd.DataFrame(
         {0: [100.0, 75.0, 50.0, 80.0, 60.0], 1: [None, None, None, 10.0, 20.0]},
@@ -299,6 +299,6 @@ def test_the_published_repeats_are_read_as_they_are() -> None:
     for run, requests, refused in ((first, 2770, 0), (second, 2767, 2)):
         numbers = summary.numbers(run)
         assert (numbers["requests"], numbers["requests rejected"], numbers["cold starts"]) == (requests, refused, 8)
-        assert runs.task_runners(run).tolist() == list(range(9))
-        assert runs.clients(run).tolist() == list(range(1, 49))
+        assert series.task_runners(run).tolist() == list(range(9))
+        assert series.clients(run).tolist() == list(range(1, 49))
         assert run.parameters["Maximum parallel requests"] == "48"
