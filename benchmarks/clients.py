@@ -1,0 +1,215 @@
+"""Load in closed loops, from processes that are forked here: of one connection each, or of many.
+
+Every process is prepared, then told one window of time on the clock that all processes share. It sends requests from
+then on; those whose reply comes within the window count, and what comes before it is the warm-up.
+"""
+
+import multiprocessing
+import selectors
+import signal
+import socket
+import time
+from array import array
+from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
+from typing import NamedTuple
+
+import serving
+from relay import MESSAGE
+from serving import Server
+
+from kaas import wire
+from kaas.client import Connection, split_address
+from kaas.errors import KaasError
+from kaas.wire import Reply, Request
+
+_WARM_UP = 0.3
+"""Seconds between the first requests and the window."""
+_LONGEST = 60.0
+"""Seconds that a process may take to be prepared, or after the window to be done."""
+
+Window = tuple[int, int]
+Client = Callable[[Callable[[], Window]], "array[int]"]
+"""Prepares itself, asks for the window, and returns the nanoseconds of each request whose reply came in it."""
+
+
+class Load(NamedTuple):
+    """What came of it; times of the processor are in seconds, within the window."""
+
+    seconds: float
+    times_ns: list[int]
+    client_cpu: float
+    server_cpu: float
+    worker_cpu: float
+    server_bytes: int
+    """The server's resident set, at the window's end."""
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return len(self.times_ns) / self.seconds
+
+    def percentile_ms(self, percent: float) -> float:
+        """Give a percentile of the completion time."""
+        return percentile(self.times_ns, percent) / 1e6
+
+    def cpu_us(self, seconds: float) -> float:
+        """Give time of the processor as microseconds for each request."""
+        return seconds / len(self.times_ns) * 1e6
+
+
+def percentile(times: list[int], percent: float) -> int:
+    """Give the least of some sorted times that `percent` of them do not exceed."""
+    return times[min(int(len(times) * percent / 100), len(times) - 1)]
+
+
+def one_each(server: Server, number: int, seconds: float) -> Load:
+    """Have a number of processes with a connection each send requests, by kaas.client."""
+    return _load(server, [lambda window: _one(server.address, window)] * number, seconds)
+
+
+def many_each(server: Server, number: int, seconds: float, processes: int = 2) -> Load:
+    """Have few processes send requests over a number of connections in all."""
+    shares = [number // processes + (index < number % processes) for index in range(processes)]
+    return _load(server, [_many(server.address, share) for share in shares if share], seconds)
+
+
+def _load(server: Server, clients: list[Client], seconds: float) -> Load:
+    # Forked, not started: a client costs what its loop costs, and nothing to start.
+    context = multiprocessing.get_context("fork")
+    pipes, processes = [], []
+    try:
+        for client in clients:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_be_process, args=(client, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            pipes.append(ours)
+            processes.append(process)
+        for pipe in pipes:
+            _next(pipe)
+        cpu_seconds = server.cpu_clock()
+        begin = time.perf_counter_ns() + int(_WARM_UP * 1e9)
+        end = begin + int(seconds * 1e9)
+        for pipe in pipes:
+            pipe.send((begin, end))
+        _sleep_until(begin)
+        before = cpu_seconds()
+        _sleep_until(end)
+        after, server_bytes = cpu_seconds(), server.process.memory_info().rss
+        found = [_next(pipe, seconds) for pipe in pipes]
+    finally:
+        for process in processes:
+            process.kill()  # it has nothing to put in order
+        for process in processes:
+            process.join()
+        for pipe in pipes:
+            pipe.close()
+    times = sorted(time for times, _ in found for time in times)
+    if not times:
+        raise KaasError(f"no request was served within {seconds:g} s")
+    return Load(
+        seconds,
+        times,
+        client_cpu=sum(cpu for _, cpu in found),
+        server_cpu=after.server - before.server,
+        worker_cpu=after.workers - before.workers,
+        server_bytes=server_bytes,
+    )
+
+
+def _next(pipe: Pipe, more: float = 0.0) -> tuple["array[int]", float]:
+    """Take what a process says next.
+
+    Raises:
+        KaasError: it is gone, says nothing, or says what went wrong.
+    """
+    try:
+        said = pipe.recv() if pipe.poll(_LONGEST + more) else "it says nothing"
+    except EOFError:
+        said = "it is gone"
+    if isinstance(said, str):
+        raise KaasError(f"a client process: {said}")
+    return said  # type: ignore[no-any-return] # what a process of ours has sent
+
+
+def _be_process(client: Client, pipe: Pipe) -> None:
+    # A Ctrl-C is the benchmark's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    used = 0.0
+
+    def window() -> Window:
+        nonlocal used
+        pipe.send((array("q"), 0.0))
+        told: Window = pipe.recv()
+        used = time.process_time()
+        return told
+
+    try:
+        times = client(window)
+        pipe.send((times, time.process_time() - used))
+    except (KaasError, OSError) as error:
+        pipe.send(str(error))
+    except EOFError:  # the benchmark is gone
+        pass
+
+
+def _sleep_until(moment: int) -> None:
+    time.sleep(max(moment - time.perf_counter_ns(), 0) / 1e9)
+
+
+def _one(address: str, window: Callable[[], Window]) -> "array[int]":
+    clock, times = time.perf_counter_ns, array("q")
+    with Connection(address) as kaas:
+        serving.check_served(kaas.invoke(MESSAGE))
+        begin, end = window()
+        replied = clock()
+        while replied < end:
+            sent = clock()
+            reply = kaas.invoke(MESSAGE)
+            replied = clock()
+            if reply.status != "ok":
+                serving.check_served(reply)
+            if begin <= replied < end:
+                times.append(replied - sent)
+    return times
+
+
+def _many(address: str, number: int) -> Client:
+    frame = wire.encode_request(Request(wire.INVOKE, MESSAGE, 1))
+    size = len(wire.encode_reply(Reply("ok", MESSAGE)))
+
+    def client(window: Callable[[], Window]) -> "array[int]":
+        clock, times = time.perf_counter_ns, array("q")
+        sockets = [socket.create_connection(split_address(address), timeout=_LONGEST) for _ in range(number)]
+        selector = selectors.DefaultSelector()
+        try:
+            for connection in sockets:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                selector.register(connection, selectors.EVENT_READ)
+            begin, end = window()
+            sent = dict.fromkeys(map(socket.socket.fileno, sockets), clock())
+            for connection in sockets:
+                connection.sendall(frame)
+            left = number
+            while left:
+                for key, _ in selector.select():
+                    connection = key.fileobj  # type: ignore[assignment] # it is a socket
+                    reply = connection.recv(size, socket.MSG_WAITALL)
+                    if len(reply) < size or reply[5]:
+                        raise KaasError(f"an invocation was not served: {reply[:100]!r}")
+                    replied = clock()
+                    if begin <= replied < end:
+                        times.append(replied - sent[key.fd])
+                    if replied < end:
+                        sent[key.fd] = clock()
+                        connection.sendall(frame)
+                    else:
+                        left -= 1
+        finally:
+            selector.close()
+            for connection in sockets:
+                connection.close()
+        return times
+
+    return client

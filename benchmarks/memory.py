@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""How much memory does one more worker take, and one more client of the load generator? Linux only.
+
+Proportional set size: a process's own memory and its part of what it shares, as /proc/PID/smaps_rollup tells. Workers
+of cuda-matmul-cpu, so with Numba loaded, that have all served matrix tasks; clients of load.py that have all made
+requests, of a client module that only sleeps.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import common
+import psutil
+import serving
+from common import MODULES, ROOT, Options, Report, Target
+
+from kaas import matrices, results
+from kaas.errors import KaasError
+from kaas.matrices import Task
+
+WORKERS_PER_GPU = 4
+MB = 1e6
+
+
+def measure(options: Options) -> Report:
+    """Measure workers and clients, each in rounds."""
+    assert __doc__ is not None
+    report = Report("Memory", __doc__.partition("\n\n")[2])
+    if not serving.can_tell_shared_memory():
+        report.notes.append("Not measured: this system has no /proc/PID/smaps_rollup; run it on Linux.")
+        return report
+    gpus, clients = (1, 5) if options.quick else (7, 500)
+    found = common.alternate(
+        {"workers": lambda: workers_mb(gpus), "clients": lambda: clients_mb(clients)},
+        options.rounds,
+        warm_up=False,
+    )
+    for key, name, number, limit in (
+        ("workers", "a worker with Numba loaded", gpus * WORKERS_PER_GPU, 15),
+        ("clients", "a client of load.py", clients, 12),
+    ):
+        report.add(f"{name}, mean of {number}", "MB PSS", list(map(statistics.fmean, found[key])), Target(limit))
+        report.add(f"{name}, the largest", "MB PSS", list(map(max, found[key])))
+    return report
+
+
+def workers_mb(gpus: int) -> list[float]:
+    """Boot all workers of some GPUs and have them serve tasks; give the memory of each."""
+    number, n = gpus * WORKERS_PER_GPU, 16
+    arguments = ("-g", str(gpus), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
+    with (
+        serving.started(ROOT / "cuda-matmul-cpu.py", *arguments) as server,
+        matrices.shared_matrix(n) as a,
+        matrices.shared_matrix(n) as c,
+    ):
+        a.matrix[:] = matrices.random_matrix(n)
+        for _ in range(3):
+            serving.invoke_together(server.address, number, Task(a.name, c.name, n).encode())
+        found = serving.pss_bytes(server.workers())
+    if len(found) != number:
+        raise KaasError(f"{len(found)} workers are there, not {number}")
+    return [size / MB for size in found]
+
+
+def clients_mb(number: int) -> list[float]:
+    """Have the load generator run a number of clients; give the memory of each."""
+    ramp = ("--min-parallel", str(number), "--max-parallel", str(number), "--interval", "600")
+    names = ("--experiment-name", "memory", "--task-name", "sleep", "--server", "none")
+    line = [sys.executable, str(ROOT / "load.py"), "--client", str(MODULES / "sleeper.py"), "--input", "100"]
+    with tempfile.TemporaryDirectory(prefix="kaas-") as folder:
+        load = subprocess.Popen(
+            [*line, *names, *ramp, "--supervised"],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            rows = Path(folder, "results-memory", "sleep.csv")
+            serving.wait_until(
+                lambda: load.poll() is not None or _clients_at_work(rows) == number, f"{number} clients make requests"
+            )
+            found = serving.pss_bytes(serving.forked(psutil.Process(load.pid)))
+        finally:
+            load.terminate()
+            load.wait()
+    if len(found) != number:
+        raise KaasError(f"{len(found)} clients are there, not {number}")
+    return [size / MB for size in found]
+
+
+def _clients_at_work(rows: Path) -> int:
+    """Count the clients that have finished two requests or more."""
+    if not rows.exists():
+        return 0
+    requests = Counter(row.copy for row in results.read_rows(rows))
+    return sum(number > 1 for number in requests.values())
+
+
+if __name__ == "__main__":
+    common.main(measure, __doc__)

@@ -1,0 +1,104 @@
+"""The benchmark programs run, in small, and report what they promise. What they measure is not a test's business."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Marked, eventually
+
+from kaas import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+PROGRAMS = ("overhead", "cold-start", "memory", "connections", "scaling", "naive-cpu")
+WITHOUT_TARGETS = {"naive-cpu"}
+LINUX = Path("/proc/self/smaps_rollup").exists()
+
+
+@pytest.fixture
+def marked() -> Iterator[Marked]:
+    marked = Marked({"KAAS_PYTHON": sys.executable})
+    try:
+        yield marked
+        marked.assert_nothing_left()
+    finally:
+        marked.kill()
+
+
+@pytest.mark.timeout(240)
+def test_all_benchmarks_run_in_small_and_report_what_they_measured(marked: Marked, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [BENCHMARKS / "run", "--quick", "--report", tmp_path / "report.md", "--json", tmp_path / "json"],
+        cwd=elsewhere,
+        env=marked.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert list(elsewhere.iterdir()) == []
+    report = (tmp_path / "report.md").read_text()
+    assert "A smoke run" in report
+    for name in PROGRAMS:
+        found = json.loads((tmp_path / "json" / f"{name}.json").read_text())
+        check(found, name)
+        assert f"## {found['title']}\n" in report
+    for figure in re.findall(r"!\[.*\]\((.*)\)", report):
+        assert (tmp_path / figure).stat().st_size > 0
+
+
+def check(found: dict[str, Any], name: str) -> None:
+    assert (found["quick"], found["rounds"]) == (True, 1)
+    assert found["machine"]["CPU"]
+    assert found["results"] or (name == "memory" and not LINUX)
+    for result in found["results"]:
+        assert result["low"] <= result["value"] <= result["high"], result
+        assert result["unit"]
+        assert (result["met"] is None) == (result["target"] is None)
+    assert any(result["target"] for result in found["results"]) == (name not in WITHOUT_TARGETS)
+    for table in found["tables"]:
+        assert table["rows"]
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_a_benchmark_that_is_interrupted_leaves_nothing_and_says_nothing_more(
+    marked: Marked, tmp_path: Path, ended_by: signal.Signals
+) -> None:
+    said = tmp_path / "said"
+    with said.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, BENCHMARKS / "connections.py", "--rounds", "100"],
+            env=marked.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            # A terminal's Ctrl-C goes to a whole group; here, to the program alone.
+            start_new_session=True,
+        )
+    eventually(lambda: "warm-up" in said.read_text() and len(marked.left()) > 32)
+    process.send_signal(ended_by)
+    assert process.wait(30) == 128 + ended_by
+    assert all(line.startswith("connections.py: ") for line in said.read_text().splitlines()), said.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--rounds", "4"), "a median of less than 5"),
+        (("--json", "nowhere/file.json"), "there is no such folder"),
+    ],
+)
+def test_what_cannot_be_measured_or_written_is_refused_in_one_line(arguments: tuple[str, ...], reason: str) -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "cold_start.py", *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert reason in done.stderr
