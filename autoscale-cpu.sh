@@ -19,6 +19,7 @@
 #   READY_TIMEOUT=60            seconds that the server has to become ready
 #   EXPERIMENT=autoscaling-cpu  the results go to results-$EXPERIMENT; an earlier run there is moved aside
 #   DESCRIPTION=...             a sentence for the description of the run
+#   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
 #
 # Ctrl-C once ends in order and keeps the data; twice: at once.

@@ -23,6 +23,7 @@
 #   READY_TIMEOUT=60            seconds that the server has to become ready
 #   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
 #   DESCRIPTION=...             a sentence for the description of the run
+#   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
 #
 # Ctrl-C once ends in order and keeps the data; twice: at once. Compute modes and MPS are put back in any case.
@@ -93,7 +94,7 @@ before_run() {
 after_load() {
     local pids line='off: no setting of any GPU was changed' code=0
     if [[ $MPS != off ]]; then
-        pids=$("$python" -c 'import sys; from kaas.client import Connection
+        pids=$(KAAS_TOKEN=$KAAS_TOKEN "$python" -c 'import sys; from kaas.client import Connection
 print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' \
             "127.0.0.1:$PORT" 2>/dev/null) || pids=''
         # shellcheck disable=SC2086 # process numbers, with spaces between them

@@ -3,7 +3,7 @@
 
 As a script (./cuda-matmul-client.py 500) it makes one request and prints its times. As a client module it makes one
 request at each `run_client`. The server is at $KAAS_ADDRESS (127.0.0.1:8080); $KAAS_TIMEOUT is the seconds after which
-a request is given up (600). The matrix file lies in $KAAS_SCRATCH, which the clients of a run share.
+a request is given up (600). The matrix file lies in $KAAS_SCRATCH, which the clients of a run share, and nobody else.
 """
 
 import json
@@ -38,7 +38,8 @@ class MatmulClient:
         self._own_folder = "" if os.environ.get("KAAS_SCRATCH") else tempfile.mkdtemp(prefix="kaas-")
         try:
             folder = Path(self._own_folder or os.environ["KAAS_SCRATCH"])
-            self._matrix: Matrix = np.load(matrices.matrix_file(n, folder), mmap_mode="r")
+            path = matrices.matrix_file(n, folder)
+            self._matrix: Matrix = np.load(path, mmap_mode="r", allow_pickle=False)
         except BaseException:
             self.close()
             raise

@@ -25,7 +25,12 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("function", metavar="FUNCTION", help="the kernel: a module's name or a path, with or without .py")
     add("-p", "--port", type=cli.port, default=default.port, help="port to listen on; 0 for any (default %(default)s)")
-    add("--host", default=default.host, help="address to listen on (default %(default)s: this machine only)")
+    add(
+        "--host",
+        default=default.host,
+        help="address to listen on (default %(default)s: this machine only); one open to others takes a KAAS_TOKEN",
+    )
+    add("--insecure", action="store_true", help="listen where others can reach it, and let anybody call the kernel")
     add("-g", "--num-gpus", type=cli.positive_int, default=default.gpus, metavar="N", help="GPUs (default %(default)s)")
     add(
         "--gpu-ids",
@@ -65,11 +70,23 @@ def parse_arguments() -> argparse.Namespace:
     for name, kind, value, help_text in (
         ("queue-timeout", cli.seconds, default.queue_timeout, "with queue: how long one may wait; 0: for ever"),
         ("idle-timeout", cli.seconds, default.idle_timeout, "stop a task runner idle for so long; 0: never"),
+        (
+            "call-timeout",
+            cli.seconds,
+            default.call_timeout,
+            "answer and replace a worker in a call for so long; 0: never",
+        ),
         ("boot-timeout", cli.positive_seconds, default.boot_timeout, "how long a worker may take to become ready"),
         ("drain-timeout", cli.positive_seconds, default.drain_timeout, "at the end, how long to wait for replies"),
         ("kill-after", cli.positive_seconds, default.kill_after, "how long a worker may take to end by itself"),
     ):
         add(f"--{name}", type=kind, default=value, metavar="SECONDS", help=f"{help_text} (default %(default)g)")
+    add(
+        "--metrics-port",
+        type=cli.port,
+        metavar="PORT",
+        help="serve Prometheus metrics on this port, 0 for any (default: none); to this machine only unless --insecure",
+    )
     cli.add_supervised_option(parser)
     add(
         "--check", action="store_true", help="only check the arguments, the kernel's file and the port, and say nothing"
@@ -94,7 +111,7 @@ def main() -> None:
         kernel=kernel,
         host=arguments.host,
         port=arguments.port,
-        token=os.environ.get("KAAS_TOKEN", ""),
+        token=os.environ.pop("KAAS_TOKEN", ""),  # out of the environment that the kernel's processes inherit
         gpus=arguments.num_gpus,
         gpu_ids=arguments.gpu_ids,
         workers_per_gpu=arguments.max_req_per_gpu,
@@ -104,9 +121,12 @@ def main() -> None:
         queue_timeout=arguments.queue_timeout,
         idle_timeout=arguments.idle_timeout,
         boot_timeout=arguments.boot_timeout,
+        call_timeout=arguments.call_timeout,
         drain_timeout=arguments.drain_timeout,
         kill_after=arguments.kill_after,
         supervised=arguments.supervised,
+        metrics_port=arguments.metrics_port,
+        insecure=arguments.insecure,
     )
     if arguments.check:
         check_address(settings)

@@ -2,6 +2,7 @@
 
 For each child the parent gets a `link`, one end of a socket pair whose other end the child has. The link is also the
 leash: a child ends by itself when it reads the end of its link, so nothing outlives the parent, however that ended.
+What a child has started is killed when it has ended.
 """
 
 import asyncio
@@ -57,16 +58,25 @@ class ForkServer:
         return await self._preloaded
 
     def spawn(self, config: Config) -> tuple[int, socket.socket]:
-        """Start a child with `config`; return its number and our end of its link."""
+        """Start a child with `config`; return its number and our end of its link.
+
+        Raises:
+            OSError: there are no descriptors, or no processes, to be had.
+        """
         if self._control is None:
             self._launch()
         assert self._control is not None
-        self._started += 1
         ours, theirs = socket.socketpair()
+        line = json.dumps({"spawn": self._started + 1, "config": config}).encode() + b"\n"
+        try:
+            _send(self._control, line, [theirs.fileno()])
+        except OSError:  # too many descriptors are on their way
+            ours.close()
+            theirs.close()
+            raise
+        self._started += 1
         # Kept until it has arrived: macOS may lose a descriptor that is closed on its way.
         self._in_transit[self._started] = theirs
-        line = json.dumps({"spawn": self._started, "config": config}).encode() + b"\n"
-        _send(self._control, line, [theirs.fileno()])
         self._children.add(self._started)
         return self._started, ours
 
@@ -89,7 +99,8 @@ class ForkServer:
         environment = (
             os.environ | SINGLE_THREADED | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
         )
-        with theirs:
+        with theirs, contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
             self._process = subprocess.Popen(
                 # -P: the folder that the user happens to be in must not shadow a library.
                 [sys.executable, "-P", "-m", "kaas.forkserver", str(theirs.fileno()), *self._arguments],
@@ -100,6 +111,7 @@ class ForkServer:
                 # A Ctrl-C at the terminal is the parent's to handle.
                 start_new_session=True,
             )
+            on_failure.pop_all()
         self._control, self._pending = ours, b""
         self._gone.clear()
         asyncio.get_running_loop().add_reader(ours.fileno(), self._read)

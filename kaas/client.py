@@ -93,7 +93,7 @@ class Connection:
         frame = wire.encode_request(wire.Request(kind, payload, request_id, timeout))
         deadline = None if limit is None else time.monotonic() + limit
         try:
-            connection = self._connected()
+            connection = self._connected(_CONNECT_TIMEOUT if limit is None else min(limit, _CONNECT_TIMEOUT))
             connection.settimeout(limit)
             connection.sendall(frame)
             while True:
@@ -113,7 +113,7 @@ class Connection:
             raise ConnectionFailed(f"{self.address} does not answer like a KaaS server: {error}") from None
         except TimeoutError:
             self.close()
-            raise ConnectionFailed(f"{self.address} gave no answer within {limit} s") from None
+            raise ConnectionFailed(f"{self.address} gave no answer within {limit or _CONNECT_TIMEOUT:g} s") from None
         except (OSError, UnicodeError) as error:  # a host's name that cannot be one is a UnicodeError
             self.close()
             raise ConnectionFailed(f"{self.address}: {getattr(error, 'strerror', None) or error}") from None
@@ -122,10 +122,10 @@ class Connection:
             self.close()
             raise
 
-    def _connected(self) -> socket.socket:
+    def _connected(self, limit: float) -> socket.socket:
         if self._socket is None:
             self._decoder = wire.reply_decoder()
-            self._socket = socket.create_connection((self._host, self._port), timeout=_CONNECT_TIMEOUT)
+            self._socket = socket.create_connection((self._host, self._port), timeout=limit)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._token:
                 self._socket.sendall(wire.encode_request(wire.Request(wire.TOKEN, self._token.encode())))

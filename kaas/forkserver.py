@@ -13,7 +13,8 @@ Between parent and fork server go lines of JSON over a socket pair, a child's en
     {"ended": child, "code": exit code or minus the signal}                  from the fork server
 
 When it is told to close, or the parent is gone, the fork server gives its children `kill_after` seconds to end by
-themselves, kills those that are left, and ends.
+themselves, kills those that are left, and ends. Each child leads a process group of its own, which is killed when the
+child has ended: what a child has started does not outlive it, unless it has left that group.
 """
 
 import contextlib
@@ -108,8 +109,9 @@ class _Server:
                 self._closing = True
 
     def _kill(self, pids: list[int]) -> None:
+        """Kill children that are not yet reaped, each with its group."""
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            _kill_group(pid)
 
     def _spawn(self, child: int, config: Config, descriptor: int) -> None:
         with socket.socket(fileno=descriptor) as link:
@@ -132,9 +134,12 @@ class _Server:
                         sys.stdout.flush()
                         sys.stderr.flush()
                     os._exit(code)
+        with contextlib.suppress(OSError):  # it has done so itself, and may have ended since
+            os.setpgid(pid, pid)
         self._children[pid] = child
 
     def _become_child(self) -> None:
+        os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in self._descriptors:
@@ -149,7 +154,7 @@ class _Server:
         with contextlib.suppress(BlockingIOError):
             self._wakeup.recv(BUFFER)
         with contextlib.suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            while (ended := _reap_with_group())[0]:
                 child = self._children.pop(ended[0], None)
                 if child is not None:
                     self._tell({"ended": child, "code": os.waitstatus_to_exitcode(ended[1])})
@@ -157,6 +162,26 @@ class _Server:
     def _tell(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # the parent may be gone
             self._control.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _reap_with_group() -> tuple[int, int]:
+    """Reap a child that has ended, and kill its group; return its pid and status, or 0 and 0 if none has."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            _kill_group(pid)
+        return pid, status
+    found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if found is None:
+        return 0, 0
+    _kill_group(found.si_pid)  # until it is reaped, no other group can have its number
+    return os.waitpid(found.si_pid, 0)
+
+
+def _kill_group(pid: int) -> None:
+    # PermissionError: all that is left of it are the dead, on macOS.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def main() -> None:

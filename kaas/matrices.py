@@ -12,19 +12,19 @@ import fcntl
 import json
 import os
 import re
-import secrets
+import stat
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from kaas import segments
 from kaas.errors import TaskError, UsageError
 
 Matrix = npt.NDArray[np.float64]
@@ -33,10 +33,7 @@ Multiply = Callable[[Matrix, Matrix], None]
 
 DTYPES = ("float64", "float32")
 _LARGEST_N = 10**6
-_NAME = re.compile(r"kaas_[0-9a-f]{20}")
-"""25 characters: macOS takes 30, and no more."""
-_kept: list[SharedMemory] = []
-"""Segments to be closed once nobody holds their matrices."""
+_OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Task(NamedTuple):
@@ -62,13 +59,12 @@ class Task(NamedTuple):
             task = cls(**json.loads(payload))
         except (ValueError, TypeError, RecursionError):
             raise TaskError('not a matrix task: send {"a": segment, "c": segment, "n": N, "dtype": name}') from None
-        if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in (task.a, task.c)):
+        if not all(isinstance(name, str) and segments.NAME.fullmatch(name) for name in (task.a, task.c)):
             raise TaskError("a segment's name is not one of ours: kaas_ and 20 hexadecimal digits")
-        if type(task.n) is not int or not 1 <= task.n <= _LARGEST_N:
-            shown = repr(task.n) if type(task.n) is not int or abs(task.n) <= _LARGEST_N else "too large"
-            raise TaskError(f"n is {shown[:40]}: give a whole number from 1 to {_LARGEST_N}")
+        if type(task.n) is not int or not 1 <= task.n <= _LARGEST_N:  # JSON's true is an int, too
+            raise TaskError(f"n is {_shown(task.n)}: give a whole number from 1 to {_LARGEST_N}")
         if task.dtype not in DTYPES:
-            raise TaskError(f"dtype is {task.dtype!r}: give one of {', '.join(DTYPES)}")
+            raise TaskError(f"dtype is {_shown(task.dtype)}: give one of {', '.join(DTYPES)}")
         return task
 
 
@@ -97,15 +93,12 @@ def shared_matrix(n: int, dtype: str = "float64") -> Iterator[Segment]:
     Raises:
         UsageError: there is no room for it.
     """
-    memory = _create(n * n * np.dtype(dtype).itemsize)
+    memory = segments.create(n * n * np.dtype(dtype).itemsize)
     try:
         yield Segment(memory, n, dtype)
     finally:
-        _close(memory)
-        try:
-            memory.unlink()
-        except FileNotFoundError:  # somebody else has; the resource tracker must hear of it all the same
-            resource_tracker.unregister(f"/{memory.name}", "shared_memory")
+        segments.close(memory)
+        segments.unlink(memory)
 
 
 @contextlib.contextmanager
@@ -116,7 +109,7 @@ def attached_matrix(name: str, n: int, dtype: str) -> Iterator[Segment]:
         TaskError: there is none, or it is smaller than such a matrix.
     """
     try:
-        memory = _attach(name)
+        memory = segments.attach(name)
     except (OSError, ValueError) as error:
         raise TaskError(f"segment {name}: {error}") from None
     try:
@@ -125,7 +118,7 @@ def attached_matrix(name: str, n: int, dtype: str) -> Iterator[Segment]:
             raise TaskError(f"segment {name} has {memory.size} bytes, but {n} x {n} of {dtype} need {wanted}")
         yield Segment(memory, n, dtype)
     finally:
-        _close(memory)
+        segments.close(memory)
 
 
 def answer(payload: bytes, multiply: Multiply) -> bytes:
@@ -205,21 +198,37 @@ def is_square_of(product: Matrix, matrix: Matrix) -> bool:
 def matrix_file(n: int, folder: Path) -> Path:
     """Write the N x N matrix to a file in `folder`, unless another process has; return its path (NumPy's .npy).
 
+    The file is its user's alone. Its name can be guessed, so nobody else may be able to put one there.
+
     Raises:
-        UsageError: there is no room for it.
+        UsageError: there is no room for it, or others can write to `folder`.
     """
     path = folder / f"matrix-{n}.npy"
     try:
-        with path.with_suffix(".lock").open("w") as lock:
+        about = folder.stat()
+        if about.st_uid != os.geteuid() or about.st_mode & _OTHERS_CAN_WRITE:
+            raise UsageError(f"{folder} is no place for the matrix file: take a folder that only you can write to")
+        with _private(path.with_suffix(".lock")) as lock:
             # Whoever comes while it is being written waits for it, and finds it whole.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
                 part = path.with_suffix(".part.npy")
-                np.save(part, random_matrix(n))
+                with _private(part) as file:
+                    np.save(file, random_matrix(n), allow_pickle=False)
                 part.rename(path)
     except OSError as error:
-        raise UsageError(f"the matrix file {path} cannot be written: {error.strerror}") from None
+        raise UsageError(f"the matrix file {path} cannot be written: {error.strerror or error}") from None
     return path
+
+
+def _private(path: Path) -> BinaryIO:
+    """Open a file for writing that only its user can read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _shown(value: object) -> str:
+    """Show a value of somebody else's JSON, which may be of any size and depth."""
+    return repr(value)[:40] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _milliseconds(multiply: Multiply, a: Matrix, c: Matrix) -> float:
@@ -227,50 +236,3 @@ def _milliseconds(multiply: Multiply, a: Matrix, c: Matrix) -> float:
     begun = time.perf_counter_ns()
     multiply(a, c)
     return (time.perf_counter_ns() - begun) / 1e6
-
-
-def _create(size: int) -> SharedMemory:
-    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        raise UsageError(f"no shared memory for a matrix of {size} bytes: the machine has less")
-    try:
-        memory = SharedMemory(f"kaas_{secrets.token_hex(10)}", create=True, size=size)
-    except OSError as error:
-        raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror}") from None
-    try:
-        if hasattr(os, "posix_fallocate"):
-            # Without it the memory is promised, not there: where it runs out, writing kills the process (SIGBUS).
-            os.posix_fallocate(memory._fd, 0, size)  # type: ignore[attr-defined]
-    except OSError as error:
-        memory.close()
-        memory.unlink()
-        raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror} (see df /dev/shm)") from None
-    return memory
-
-
-def _close(memory: SharedMemory) -> None:
-    """Close a segment, and those that could not be closed before; a matrix that somebody still holds hinders it."""
-    _kept.append(memory)
-    for kept in list(_kept):
-        with contextlib.suppress(BufferError):
-            kept.close()
-            _kept.remove(kept)
-
-
-if sys.version_info >= (3, 13):
-
-    def _attach(name: str) -> SharedMemory:
-        return SharedMemory(name, track=False)
-
-else:
-
-    def _attach(name: str) -> SharedMemory:
-        """Attach without the resource tracker, which would unlink the segment when this process ends."""
-        register = resource_tracker.register
-        resource_tracker.register = _ignore
-        try:
-            return SharedMemory(name)
-        finally:
-            resource_tracker.register = register
-
-    def _ignore(name: object, rtype: str) -> None:
-        """Take a registration and do nothing."""

@@ -179,10 +179,16 @@ class RowWriter:
     Each row is one `write` to a file opened for appending, so rows of several processes never mix, a row is with the
     operating system the moment its request is finished, and killing anything leaves no torn line. Where there is no
     room for the whole of it, none of it is written.
+
+    Raises:
+        ResultsError: the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise ResultsError(f"{path}: {error.strerror}") from None
 
     def append(self, row: Row) -> None:
         """Append one row.
@@ -276,7 +282,11 @@ def read_rows(path: Path) -> list[Row]:
 def begin_description(
     path: Path, requests: Path, parameters: Mapping[str, object], machine: Mapping[str, object]
 ) -> None:
-    """Write `<task>.md` as it stands when a run begins: columns, parameters (`Name: value`) and machine."""
+    """Write `<task>.md` as it stands when a run begins: columns, parameters (`Name: value`) and machine.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
     lines = [
         f"This file describes the fields in the file {requests.parent.name}/{requests.name}.",
         f"The measurements were run starting on {datetime.now(UTC)}.",
@@ -292,11 +302,15 @@ def begin_description(
         *(f"{name}: {value}" for name, value in machine.items()),
         "",
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    _write(path, "w", lines)
 
 
 def end_description(path: Path, seconds: float, how: str, counts: Mapping[str, int]) -> None:
-    """Append to `<task>.md` how the run ended, how long it took and how many requests of each status it made."""
+    """Append to `<task>.md` how the run ended, how long it took and how many requests of each status it made.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
     lines = [
         "",
         "## End",
@@ -306,8 +320,15 @@ def end_description(path: Path, seconds: float, how: str, counts: Mapping[str, i
         f"The experiment ran for {seconds:.3f} s.",
         "",
     ]
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n".join(lines))
+    _write(path, "a", lines)
+
+
+def _write(path: Path, mode: str, lines: list[str]) -> None:
+    try:
+        with path.open(mode, encoding="utf-8") as file:
+            file.write("\n".join(lines))
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written: {error.strerror}") from None
 
 
 _PARAMETER = re.compile(r"(?P<name>[A-Z][^:`]*): (?P<value>.*)")

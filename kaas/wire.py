@@ -3,8 +3,8 @@
 A connection carries frames back to back, in both directions, any number of them. All numbers are big-endian. Nothing
 is ever unpickled or evaluated: a payload is bytes for the kernel, or JSON, or text.
 
-After `bad_request` and `unauthorized` the server closes the connection. A client that shuts down its sending side is
-taken for gone: its invocations are abandoned.
+After `bad_request` and `unauthorized` the server answers nothing more and closes the connection. A client that shuts
+down its sending side is taken for gone. Either way its invocations that are not answered yet are abandoned.
 
 Request, 24 bytes and the payload:
 
@@ -155,12 +155,16 @@ def _check_magic(begin: bytes | bytearray) -> None:
 
 
 class Decoder(Generic[Frame]):
-    """Cuts a stream of bytes, arriving in any pieces, into frames."""
+    """Cuts a stream of bytes, arriving in any pieces, into frames.
+
+    `limit`, the bytes that a payload may have, can be changed between two frames. Memory is taken for bytes that have
+    come, never for such as a header announces.
+    """
 
     def __init__(self, header: struct.Struct, make: Callable[[list[int], bytes], Frame], limit: int) -> None:
         self._header = header
         self._make: Callable[[list[int], bytes], Frame] = make
-        self._limit = limit
+        self.limit = limit
         self._pending = bytearray()
         self._wanted = 0
 
@@ -189,9 +193,9 @@ class Decoder(Generic[Frame]):
                 _check_magic(magic)
             if version != VERSION:
                 raise FrameError(f"a frame of version {version}, but this side speaks version {VERSION} only")
-            if length > self._limit:
+            if length > self.limit:
                 raise FrameError(
-                    f"a payload of {length} bytes is over the limit of {self._limit} (--message-size)",
+                    f"a payload of {length} bytes is over the limit of {self.limit} (--message-size)",
                     fields[_ID_FIELD],
                 )
             self._wanted = size + length

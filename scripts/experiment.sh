@@ -19,6 +19,9 @@ before_run() { :; }
 after_load() { :; }
 after_run() { :; }
 
+# Only programs that talk to the server are told its token.
+export -n KAAS_TOKEN
+
 server_pid='' monitor_pid='' load_pid='' # of what runs now
 events_log=''                           # of a server whose events are not sorted yet
 folder=''                               # of the results, once it is ours
@@ -62,6 +65,7 @@ run_experiment() {
     trap 'on_signal 143' TERM
 
     set_up
+    draw_token
     check_settings
     make_folder
     before_run
@@ -107,6 +111,11 @@ absolute() {
 set_up() {
     # shellcheck disable=SC2086 # options, with spaces between them
     [[ -n ${KAAS_PYTHON:-} ]] || "$ROOT/scripts/setup" $setup_options
+}
+
+# Without it nobody gets an answer from this run's server, other users of this machine included.
+draw_token() {
+    [[ -n ${KAAS_TOKEN:-} ]] || KAAS_TOKEN=$("$python" -c 'import secrets; print(secrets.token_hex(16))')
 }
 
 # As the original names its tasks: without the ending that only says that the module holds a function.
@@ -163,7 +172,7 @@ start_server() {
     server_log=$folder/$task-server.log
     events_log=$folder/$task-server-events.log
     # Apart: whatever a kernel prints goes to the former, and must not tear an event's line.
-    "${server_command[@]}" >"$events_log" 2>"$server_log" &
+    KAAS_TOKEN=$KAAS_TOKEN "${server_command[@]}" >"$events_log" 2>"$server_log" &
     server_pid=$!
     local tenths=0
     until grep -q ' listening on ' "$server_log" 2>/dev/null; do
@@ -179,13 +188,13 @@ start_server() {
 
 start_monitor() {
     monitor_log=$folder/$task-monitor.log
-    "${monitor_command[@]}" 2>"$monitor_log" &
+    KAAS_TOKEN=$KAAS_TOKEN "${monitor_command[@]}" 2>"$monitor_log" &
     monitor_pid=$!
 }
 
 run_load() {
     local code=0
-    "${load_command[@]}" &
+    KAAS_TOKEN=$KAAS_TOKEN "${load_command[@]}" &
     load_pid=$!
     wait_for "$load_pid" || code=$?
     load_pid=''

@@ -29,6 +29,13 @@ def run(link: socket.socket, config: Config) -> int:
     if config["do"] == "raise":
         sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - what it raises is no news here
         raise RuntimeError("told to")
+    if config["do"] == "fork":  # the grandchild has our link, too, and stays
+        pid = os.fork()
+        if not pid:
+            signal.pause()
+        link.recv(1)
+        link.sendall(str(pid).encode())
+        config = {"do": "0"}
     if config["do"] == "stay":  # deaf to the end of its link
         while True:
             signal.pause()

@@ -154,6 +154,33 @@ def test_a_child_can_be_killed_while_close_waits_for_it() -> None:
     with_family(test, kill_after=16.0)
 
 
+@pytest.mark.parametrize("how", ["by itself", "killed by somebody", "killed by us"])
+def test_what_a_child_has_started_ends_with_it(how: str) -> None:
+    async def test(family: Family) -> None:
+        child, pid = await family.spawn("fork")
+        family.links[child].sendall(b"?")
+        grandchild = int(await asyncio.to_thread(family.links[child].recv, 100))
+        assert exists(grandchild)
+        if how == "by itself":
+            family.links[child].shutdown(socket.SHUT_WR)
+        elif how == "killed by somebody":
+            os.kill(pid, signal.SIGKILL)
+        else:
+            family.forkserver.kill(child)
+        assert await family.until_ended(child) == (0 if how == "by itself" else -signal.SIGKILL)
+        await asyncio.to_thread(eventually, lambda: not exists(grandchild))
+
+    with_family(test)
+
+
+def test_each_child_leads_a_group_of_its_own() -> None:
+    async def test(family: Family) -> None:
+        pids = [(await family.spawn("0"))[1] for _ in range(3)]
+        assert [os.getpgid(pid) for pid in pids] == pids
+
+    with_family(test)
+
+
 def test_children_have_descriptors_of_their_own_only() -> None:
     async def test(family: Family) -> None:
         for _ in range(5):

@@ -133,6 +133,22 @@ def test_a_reply_that_is_too_late_is_not_taken_for_the_next_one(
         assert kaas.invoke(b"second").payload == b"second"
 
 
+def test_a_host_that_does_not_answer_at_all_is_given_up_in_the_callers_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    def never(address: tuple[str, int], timeout: float) -> socket.socket:
+        limits.append(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", never)
+    with Connection("gpu-node:8080") as kaas:
+        with pytest.raises(ConnectionFailed, match=r"no answer within 0\.5 s"):
+            kaas.status(0.5)
+        with pytest.raises(ConnectionFailed, match="no answer within 10 s"):
+            kaas.invoke(b"")
+    assert limits == [0.5, 10.0]
+
+
 def test_the_timeout_goes_to_the_server_which_answers_it(start_server: StartServer, gate: Path) -> None:
     with start_server("wait").connection() as kaas:
         assert kaas.invoke(str(gate).encode(), timeout=0.001).status == "timeout"

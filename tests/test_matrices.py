@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,7 +83,10 @@ def test_a_task_without_a_dtype_is_one_of_float64() -> None:
         ({"n": True}, "n is True"),
         ({"n": None}, "n is None"),
         ({"dtype": "float16"}, "dtype is 'float16'"),
-        ({"dtype": ["float64"]}, "dtype is"),
+        ({"n": 10**30}, "n is 1000"),
+        ({"n": [[[]]]}, "n is a list"),
+        ({"dtype": ["float64"]}, "dtype is a list"),
+        ({"dtype": "x" * 10_000}, "dtype is 'xxx"),
         ({"dtype": None}, "dtype is None"),
         ({"a": ""}, "segment's name"),
         ({"a": 5}, "segment's name"),
@@ -95,8 +99,9 @@ def test_a_task_without_a_dtype_is_one_of_float64() -> None:
 )
 def test_a_malformed_task_is_refused_and_what_is_wrong_with_it_named(changed: dict[str, object], said: str) -> None:
     payload = json.dumps({"a": NAME, "c": NAME, "n": 3, "dtype": "float64"} | changed).encode()
-    with pytest.raises(TaskError, match=re.escape(said)):
+    with pytest.raises(TaskError, match=re.escape(said)) as raised:
         Task.decode(payload)
+    assert len(str(raised.value)) < 200
 
 
 json_values = st.recursive(
@@ -116,6 +121,30 @@ def test_garbage_raises_nothing_but_task_errors(payload: bytes) -> None:
         task = Task.decode(payload)
         assert task.n >= 1
         assert task.dtype in matrices.DTYPES
+
+
+@patient
+@given(st.binary(max_size=100) | (json_values | nearly_tasks).map(lambda value: json.dumps(value).encode()))
+def test_a_kernel_answers_garbage_with_nothing_but_task_errors(payload: bytes) -> None:
+    # Of a segment that is not there, whatever the rest is: nothing of it may reach the multiplication.
+    with pytest.raises(TaskError):
+        matrices.answer(payload, square)
+
+
+@patient
+@given(st.integers(1, 3000))
+def test_a_value_nested_to_any_depth_is_refused(depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    for field in ("n", "dtype"):
+        task = {"a": NAME, "c": NAME, "n": 1} | {field: "?"}
+        with pytest.raises(TaskError):
+            Task.decode(json.dumps(task).replace('"?"', nested).encode())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
+def test_a_number_that_is_no_size_is_refused(number: str) -> None:
+    with pytest.raises(TaskError):
+        Task.decode(f'{{"a": "{NAME}", "c": "{NAME}", "n": {number}}}'.encode())
 
 
 @pytest.mark.parametrize("payload", [b"[" * 200_000, b'{"a":' * 200_000])
@@ -462,6 +491,36 @@ def test_a_matrix_file_that_is_there_is_taken_as_it_is(tmp_path: Path) -> None:
     np.save(path, np.ones((3, 3)))
     assert matrices.matrix_file(3, tmp_path) == path
     assert np.load(path).sum() == 9.0
+
+
+def test_a_matrix_file_is_its_users_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        path = matrices.matrix_file(3, tmp_path)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (path, path.with_suffix(".lock"))} == {0o600}
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o770, 0o702])
+def test_a_folder_in_which_others_can_plant_a_matrix_file_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(mode)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (folder / "matrix-3.lock").symlink_to(victim)
+    with pytest.raises(UsageError, match="only you can write to"):
+        matrices.matrix_file(3, folder)
+    assert victim.read_text() == "precious"
+
+
+def test_a_matrix_file_with_a_pickle_in_it_is_not_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "matrix-3.npy", np.array([[{}]]), allow_pickle=True)
+    tmp_path.chmod(0o700)
+    done = python(ROOT / "cuda-matmul-client.py", "3", KAAS_SCRATCH=str(tmp_path))
+    assert done.returncode != 0
+    assert "object" in done.stderr
 
 
 def test_a_matrix_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

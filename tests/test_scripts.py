@@ -11,11 +11,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from project import Project
 from support import eventually, read_until
 
 from kaas import ROOT, results
+from kaas.client import Connection
+from kaas.errors import Refused
 
 SHORT: dict[str, Any] = {"INTERVAL": 1, "MAX_MPL": 6, "N": 200, "AVAILABLE_GPUS": 2}
 LONG: dict[str, Any] = {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "N": 100, "AVAILABLE_GPUS": 1}
@@ -143,6 +146,50 @@ def test_a_server_that_dies_is_said_and_the_rows_stay(project: Project) -> None:
     assert "the server has been gone for 10 s" in said
     statuses = {row.status for row in project.rows()}
     assert statuses == {"ok", "failed"}
+
+
+def test_a_runs_server_answers_nobody_who_lacks_its_token_and_nothing_shows_that(project: Project) -> None:
+    process = project.start(**LONG)
+    eventually(project.has_rows)
+    (load,) = (line for line in project.marked.left() if "load.py" in line)
+    token = psutil.Process(int(load.partition(":")[0])).environ()["KAAS_TOKEN"]
+    assert re.fullmatch("[0-9a-f]{32}", token)
+
+    with Connection(f"127.0.0.1:{project.port}", token="") as kaas, pytest.raises(Refused, match="unauthorized"):
+        kaas.status()
+    command_lines = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+
+    assert process.returncode == 130, said
+    assert {row.status for row in project.rows()} == {"ok"}
+    assert "load.py" in command_lines
+    files = [path for path in project.folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".md" and path.parent == project.results for path in files)
+    assert token not in said + command_lines
+    assert [path for path in files if token.encode() in path.read_bytes()] == []
+
+
+def test_the_token_is_another_for_each_run_unless_the_user_has_set_one_and_not_for_every_program() -> None:
+    script = f"ROOT={shlex.quote(str(ROOT))}; source $ROOT/scripts/experiment.sh; draw_token; echo $KAAS_TOKEN; env"
+
+    def draw(**given: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KAAS_")}
+        done = subprocess.run(
+            ["bash", "-euc", script],
+            env=environment | {"KAAS_PYTHON": sys.executable} | given,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        token, *inherited = done.stdout.splitlines()
+        assert not any("KAAS_TOKEN" in line or token in line for line in inherited)
+        return token
+
+    drawn = {draw() for _ in range(3)}
+    assert len(drawn) == 3
+    assert all(re.fullmatch("[0-9a-f]{32}", token) for token in drawn)
+    assert draw(KAAS_TOKEN="the user's own") == "the user's own"
 
 
 def test_a_kernel_that_cannot_start_ends_the_script_with_the_end_of_the_servers_log(project: Project) -> None:

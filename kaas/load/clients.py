@@ -4,52 +4,30 @@ Over its link it says `ready` once it is prepared (or why it cannot be), begins 
 after the request that it is in, when it reads the link's end.
 """
 
-import mmap
+import contextlib
 import os
 import select
 import shutil
 import socket
-import struct
+import sys
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kaas import kernels, results
+from kaas import kernels, results, segments
 from kaas.forkserver import Config
-from kaas.results import Outcome, RowWriter
+from kaas.load.board import Board, Request
+from kaas.results import Outcome, Row, RowWriter
 
 READY = b"ready\n"
 FAILED = 1
 """Exit code of a client that cannot go on, and whose successor could not either: its rows cannot be written, say."""
-_COUNT = struct.Struct("q")
 _AFTER_FAILURE = 0.1
 """Seconds that a client waits at least after a request that failed, so that a dead server is not stormed."""
 
 _module: ModuleType | None = None
-
-
-class ClientCount:
-    """The number of running clients, in memory that all of them see: a file of 8 bytes, mapped."""
-
-    def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(descriptor, _COUNT.size)
-            self._map = mmap.mmap(descriptor, _COUNT.size)
-        finally:
-            os.close(descriptor)
-
-    @property
-    def value(self) -> int:
-        """How many clients run."""
-        number: int = _COUNT.unpack_from(self._map)[0]
-        return number
-
-    @value.setter
-    def value(self, number: int) -> None:
-        _COUNT.pack_into(self._map, 0, number)
 
 
 def preload(config: Config) -> None:
@@ -62,7 +40,9 @@ def preload(config: Config) -> None:
 
 
 def clean_up(config: Config) -> None:
-    """Remove the run's folder, in case the load generator was killed."""
+    """Remove what killed clients have left in shared memory, and the run's folder if the load generator is gone."""
+    if number := segments.remove_orphans(config["environment"]["KAAS_RUN"]):
+        print(f"segments of shared memory removed that killed clients had left: {number}", file=sys.stderr)  # noqa: T201
     shutil.rmtree(config["scratch"], ignore_errors=True)
 
 
@@ -73,37 +53,50 @@ def run(link: socket.socket, config: Config) -> int:
     try:
         if hasattr(module, "prepare"):
             module.prepare(arg, copy)
-        link.sendall(READY)
         try:
-            if link.recv(1):
+            if _told_to_begin(link):
                 _loop(link, module, config)
         finally:
             if hasattr(module, "cleanup"):
                 module.cleanup()
-    except ConnectionError:  # the load generator is gone
-        return 0
     except BaseException as error:
-        link.sendall(" ".join(f"{type(error).__name__}: {error}".split()).encode() + b"\n")
+        with contextlib.suppress(ConnectionError):  # the load generator is gone
+            link.sendall(" ".join(f"{type(error).__name__}: {error}".split()).encode(errors="replace") + b"\n")
         return FAILED
     return 0
 
 
+def _told_to_begin(link: socket.socket) -> bool:
+    """Say that all is ready and wait for the word to begin, or the link's end."""
+    with contextlib.suppress(ConnectionError):
+        link.sendall(READY)
+        return bool(link.recv(1))
+    return False
+
+
 def _loop(link: socket.socket, module: ModuleType, config: Config) -> None:
     copy, arg, backoff = config["copy"], config["input"], config["backoff"]
-    running, rows = ClientCount(Path(config["running"])), RowWriter(Path(config["rows"]))
+    board, rows = Board(Path(config["board"])), RowWriter(Path(config["rows"]))
     pause = 0.0
     while not _ended(link, pause):
-        concurrency, timestamp, begun = running.value, time.time(), time.perf_counter()
+        request = Request(time.time(), time.perf_counter(), board.running)
+        board.begin(copy, request)
         result: tuple[Any, ...]
         try:
             result = module.run_client(arg)
-            row = results.make_row(timestamp, copy, concurrency, result)
+            row = results.make_row(request.timestamp, copy, request.concurrency, result)
         except (Exception, SystemExit) as error:  # a client's own failure is a row, too
-            text = f"{type(error).__name__}: {error}"
-            failed = Outcome((time.perf_counter() - begun) * 1000, 0.0, 0.0, False, "failed", error=text)
-            row = results.make_row(timestamp, copy, concurrency, failed)
+            row = failure(copy, request, f"{type(error).__name__}: {error}")
         rows.append(row)
+        board.finish(copy)
         pause = 0.0 if row.status == "ok" else backoff if row.status == "rejected" else max(backoff, _AFTER_FAILURE)
+
+
+def failure(copy: int, request: Request, why: str) -> Row:
+    """Make the row of a request that failed in the client, just now."""
+    outer_ms = (time.perf_counter() - request.begun) * 1000
+    outcome = Outcome(outer_ms, 0.0, 0.0, False, "failed", error=why)
+    return results.make_row(request.timestamp, copy, request.concurrency, outcome)
 
 
 def _ended(link: socket.socket, pause: float) -> bool:

@@ -1,6 +1,7 @@
 """The client processes of a run, as the load generator sees them: prepared, begun, ended.
 
-A client that dies is forgotten; the ramp, which counts those that are there, has another one started.
+Of a client that dies the request is told that it was in; the ramp, which counts those that are there, has another one
+started.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ from pathlib import Path
 from kaas.children import ForkServer, describe
 from kaas.errors import ProcessFailed
 from kaas.forkserver import Config
-from kaas.load.clients import FAILED, READY, ClientCount
+from kaas.load.board import Board, Request
+from kaas.load.clients import FAILED, READY
 
 
 class _Client:
@@ -79,25 +81,37 @@ class Crew:
     Args:
         module: path of the client module.
         scratch: folder of this run, removed with its last client.
+        most: how many clients there may be at once.
         config: what each client is told (kaas.load.clients).
-        environment: variables for the client module.
+        environment: variables for the client module; KAAS_RUN names the run's shared memory, removed with the last
+            client, too.
         kill_after: seconds that clients have to end in order.
         problem: takes a line about a client that died.
+        unfinished: takes the number of a client that was killed, the request that it was in, and how it ended.
+
+    Raises:
+        ProcessFailed: there is no room in `scratch`.
     """
 
     def __init__(
         self,
         module: Path,
         scratch: Path,
+        most: int,
         config: Config,
         environment: dict[str, str],
         *,
         kill_after: float,
         problem: Callable[[str], None],
+        unfinished: Callable[[int, Request, str], None],
     ) -> None:
-        self._running = ClientCount(scratch / "running")
-        self._config = config | {"running": str(scratch / "running")}
+        try:
+            self._board = Board.create(scratch / "board", most)
+        except OSError as error:
+            raise ProcessFailed(f"no room for what the clients share, in {scratch}: {error.strerror}") from None
+        self._config = config | {"board": str(scratch / "board")}
         self._problem = problem
+        self._unfinished = unfinished
         self._forkserver = ForkServer(
             "kaas.load.clients",
             {"client": str(module), "environment": environment, "scratch": str(scratch)},
@@ -129,7 +143,7 @@ class Crew:
     def begin(self) -> None:
         """Let all that are prepared send requests, from now on."""
         prepared = [client for client in self._clients.values() if not client.begun]
-        self._running.value += len(prepared)
+        self._board.running += len(prepared)
         for client in prepared:
             client.begin()
 
@@ -175,7 +189,11 @@ class Crew:
         client = self._clients.pop(child)
         problem = client.ended(code)
         if client.begun:
-            self._running.value -= 1
+            self._board.running -= 1
+            # One that is not known to have ended (its fork server has) writes its row itself.
+            if code not in (None, FAILED) and (request := self._board.request(client.copy)) is not None:
+                self._board.finish(client.copy)
+                self._unfinished(client.copy, request, describe(code))
             if code == FAILED:
                 self.failure = f"client {client.copy} cannot go on ({problem})"
             elif not self._finishing:

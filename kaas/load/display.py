@@ -51,21 +51,21 @@ class Display:
         """Print a line that stays."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def update(self, now: Now, tally: Tally, clock: float) -> None:
+    def update(self, now: Now, tally: Tally) -> None:
         """Show how the run stands: live on a terminal, and for each step that is over one line that stays."""
         step = min(int(now.elapsed // self._ramp.interval), self._ramp.steps - 1)
         if step != self._step:
             self.say(self._line)
             self._step = step
-        self._line = self._describe(now, tally, clock)
+        self._line = self._describe(now, tally)
         if self._live is not None:
             bar = ProgressBar(total=self._ramp.duration, completed=min(now.elapsed, self._ramp.duration))
             left = f"{_minutes(self._ramp.duration - now.elapsed)} left"
             line = Text(f"{left} | {self._line}", no_wrap=True, overflow="ellipsis")
             self._live.update(Group(line, bar), refresh=True)
 
-    def _describe(self, now: Now, tally: Tally, clock: float) -> str:
-        rate, median, high = tally.recent(clock)
+    def _describe(self, now: Now, tally: Tally) -> str:
+        rate, median, high = tally.recent(now.elapsed)
         parts = (
             f"step {self._step + 1}/{self._ramp.steps}",
             _plural(now.clients, "client"),

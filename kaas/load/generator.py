@@ -4,6 +4,7 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 """
 
 import asyncio
+import contextlib
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -13,16 +14,18 @@ from typing import Any
 
 from rich.console import Console
 
-from kaas import machine, results
+from kaas import machine, results, segments
 from kaas.children import raise_descriptor_limit
 from kaas.client import Connection
-from kaas.errors import ConnectionFailed, KaasError, ServerNotReady
+from kaas.errors import ConnectionFailed, KaasError, Refused, ResultsError, ServerNotReady
+from kaas.load import clients
+from kaas.load.board import Request
 from kaas.load.crew import Crew
 from kaas.load.display import Display, Now, summary
 from kaas.load.ramp import Ramp
 from kaas.load.tally import Tally
 from kaas.orders import Orders, ignore_signals
-from kaas.results import RowReader, RunFiles
+from kaas.results import RowReader, RowWriter, RunFiles
 
 _TICK = 0.25
 _STATUS_EVERY = 1.0
@@ -57,12 +60,14 @@ class Generator:
         self._ordered = False
         self._task_runners: int | None = None
         self._rows: RowReader | None = None
+        self._last: dict[int, float] = {}  # of each client, when the request of its latest row began
         self._begun = 0.0
 
     async def run(self) -> int:
         """Run the load to its end; return the exit code.
 
-        That is 130 if it was told to end early, and 1 if the server was gone, products were wrong, or none was served.
+        That is 130 if it was told to end early, and 1 if the server was gone, products were wrong, none was served, or
+        something could not be written.
 
         Raises:
             KaasError: it could not begin, or no more clients could be prepared; the rows that there are stay.
@@ -73,18 +78,19 @@ class Generator:
             ended = ""
             try:
                 ended = await self._unless_ordered(self._load(crew))
-                return await self._end(crew, ended)
+                code = await self._end(crew, ended)
             except KaasError as error:
                 ended = str(error)
                 raise
             finally:
                 crew.kill()
                 await crew.close()
-                self._describe_end(ended or "at the end of the ramp")
+                described = self._describe_end(ended or "at the end of the ramp")
+            return code if described else code or 1
 
     def _crew(self, scratch: Path) -> Crew:
         settings = self._settings
-        environment = {"KAAS_SCRATCH": str(scratch)}
+        environment = {"KAAS_SCRATCH": str(scratch), "KAAS_RUN": segments.draw_run()}
         if settings.server is not None:
             environment["KAAS_ADDRESS"] = settings.server
         config = {
@@ -95,10 +101,12 @@ class Generator:
         return Crew(
             settings.client,
             scratch,
+            settings.ramp.max_clients,
             config,
             environment,
             kill_after=settings.finish_timeout,
             problem=self._display.say,
+            unfinished=self._finish,
         )
 
     # From the start to the end of the ramp
@@ -125,7 +133,7 @@ class Generator:
             watching.cancel()
 
     async def _follow_ramp(self, crew: Crew, watching: asyncio.Task[str]) -> str:
-        while not (pace := self._settings.ramp.pace(time.monotonic() - self._begun, len(crew))).done:
+        while not (pace := self._settings.ramp.pace(self._elapsed(), len(crew))).done:
             if pace.start:
                 await crew.prepare(pace.start)
                 crew.begin()
@@ -165,6 +173,8 @@ class Generator:
                     self._task_runners = None
                     if time.monotonic() - last > _SERVER_GONE_AFTER:
                         return f"the server has been gone for {_SERVER_GONE_AFTER:g} s ({error})"
+                except Refused as error:
+                    return str(error)
                 else:
                     self._task_runners = status["task_runners"]
                     last = time.monotonic()
@@ -179,7 +189,9 @@ class Generator:
         at_once = await self._unless_ordered(crew.wait(self._settings.finish_timeout))
         if at_once:
             self._display.say(f"{at_once}: ending at once; the data stay")
-        seconds = time.monotonic() - self._begun
+        crew.kill()
+        await crew.close()
+        seconds = self._elapsed()
         self._read_rows()
         if self._rows is not None:
             self._console.print(summary(self._tally, seconds))
@@ -192,12 +204,17 @@ class Generator:
             self._display.say(f"{status}, most often: {reason}")
         return 130 if self._ordered else 0 if served and not wrong and not early else 1
 
-    def _describe_end(self, how: str) -> None:
+    def _describe_end(self, how: str) -> bool:
+        """Finish the description, if there is a run to describe; tell whether that could be written."""
         if self._rows is not None:
             self._read_rows()
             self._rows.close()
-            seconds = time.monotonic() - self._begun
-            results.end_description(self._settings.files.description, seconds, how, self._tally.by_status)
+            try:
+                results.end_description(self._settings.files.description, self._elapsed(), how, self._tally.by_status)
+            except ResultsError as error:
+                self._display.say(str(error))
+                return False
+        return True
 
     # Small things
 
@@ -213,14 +230,29 @@ class Generator:
         await asyncio.wait((doing,))
         return order.result()
 
-    def _show(self, clients: int) -> None:
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begun
+
+    def _show(self, running: int) -> None:
         self._read_rows()
-        self._display.update(Now(time.monotonic() - self._begun, clients, self._task_runners), self._tally, time.time())
+        self._display.update(Now(self._elapsed(), running, self._task_runners), self._tally)
 
     def _read_rows(self) -> None:
         if self._rows is not None:
             for row in self._rows.new_rows():
-                self._tally.add(row)
+                self._tally.add(row, self._elapsed())
+                self._last[row.copy] = row.timestamp
+
+    def _finish(self, copy: int, request: Request, how: str) -> None:
+        """Write the row of a request whose client was killed, unless to write it was the last thing that it did."""
+        self._read_rows()
+        if self._last.get(copy) == request.timestamp:
+            return
+        try:
+            with contextlib.closing(RowWriter(self._settings.files.requests)) as rows:
+                rows.append(clients.failure(copy, request, f"the client {how}"))
+        except ResultsError as error:
+            self._display.say(str(error))
 
 
 def _of_server(status: dict[str, Any]) -> dict[str, object]:

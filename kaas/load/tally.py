@@ -12,26 +12,26 @@ _WINDOW = 5.0
 
 
 class Tally:
-    """Counts rows as they come. Times are in milliseconds."""
+    """Counts rows as they come. Times are in milliseconds; `now` is in seconds since the run began.
+
+    What is recent goes by when a row was read: the time stamps in it follow every step of the system's clock.
+    """
 
     def __init__(self) -> None:
         self.by_status: Counter[str] = Counter()
         self.warm_ms = array("d")
         self.cold_ms = array("d")
         self._errors: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._begun: float | None = None  # when the first request began, in seconds since the epoch
-        self._recent: deque[tuple[float, float]] = deque()  # when a request ended, and its completion time
+        self._recent: deque[tuple[float, float]] = deque()  # when a row came, and the completion time in it
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Row, now: float) -> None:
         """Count one row."""
-        if self._begun is None:
-            self._begun = row.timestamp
         self.by_status[row.status] += 1
         if row.error:
             self._errors[row.status][row.error] += 1
         if row.status == "ok":
             (self.cold_ms if row.cold_start else self.warm_ms).append(row.outer_time_ms)
-            self._recent.append((row.timestamp + row.outer_time_ms / 1000, row.outer_time_ms))
+            self._recent.append((now, row.outer_time_ms))
 
     @property
     def failed(self) -> int:
@@ -52,7 +52,7 @@ class Tally:
             self._recent.popleft()
         times = [time for _, time in self._recent]
         # A run that has only begun is younger than the window.
-        window = min(max(now - self._begun, 0.001), _WINDOW) if self._begun is not None else _WINDOW
+        window = min(max(now, 0.001), _WINDOW)
         return len(times) / window, percentile(times, 50), percentile(times, 95)
 
 

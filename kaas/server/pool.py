@@ -8,33 +8,44 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kaas import wire
 from kaas.events import Event
+from kaas.server.account import Account, Sparing
 from kaas.server.placement import Place, Placement
 from kaas.server.process import Invocation, WorkerProcess
 from kaas.server.runners import TaskRunners
 from kaas.server.settings import Settings
 from kaas.wire import Reply
 
+if TYPE_CHECKING:  # its library is imported only where metrics are wanted
+    from kaas.server.metrics import Metrics
+
 log = logging.getLogger("kaas.server")
+
+_MOST_MOVES = 5
+"""Workers that may be lost while they boot for one invocation, until it is answered so."""
 
 
 class Pool:
     """All workers of all GPUs. Lives in one asyncio loop; `submit` every invocation, `drain` at the end."""
 
-    def __init__(self, settings: Settings, emit: Callable[[Event], None]) -> None:
+    def __init__(self, settings: Settings, emit: Callable[[Event], None], metrics: "Metrics | None" = None) -> None:
         self._settings = settings
         self._emit = emit
         self._placement = Placement(settings.gpus, settings.workers_per_gpu)
-        self._runners = TaskRunners(settings, emit, self)
+        self._runners = TaskRunners(settings, emit, self, metrics)
+        self._metrics = metrics
         self._queue: OrderedDict[Invocation, None] = OrderedDict()
         self._open: set[Invocation] = set()  # accepted and not yet answered
         self._idle_since: dict[int, float] = {}  # of each booted GPU, in the loop's time
-        self._counters = Counter(dict.fromkeys(("accepted", "cold_starts", "abandoned", *wire.STATUSES), 0))
+        self._idle_watch: dict[int, asyncio.TimerHandle] = {}
+        self.account = Account()
+        self._kernel_errors = Sparing(log)
+        self._no_gpu = ""  # why no GPU is left
         self._drained = asyncio.Event()
         self._draining = False
 
@@ -44,7 +55,7 @@ class Pool:
 
     def submit(self, invocation: Invocation) -> None:
         """Accept an invocation: it is answered at once or later, and exactly once."""
-        self._counters["accepted"] += 1
+        self.account["accepted"] += 1
         self._open.add(invocation)
         if self._draining:
             self._answer(invocation, "shutting_down", "the server is shutting down")
@@ -55,12 +66,10 @@ class Pool:
         place = self._placement.acquire()
         if place is not None:
             self._assign(invocation, place)
-        elif self._settings.when_full == "queue" and len(self._queue) < self._settings.max_queue:
+        elif self._settings.when_full == "queue" and not self._no_gpu and len(self._queue) < self._settings.max_queue:
             self._enqueue(invocation)
         else:
-            self._emit(Event("rejected", time.time()))
-            full = f"all {self._settings.gpus} x {self._settings.workers_per_gpu} workers are busy"
-            self._answer(invocation, "rejected", f"{full}, and the queue is full" if self._queue else full)
+            self._reject(invocation)
 
     def abandon(self, invocation: Invocation) -> None:
         """The client is gone: whatever comes of this invocation, nobody waits for it."""
@@ -74,7 +83,8 @@ class Pool:
             "task_runners": len(self._runners),
             "queued": len(self._queue),
             "workers": self._runners.status(),
-            "counters": dict(self._counters),
+            "counters": dict(self.account),
+            "by_gpu": [self._status_of(gpu) for gpu in range(self._settings.gpus)],
             "gpus": self._settings.gpus,
             "workers_per_gpu": self._settings.workers_per_gpu,
             "kernel": self._settings.kernel.name,
@@ -82,9 +92,20 @@ class Pool:
             "settings": {
                 "When full": self._settings.when_full,
                 "Idle timeout [s]": self._settings.idle_timeout,
+                "Call timeout [s]": self._settings.call_timeout,
                 "Message size [bytes]": self._settings.message_size,
                 "Kernel file": str(self._settings.kernel),
             },
+        }
+
+    def _status_of(self, gpu: int) -> dict[str, Any]:
+        booted = gpu in self._runners
+        return {
+            "gpu": gpu,
+            "booted": booted,
+            "in_flight": self._placement.in_flight(gpu) if booted else 0,
+            "workers": len(self._placement.workers(gpu)),
+            "lost": self._runners.lost[gpu],
         }
 
     async def drain(self) -> None:
@@ -116,26 +137,60 @@ class Pool:
         assert invocation is not None
         if reply is not None:
             if reply.status != "ok":
-                log.warning("worker %d on GPU %d: %s", worker.number, worker.gpu, reply.payload.decode())
+                self._kernel_errors.warning(
+                    "worker %d on GPU %d: %s", worker.number, worker.gpu, reply.payload.decode()
+                )
             self._answer(invocation, reply.status, reply.payload, worker, reply.kernel_ns)
         self._release(worker)
 
-    def lost(self, worker: WorkerProcess, invocation: Invocation, reason: str) -> None:
-        """A worker was lost with its invocation."""
-        self._answer(
-            invocation, "worker_lost", f"worker {worker.number} on GPU {worker.gpu} was lost: {reason}", worker
-        )
+    def overdue(self, worker: WorkerProcess) -> None:
+        """A worker's call takes longer than a call may: it is going to be lost."""
+        assert worker.invocation is not None
+        limit = f"the call took longer than {self._settings.call_timeout:g} s (--call-timeout)"
+        self._answer(worker.invocation, "timeout", limit, worker)
+
+    def lost(self, worker: WorkerProcess, invocation: Invocation, reason: str, unbegun: bool) -> None:
+        """A worker was lost with its invocation; one that was not begun moves to another place if there is one."""
+        if not (unbegun and self._move(invocation)):
+            self._answer_lost(invocation, worker, reason)
         self._release(worker)
+
+    def left_out(self, worker: WorkerProcess, reason: str) -> None:
+        """A worker is used no more; nor is its GPU, if it was the last of that."""
+        gpu, invocation = worker.gpu, worker.invocation
+        if self._placement.leave_out(worker.number):
+            if gpu in self._idle_watch:
+                self._idle_watch.pop(gpu).cancel()
+            log.error("GPU %d is left out: none of its workers boots: %s", gpu, reason)
+            self._runners.stop(gpu, f"left out: {reason}")
+        else:
+            self._note_if_idle(gpu)
+        if invocation is not None and not self._move(invocation):
+            self._answer_lost(invocation, worker, reason)
+        if self._placement.exhausted:
+            self._no_gpu = f"no GPU is left, for no worker boots (see the server's log): {reason}"
+            for waiting in list(self._queue):
+                self._reject(waiting)
 
     # Placing
 
     def _assign(self, invocation: Invocation, place: Place) -> None:
         if place.boots:
             invocation.cold_start = True
-            self._counters["cold_starts"] += 1
-            self._runners.boot(place.gpu)
+            self.account["cold_starts"] += 1
+            self._runners.boot(place.gpu, self._placement.workers(place.gpu))
             self._watch_idle(place.gpu, self._settings.idle_timeout)
         self._runners.assign(invocation, place)
+
+    def _move(self, invocation: Invocation) -> bool:
+        """Give an invocation that was not begun another place; tell whether there was one, or it needs none."""
+        if invocation.answered:
+            return True
+        invocation.moves += 1
+        place = self._placement.acquire() if invocation.moves <= _MOST_MOVES else None
+        if place is not None:
+            self._assign(invocation, place)
+        return place is not None
 
     def _release(self, worker: WorkerProcess) -> None:
         """Take the worker's place back; the invocation that has waited longest, if any, gets it."""
@@ -147,8 +202,12 @@ class Pool:
             place = self._placement.acquire()
             assert place is not None
             self._assign(invocation, place)
-        elif not self._placement.in_flight(worker.gpu):
-            self._idle_since[worker.gpu] = asyncio.get_running_loop().time()
+        else:
+            self._note_if_idle(worker.gpu)
+
+    def _note_if_idle(self, gpu: int) -> None:
+        if not self._placement.in_flight(gpu):
+            self._idle_since[gpu] = asyncio.get_running_loop().time()
 
     def _enqueue(self, invocation: Invocation) -> None:
         self._queue[invocation] = None
@@ -158,7 +217,7 @@ class Pool:
 
     def _watch_idle(self, gpu: int, wait: float) -> None:
         if self._settings.idle_timeout:
-            asyncio.get_running_loop().call_later(wait, self._stop_if_idle, gpu)
+            self._idle_watch[gpu] = asyncio.get_running_loop().call_later(wait, self._stop_if_idle, gpu)
 
     def _stop_if_idle(self, gpu: int) -> None:
         if self._draining:
@@ -175,6 +234,16 @@ class Pool:
             self._runners.stop(gpu, "idle")
 
     # Answering
+
+    def _reject(self, invocation: Invocation) -> None:
+        full = f"all {self._settings.gpus} x {self._settings.workers_per_gpu} workers are busy"
+        why = self._no_gpu or (f"{full}, and the queue is full" if self._queue else full)
+        self._emit(Event("rejected", time.time(), detail=self._no_gpu))
+        self._answer(invocation, "rejected", why)
+
+    def _answer_lost(self, invocation: Invocation, worker: WorkerProcess, reason: str) -> None:
+        text = f"worker {worker.number} on GPU {worker.gpu} was lost: {reason}"
+        self._answer(invocation, "worker_lost", text, worker)
 
     def _limit(self, invocation: Invocation, seconds: float, text: str) -> asyncio.TimerHandle:
         """Have an invocation answered `timeout` after some time, unless it is answered before."""
@@ -202,6 +271,10 @@ class Pool:
             (invocation.handed_over or time.perf_counter_ns()) - invocation.accepted,
             kernel_ns,
         )
+        if self._metrics is not None and invocation.handed_over:
+            self._metrics.queue.observe(reply.queued_ns / 1e9)
+            if kernel_ns:
+                self._metrics.kernel.observe(kernel_ns / 1e9)
         invocation.send(invocation, wire.encode_reply(reply))
 
     def _answer_all(self, why: str) -> None:
@@ -210,7 +283,7 @@ class Pool:
 
     def _close(self, invocation: Invocation, status: str) -> None:
         invocation.answered = True
-        self._counters[status] += 1
+        self.account[status] += 1
         self._open.discard(invocation)
         self._queue.pop(invocation, None)
         for timer in (invocation.timer, invocation.queue_timer):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 from kaas import wire
 from kaas.children import ForkServer, describe
@@ -15,7 +15,9 @@ from kaas.errors import FrameError, UsageError
 from kaas.forkserver import Config
 from kaas.wire import Reply, Request
 
-State = Literal["booting", "idle", "busy", "lost", "stopping"]
+State = Literal["booting", "idle", "busy", "lost", "stopping", "left out"]
+STATES: tuple[State, ...] = get_args(State)
+_NO_MORE = ("stopping", "left out")
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +30,7 @@ class Invocation:
     handed_over: int = 0
     cold_start: bool = False
     waited_for_boot: bool = False
+    moves: int = 0
     answered: bool = False
     timer: asyncio.TimerHandle | None = None
     queue_timer: asyncio.TimerHandle | None = None
@@ -42,6 +45,9 @@ class Owner(Protocol):
     def finished(self, worker: "WorkerProcess", reply: Reply | None) -> None:
         """Its invocation is over; without a reply if it was never begun, because it had been answered by then."""
 
+    def overdue(self, worker: "WorkerProcess") -> None:
+        """Its call takes longer than a call may; `failed` follows."""
+
     def failed(self, worker: "WorkerProcess") -> None:
         """It is of no use any more, and must be killed if it still runs; `worker.failure` may say why."""
 
@@ -51,18 +57,28 @@ class WorkerProcess(asyncio.Protocol):
 
     A worker may be given an invocation while it boots, and begins with it as soon as it is ready; one that was lost
     while idle takes it, too, for its successor.
+
+    Args:
+        number: of its place.
+        gpu: the GPU's.
+        owner: whom it tells what becomes of it.
+        call_timeout: seconds that a call may take; 0 for any.
     """
 
-    def __init__(self, number: int, gpu: int, owner: Owner) -> None:
+    def __init__(self, number: int, gpu: int, owner: Owner, call_timeout: float = 0.0) -> None:
         self.number = number
         self.gpu = gpu
+        self.boot_seconds = 0.0
         self.state: State = "booting"
         self.pid: int | None = None
         self.child: int | None = None
         self.linked = False
         self.invocation: Invocation | None = None
-        self.failure = ""
+        self.failure = ""  # why it is killed
+        self.ended = ""  # how it has ended
         self._owner = owner
+        self._call_timeout = call_timeout
+        self._started = 0.0
         self._decoder = wire.reply_decoder()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -71,7 +87,8 @@ class WorkerProcess(asyncio.Protocol):
     def start(self, forkserver: ForkServer, config: Config, limit: float) -> int:
         """Start the process and return its child number; it fails if it is not ready within `limit` seconds."""
         loop = asyncio.get_running_loop()
-        self.child, link = forkserver.spawn(config | {"spawned": time.time()})
+        self._started = time.monotonic()
+        self.child, link = forkserver.spawn(config | {"spawned": self._started})
         self._connecting = loop.create_task(self._connect(link))
         self._timer = loop.call_later(limit, self._fail, f"not ready within {limit:g} s (--boot-timeout)")
         return self.child
@@ -79,14 +96,14 @@ class WorkerProcess(asyncio.Protocol):
     def assign(self, invocation: Invocation) -> None:
         """Give it an invocation; it must have none."""
         self.invocation = invocation
-        if self.state == "idle":
+        if self.state == "idle" and not (self.failure or self.ended):
             self._begin(invocation)
         else:
             invocation.waited_for_boot = True
 
-    def stop(self) -> None:
+    def stop(self, state: State = "stopping") -> None:
         """Let it end by itself, after the call that it may be in."""
-        self.state = "stopping"
+        self.state = state
         self._cancel_timer()
         if self._transport is not None:
             self._transport.close()
@@ -97,14 +114,17 @@ class WorkerProcess(asyncio.Protocol):
         """The link is open."""
         self.linked = True
         self._transport = cast("asyncio.Transport", transport)
-        if self.state == "stopping":
+        if self.state in _NO_MORE:
             transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Something came from the worker."""
+        if self.failure:  # nothing that it says counts any more
+            return
         try:
             for reply in self._decoder.feed(data):
                 if self.state == "busy":
+                    self._cancel_timer()
                     self.state = "idle"
                     self._owner.finished(self, reply)
                 elif self.state == "booting":
@@ -131,6 +151,8 @@ class WorkerProcess(asyncio.Protocol):
             return
         assert self._transport is not None
         self.state = "busy"
+        if self._call_timeout:
+            self._timer = asyncio.get_running_loop().call_later(self._call_timeout, self._overdue)
         invocation.handed_over = time.perf_counter_ns()
         self._transport.write(wire.encode_request(invocation.request))
 
@@ -142,14 +164,19 @@ class WorkerProcess(asyncio.Protocol):
         hello = json.loads(reply.payload)
         self.state = "idle"
         self.pid = hello["pid"]
+        self.boot_seconds = time.monotonic() - self._started
         self._owner.ready(self, hello["phases"])
         if self.invocation is not None:
             self._begin(self.invocation)
 
+    def _overdue(self) -> None:
+        self._owner.overdue(self)
+        self._fail(f"its call took longer than {self._call_timeout:g} s (--call-timeout)")
+
     def _fail(self, reason: str) -> None:
         """Tell the owner, unless it was meant to end."""
         self._cancel_timer()
-        if self.state != "stopping":
+        if self.state not in _NO_MORE:
             self.failure = self.failure or reason
             self._owner.failed(self)
 
@@ -191,6 +218,9 @@ class Trial:
 
     def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
         """Never happens: a trial is given no invocation."""
+
+    def overdue(self, worker: WorkerProcess) -> None:
+        """Never happens, either."""
 
     def failed(self, worker: WorkerProcess) -> None:
         """It does not load; if it did not say why, `ended` follows."""

@@ -1,5 +1,8 @@
 """The task runners: boots and stops the worker processes of a GPU, and refills the place of one that was lost.
 
+A place whose worker served is refilled at once. One whose boots fail is tried again after pauses that grow, and left
+out after `MOST_FAILED_BOOTS` in a row; boots that fail because the machine gives no process do not count.
+
 It does what it is told, by `pool.py`; which GPU, and for which invocation, is not its business.
 """
 
@@ -11,7 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kaas import kernels
 from kaas.children import ForkServer, describe
@@ -23,32 +26,49 @@ from kaas.server.settings import Settings
 from kaas.server.worker import SAFE_TO_PRELOAD
 from kaas.wire import Reply
 
+if TYPE_CHECKING:  # its library is imported only where metrics are wanted
+    from kaas.server.metrics import Metrics
+
 log = logging.getLogger("kaas.server")
 
 _LAST_WORDS = 0.1
 """Seconds after a process's end in which what it wrote must have arrived."""
-_LONGEST_PAUSE = 5.0
-"""Seconds between two tries to boot a worker that fails again and again."""
+MOST_FAILED_BOOTS = 5
+"""Boots in a row that may come to nothing until a worker's place is left out."""
+_PAUSE = 0.1
+"""Seconds from the first failed boot to the second try; doubled from one to the next."""
+_PAUSE_OF_MACHINE = 1.0
+"""Seconds to the next try where the machine gave no process."""
 
 
 class Owner(Protocol):
-    """Whom the task runners tell what became of an invocation; either way its place is free again."""
+    """Whom the task runners tell what became of a worker and its invocation, whose place is free again."""
 
     def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
         """The worker is done with it; without a reply if it was never begun, because it had been answered by then."""
 
-    def lost(self, worker: WorkerProcess, invocation: Invocation, reason: str) -> None:
-        """The worker that had it was lost."""
+    def overdue(self, worker: WorkerProcess) -> None:
+        """It takes longer than a call may; `lost` follows."""
+
+    def lost(self, worker: WorkerProcess, invocation: Invocation, reason: str, unbegun: bool) -> None:
+        """The worker that had it was lost, before it had begun if `unbegun`."""
+
+    def left_out(self, worker: WorkerProcess, reason: str) -> None:
+        """A worker's boots fail again and again, and it is not used any more; its invocation, if any, was not begun."""
 
 
 class TaskRunners:
     """The worker processes of all booted GPUs."""
 
-    def __init__(self, settings: Settings, emit: Callable[[Event], None], owner: Owner) -> None:
+    def __init__(
+        self, settings: Settings, emit: Callable[[Event], None], owner: Owner, metrics: "Metrics | None" = None
+    ) -> None:
         self._settings = settings
         self._emit = emit
         self._owner = owner
-        self._workers: dict[int, list[WorkerProcess]] = {}  # of each booted GPU
+        self._metrics = metrics
+        self._workers: dict[int, dict[int, WorkerProcess]] = {}  # of each booted GPU
+        self.lost: Counter[int] = Counter()  # of each GPU, workers lost
         self._by_child: dict[int, WorkerProcess] = {}
         self._trial: Trial | None = None
         self._failures: Counter[int] = Counter()  # of each worker, boots in a row that came to nothing
@@ -83,19 +103,18 @@ class TaskRunners:
             self.stop(gpu, "shutdown")
         await self._forkserver.close()
 
-    def boot(self, gpu: int) -> None:
-        """Start all workers of a GPU; return at once."""
-        size = self._settings.workers_per_gpu
-        self._emit(Event("booted", time.time(), gpu, size))
-        self._workers[gpu] = [WorkerProcess(number, gpu, self) for number in range(gpu * size, (gpu + 1) * size)]
-        for worker in self._workers[gpu]:
+    def boot(self, gpu: int, numbers: list[int]) -> None:
+        """Start the workers of a GPU; return at once."""
+        self._emit(Event("booted", time.time(), gpu, len(numbers)))
+        self._workers[gpu] = {number: self._worker(number, gpu) for number in numbers}
+        for worker in self._workers[gpu].values():
             self._start(worker)
 
     def stop(self, gpu: int, why: str) -> None:
         """Let all workers of a GPU end by themselves; kill those that do not in time."""
         workers = self._workers.pop(gpu)
         self._emit(Event("stopped", time.time(), gpu, len(workers), detail=why))
-        for worker in workers:
+        for worker in workers.values():
             self._failures.pop(worker.number, None)
             worker.stop()
             if worker.child is not None:
@@ -109,15 +128,18 @@ class TaskRunners:
 
     def assign(self, invocation: Invocation, place: Place) -> None:
         """Give a worker its invocation."""
-        self._workers[place.gpu][place.worker - place.gpu * self._settings.workers_per_gpu].assign(invocation)
+        self._workers[place.gpu][place.worker].assign(invocation)
 
     def status(self) -> list[dict[str, Any]]:
         """Say of each worker what the status query's answer says."""
         return [
             {"worker": worker.number, "gpu": worker.gpu, "pid": worker.pid, "state": worker.state}
             for gpu in sorted(self._workers)
-            for worker in self._workers[gpu]
+            for worker in self._workers[gpu].values()
         ]
+
+    def __contains__(self, gpu: int) -> bool:
+        return gpu in self._workers
 
     def __len__(self) -> int:
         return len(self._workers)
@@ -127,12 +149,18 @@ class TaskRunners:
     def ready(self, worker: WorkerProcess, phases: dict[str, float]) -> None:
         """A worker has loaded the kernel."""
         self._failures.pop(worker.number, None)
+        if self._metrics is not None:
+            self._metrics.boot.observe(worker.boot_seconds)
         detail = ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in phases.items())
         self._emit(Event("ready", time.time(), worker.gpu, 1, worker.number, detail))
 
     def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
         """A worker is done with its invocation."""
         self._owner.finished(worker, reply)
+
+    def overdue(self, worker: WorkerProcess) -> None:
+        """A worker's call takes longer than a call may."""
+        self._owner.overdue(worker)
 
     def failed(self, worker: WorkerProcess) -> None:
         """A worker is of no use any more: it is killed, and `_ended` follows."""
@@ -147,33 +175,44 @@ class TaskRunners:
             return
         if code is None and worker.linked and worker.pid is not None:
             # The fork server is lost, and with it the leash of a worker that may never look at its link again.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(worker.pid, signal.SIGKILL)
+        worker.ended = describe(code)
         # What it said last may still be on its way over the link.
         wait = _LAST_WORDS if worker.linked else 0.0
-        asyncio.get_running_loop().call_later(wait, self._lost, worker, describe(code))
+        asyncio.get_running_loop().call_later(wait, self._lost, worker, code is not None)
 
-    def _lost(self, worker: WorkerProcess, how: str) -> None:
-        """Refill the worker's place, after a pause that grows as boots fail in a row."""
+    def _lost(self, worker: WorkerProcess, counts: bool) -> None:
+        """Refill the worker's place, or leave it out; `counts` unless it was the machine that gave no process."""
         if worker.state == "stopping":
             return
-        reason = worker.failure or how
-        was_idle = worker.state in {"idle", "lost"}
-        worker.stop()
-        self._emit(Event("lost", time.time(), worker.gpu, 1, worker.number, reason))
-        log.warning("worker %d on GPU %d was lost: %s", worker.number, worker.gpu, reason)
-        successor = WorkerProcess(worker.number, worker.gpu, self)
-        self._workers[worker.gpu][worker.number - worker.gpu * self._settings.workers_per_gpu] = successor
+        booting, was_idle = worker.state == "booting", worker.state in {"idle", "lost"}
+        if booting and counts:
+            self._failures[worker.number] += 1
         failures = self._failures[worker.number]
-        self._failures[worker.number] += 1
-        pause = min(0.1 * 2 ** (failures - 1), _LONGEST_PAUSE) if failures else 0.0
+        left_out = failures >= MOST_FAILED_BOOTS
+        reason, more = worker.failure or worker.ended, f"; left out after {failures} failed boots" if left_out else ""
+        worker.stop("left out" if left_out else "stopping")
+        self.lost[worker.gpu] += 1
+        self._emit(Event("lost", time.time(), worker.gpu, 1, worker.number, reason + more))
+        log.warning("worker %d on GPU %d was lost: %s%s", worker.number, worker.gpu, reason, more)
+        if left_out:
+            self._owner.left_out(worker, reason)
+            return
+        successor = self._workers[worker.gpu][worker.number] = self._worker(worker.number, worker.gpu)
+        pause = 0.0
+        if booting:
+            pause = _PAUSE * 2 ** (failures - 1) if counts else _PAUSE_OF_MACHINE
         asyncio.get_running_loop().call_later(pause, self._start, successor)
         if worker.invocation is None:
             return
         if was_idle:  # it was given this one when it was dead already, and has not begun
             successor.assign(worker.invocation)
         else:
-            self._owner.lost(worker, worker.invocation, reason)
+            self._owner.lost(worker, worker.invocation, reason, booting)
+
+    def _worker(self, number: int, gpu: int) -> WorkerProcess:
+        return WorkerProcess(number, gpu, self, self._settings.call_timeout)
 
     def _start(self, worker: WorkerProcess) -> None:
         if worker.state != "booting":  # its task runner was stopped during the pause
@@ -181,7 +220,8 @@ class TaskRunners:
         try:
             child = worker.start(self._forkserver, self._config(worker.gpu), self._settings.boot_timeout)
         except OSError as error:
-            asyncio.get_running_loop().call_soon(self._lost, worker, f"no process can be started: {error.strerror}")
+            worker.failure = f"no process can be started: {error.strerror}"
+            asyncio.get_running_loop().call_soon(self._lost, worker, False)
         else:
             self._by_child[child] = worker
 

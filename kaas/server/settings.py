@@ -9,7 +9,10 @@ from kaas import wire
 
 @dataclass(frozen=True)
 class Settings:
-    """All times are in seconds; `idle_timeout` and `queue_timeout` are 0 for never.
+    """All times are in seconds; `idle_timeout`, `queue_timeout` and `call_timeout` are 0 for never.
+
+    `metrics_port` is None for no metrics, 0 for any free port; `insecure` lets a server without a token listen beyond
+    this machine.
 
     `gpu_ids` are what CUDA_VISIBLE_DEVICES calls the GPUs, in order; without them they are called by their numbers.
     """
@@ -27,6 +30,9 @@ class Settings:
     queue_timeout: float = 0.0
     idle_timeout: float = 60.0
     boot_timeout: float = 60.0
+    call_timeout: float = 0.0
     drain_timeout: float = 30.0
     kill_after: float = 10.0
     supervised: bool = False
+    metrics_port: int | None = None
+    insecure: bool = False

@@ -1,25 +1,27 @@
-"""The server's outside: TCP connections, signals, and the life of the whole thing."""
+"""The life of the whole server: it listens, serves, takes orders to end, and drains."""
 
 import asyncio
-import errno
-import hmac
-import json
+import contextlib
 import logging
 import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING
 
-from kaas import events, wire
+from kaas import events
 from kaas.children import raise_descriptor_limit
-from kaas.errors import FrameError, UsageError
+from kaas.errors import UsageError
 from kaas.events import Event
 from kaas.orders import Orders, ignore_signals
+from kaas.server import listener
+from kaas.server.connection import LINGER, ClientConnection
+from kaas.server.listener import Acceptor
 from kaas.server.pool import Pool
-from kaas.server.process import Invocation
 from kaas.server.settings import Settings
-from kaas.wire import Reply, Request
+
+if TYPE_CHECKING:  # its library is imported only where metrics are wanted
+    from kaas.server.metrics import Metrics
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -29,121 +31,40 @@ except ImportError:  # it is not to be had on every platform, and not needed
 
 log = logging.getLogger("kaas.server")
 
-_BACKLOG = 4096
-_LINGER = 5.0
-"""Seconds that a client has to take its last replies."""
-
-
-class ClientConnection(asyncio.Protocol):
-    """One client's connection: any number of invocations, several at a time if the client likes."""
-
-    def __init__(self, pool: Pool, token: bytes, message_size: int, connections: "set[ClientConnection]") -> None:
-        self._pool = pool
-        self._token = token
-        self._trusted = not token
-        self._refused = False
-        self._decoder = wire.request_decoder(message_size)
-        self._connections = connections
-        self._invocations: set[Invocation] = set()
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Something came from the client."""
-        if self._refused:
-            return
-        try:
-            for request in self._decoder.feed(data):
-                self._handle(request)
-        except FrameError as error:
-            self._refuse("bad_request", str(error), error.request_id)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """The client has gone, or we have closed."""
-        self._transport = None
-        self._connections.discard(self)
-        for invocation in self._invocations:
-            self._pool.abandon(invocation)
-        self._invocations.clear()
-
-    def pause_writing(self) -> None:
-        """The client does not read its replies: take no more requests from it until it does."""
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """It reads again."""
-        if self._transport is not None:
-            self._transport.resume_reading()
-
-    def close(self) -> None:
-        """Close, once what has been answered is sent."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def _handle(self, request: Request) -> None:
-        if self._refused or self._transport is None or self._transport.is_closing():
-            return
-        if request.kind == wire.TOKEN:
-            self._trusted = not self._token or hmac.compare_digest(request.payload, self._token)
-        if not self._trusted:
-            self._refuse("unauthorized", "this server wants a token: set KAAS_TOKEN to it", request.id)
-        elif request.kind == wire.INVOKE:
-            invocation = Invocation(request, self._answer)
-            self._invocations.add(invocation)
-            self._pool.submit(invocation)
-        elif request.kind == wire.STATUS:
-            self._send(wire.encode_reply(Reply("ok", json.dumps(self._pool.status()).encode(), request.id)))
-
-    def _refuse(self, status: str, text: str, request_id: int) -> None:
-        """Reply, and close when the client has: one that is still sending would not get the reply otherwise."""
-        self._refused = True
-        self._send(wire.encode_reply(Reply(status, text.encode(), request_id)))
-        if self._transport is not None:
-            self._transport.write_eof()
-            asyncio.get_running_loop().call_later(_LINGER, self.close)
-
-    def _answer(self, invocation: Invocation, frame: bytes) -> None:
-        self._invocations.discard(invocation)
-        self._send(frame)
-
-    def _send(self, frame: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(frame)
-
 
 def check_address(settings: Settings) -> None:
-    """Raise `UsageError` if a server could not listen where it is told to."""
-    _bind(settings.host, settings.port).close()
+    """Raise `UsageError` if a server could not, or must not, listen where it is told to."""
+    for taken in _listeners(settings):
+        taken.close()
 
 
 def serve(settings: Settings) -> None:
     """Listen, serve until SIGTERM or SIGINT, drain, and return when nothing of it is left.
 
     Raises:
-        UsageError: the address is taken or not ours, or the kernel does not load.
+        UsageError: an address is taken, not ours, or open to others without a token; or the kernel does not load.
         ProcessFailed: the fork server does not start.
     """
-    listener = _bind(settings.host, settings.port)
+    listeners = _listeners(settings)
     raise_descriptor_limit()
     if sys.stdout is None:
         raise UsageError("stdout is closed, and the event lines go there")
-    with listener, asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_Server(settings, listener).run())
+    with contextlib.ExitStack() as stack:
+        for each in listeners:
+            stack.enter_context(each)
+        runner = stack.enter_context(asyncio.Runner(loop_factory=new_event_loop))
+        runner.run(_Server(settings, *listeners).run())
     ignore_signals()
 
 
 class _Server:
     """Brings connections and pool together. Its main line acts on orders to end."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, clients: socket.socket, scrapes: socket.socket | None = None) -> None:
         self._settings = settings
-        self._listener = listener
-        self._pool = Pool(settings, _print_event)
+        self._listener = clients
+        self._metrics = _new_metrics(scrapes) if scrapes is not None else None
+        self._pool = Pool(settings, _print_event, self._metrics)
         self._connections: set[ClientConnection] = set()
 
     async def run(self) -> None:
@@ -161,22 +82,27 @@ class _Server:
 
     async def _serve(self, order: asyncio.Task[str], orders: Orders) -> None:
         settings, token = self._settings, self._settings.token.encode()
-        server = await asyncio.get_running_loop().create_server(
+        acceptor = Acceptor(
+            self._listener,
             lambda: ClientConnection(self._pool, token, settings.message_size, self._connections),
-            sock=self._listener,
-            backlog=_BACKLOG,
+            lambda: len(self._connections),
+            settings.gpus * settings.workers_per_gpu,
         )
-        host, port = self._listener.getsockname()[:2]
+        if self._metrics is not None:
+            await self._metrics.serve(self._pool.status)
+            log.info("metrics on http://%s/metrics", self._metrics.address)
+        if not listener.is_loopback(settings.host):
+            safety = "who shows the token" if token else "ANYBODY, for there is no KAAS_TOKEN"
+            log.warning("listening beyond this machine: its kernel may be called by %s", safety)
         log.info(
-            "listening on %s:%d: kernel %s, %d GPUs x %d workers",
-            f"[{host}]" if ":" in host else host,
-            port,
+            "listening on %s: kernel %s, %d GPUs x %d workers",
+            listener.name(self._listener),
             settings.kernel.name,
             settings.gpus,
             settings.workers_per_gpu,
         )
         log.info("%s: no new invocations; a second signal ends at once", await order)
-        server.close()
+        acceptor.close()
         again = asyncio.create_task(orders.next())
         draining = asyncio.create_task(self._pool.drain())
         await asyncio.wait((again, draining), return_when=asyncio.FIRST_COMPLETED)
@@ -186,38 +112,43 @@ class _Server:
             await draining
         again.cancel()
         await self._close_connections()
+        if self._metrics is not None:
+            self._metrics.close()
+        log.info("%s", self._pool.account)
         log.info("ended")
 
     async def _close_connections(self) -> None:
         """Close what is open, once the clients have what they were answered, or do not take it."""
         for connection in list(self._connections):
             connection.close()
-        limit = time.monotonic() + _LINGER
+        limit = time.monotonic() + LINGER
         while self._connections and time.monotonic() < limit:
             await asyncio.sleep(0.01)
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:  # a name that cannot be a host's is a UnicodeError
-        raise UsageError(f"--host {host}: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # From here on a second server is refused; clients that come early wait until the loop serves.
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise UsageError(f"port {port} on {host}: {error.strerror}: {_remedy(error)}") from None
-    return listener
+def _listeners(settings: Settings) -> list[socket.socket]:
+    """Listen for clients and, if metrics are wanted, for scrapes."""
+    host, here = settings.host, listener.is_loopback(settings.host)
+    if not (here or settings.token or settings.insecure):
+        raise UsageError(f"--host {host} is open to others: set KAAS_TOKEN, or say --insecure to let anybody call")
+    listeners = [listener.listen(host, settings.port)]
+    if settings.metrics_port is not None:
+        # A scrape shows no token.
+        metrics_host = host if here or settings.insecure else "127.0.0.1"
+        try:
+            listeners.append(listener.listen(metrics_host, settings.metrics_port, "--metrics-port"))
+        except UsageError:
+            listeners[0].close()
+            raise
+    return listeners
 
 
-def _remedy(error: OSError) -> str:
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "choose an address of this machine for --host"
-    return "choose another --port, or end what uses it"
+def _new_metrics(scrapes: socket.socket) -> "Metrics":
+    try:
+        from kaas.server.metrics import Metrics  # noqa: PLC0415 - who wants no metrics does not pay for them
+    except ImportError as error:
+        raise UsageError(f"--metrics-port needs a library that is missing ({error.name}): run scripts/setup") from None
+    return Metrics(scrapes)
 
 
 def _print_event(event: Event) -> None:

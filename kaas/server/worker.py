@@ -43,19 +43,25 @@ def clean_up(config: Config) -> None:
 
 def run(link: socket.socket, config: Config) -> int:
     """Be a worker: load the kernel, say READY, serve until the link ends."""
-    phases = {"fork": time.time() - config["spawned"]}
+    me, phases = os.getpid(), {"fork": time.monotonic() - config["spawned"]}
     os.environ.update(config["environment"])
     try:
         kernel = _boot(Path(config["kernel"]), phases)
     except BaseException as error:  # sys.exit in a kernel is a kernel's failure, not an order to us
-        _send(link, wire.Reply("kernel_error", _text(error, config["kernel"])))
+        if os.getpid() == me:
+            _send(link, wire.Reply("kernel_error", _text(error, config["kernel"])))
         return 1
-    _send(link, wire.Reply("ok", json.dumps({"pid": os.getpid(), "phases": phases}).encode()))
+    if os.getpid() != me:  # a process that the kernel forked, and that has come back from its code into ours
+        return 0
+    _send(link, wire.Reply("ok", json.dumps({"pid": me, "phases": phases}).encode()))
     decoder = wire.request_decoder(sys.maxsize)
     with contextlib.suppress(ConnectionError):  # the server is gone: nobody waits for the reply
         while data := link.recv(_CHUNK):
             for request in decoder.feed(data):
-                link.sendall(wire.encode_reply(_serve(kernel.call, request.payload, config)))
+                reply = _serve(kernel.call, request.payload, config)
+                if os.getpid() != me:
+                    return 0
+                link.sendall(wire.encode_reply(reply))
     if hasattr(kernel, "close"):
         kernel.close()
     return 0

@@ -2,63 +2,23 @@
 
 import itertools
 import signal
-import subprocess
-import sys
-import textwrap
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from loads import Load
 from support import eventually, exists, read_until
 
-from kaas import ROOT, results
-
-
-class Load:
-    """Runs load.py in a folder, on a client module given as source."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows_file = folder / "results-test" / "task.csv"
-
-    def start(self, client: str, *arguments: str) -> "subprocess.Popen[str]":
-        (self.folder / "client.py").write_text(textwrap.dedent(client))
-        given = {
-            "--client": "client",
-            "--input": "7",
-            "--experiment-name": "test",
-            "--task-name": "task",
-            "--min-parallel": "1",
-            "--max-parallel": "1",
-            "--interval": "0.5",
-            "--server": "none",
-        }
-        given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
-        return subprocess.Popen(
-            [sys.executable, ROOT / "load.py", *(word for pair in given.items() for word in pair)],
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, client: str, *arguments: str) -> tuple[int, str]:
-        process = self.start(client, *arguments)
-        said, _ = process.communicate()
-        return process.returncode, said
-
-    def rows(self) -> list[results.Row]:
-        return results.read_rows(self.rows_file)
-
-    def has_rows(self) -> bool:
-        return self.rows_file.exists() and bool(self.rows())
+from kaas import results
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Load:
-    return Load(tmp_path)
+def load(tmp_path: Path) -> Iterator[Load]:
+    load = Load(tmp_path)
+    yield load
+    load.end()
 
 
 STEADY = """
@@ -175,9 +135,10 @@ def test_a_wrong_product_is_counted_said_and_an_error(load: Load) -> None:
     ("client", "complaint"),
     [
         ("def prepare(arg, copy):\n    raise ValueError('no such input')\n", "ValueError: no such input"),
+        ("def prepare(arg, copy):\n    raise ConnectionResetError('by my server')\n", "by my server"),
         ("raise OSError('no such library')\n", "no such library"),
     ],
-    ids=["prepare fails", "import fails"],
+    ids=["prepare fails", "prepare fails by a connection of its own", "import fails"],
 )
 def test_a_client_that_cannot_begin_is_one_line_and_leaves_no_results(load: Load, client: str, complaint: str) -> None:
     code, said = load.run(client + "def run_client(arg):\n    return 1.0, 1.0, 0.0, False\n")

@@ -31,7 +31,7 @@ def test_what_a_kernel_raises_is_told_with_the_line_and_the_worker_goes_on(start
     assert first.payload.decode() == f"ValueError: no such matrix (fails.py, line {line})"
     assert second.payload.decode() == f"ValueError: on two lines (fails.py, line {line})"
     assert only_worker(server) == pid
-    assert server.counters() == {"accepted": 2, "kernel_error": 2, "cold_starts": 1}
+    assert server.counters() == {"accepted": 2, "kernel_error": 2, "replies": 2, "cold_starts": 1}
     assert server.names_of_events() == ["booted", "ready"]
 
 
@@ -70,7 +70,7 @@ def test_a_worker_that_crashes_in_a_call_is_replaced(start_server: StartServer) 
         assert after != before
         assert int(kaas.invoke(b"").payload) == after
     assert server.status()["in_flight"] == 0
-    assert server.counters() == {"accepted": 3, "ok": 2, "worker_lost": 1, "cold_starts": 1}
+    assert server.counters() == {"accepted": 3, "ok": 2, "worker_lost": 1, "replies": 3, "cold_starts": 1}
     assert server.names_of_events() == ["booted", "ready", "lost", "ready"]
     lost = server.events()[2]
     assert (lost.worker, lost.gpu, lost.detail) == (0, 0, "ended by SIGKILL")
@@ -189,7 +189,7 @@ def test_a_client_gone_in_mid_call_frees_the_worker_when_the_call_ends(start_ser
     assert only_worker(server) == worker["pid"]
     with server.connection() as kaas:
         assert kaas.invoke(str(gate).encode()).status == "ok"
-    assert server.counters() == {"accepted": 2, "ok": 1, "abandoned": 1, "cold_starts": 1}
+    assert server.counters() == {"accepted": 2, "ok": 1, "abandoned": 1, "replies": 1, "cold_starts": 1}
 
 
 def test_a_client_gone_in_mid_request_leaves_nothing(start_server: StartServer) -> None:

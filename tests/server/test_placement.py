@@ -19,20 +19,23 @@ class Model:
         self.gpus = gpus
         self.m = workers_per_gpu
         self.busy: dict[int, set[int]] = {}  # of each booted GPU
+        self.left_out: set[int] = set()
 
     def acquire(self) -> Place | None:
-        if self.busy:
-            gpu = min(self.busy, key=lambda number: (len(self.busy[number]), number))
-            idle = [worker for worker in self.workers(gpu) if worker not in self.busy[gpu]]
-            if idle:
-                self.busy[gpu].add(min(idle))
-                return Place(min(idle), gpu, boots=False)
-        not_booted = [gpu for gpu in range(self.gpus) if gpu not in self.busy]
+        # Without workers that are left out, the GPU with the fewest in flight is full only if all are.
+        with_idle = [gpu for gpu in self.busy if self.idle(gpu)]
+        if with_idle:
+            gpu = min(with_idle, key=lambda number: (len(self.busy[number]), number))
+            worker = min(self.idle(gpu))
+            self.busy[gpu].add(worker)
+            return Place(worker, gpu, boots=False)
+        not_booted = [gpu for gpu in range(self.gpus) if gpu not in self.busy and self.workers(gpu)]
         if not not_booted:
             return None
         gpu = min(not_booted)
-        self.busy[gpu] = {gpu * self.m}
-        return Place(gpu * self.m, gpu, boots=True)
+        worker = min(self.workers(gpu))
+        self.busy[gpu] = {worker}
+        return Place(worker, gpu, boots=True)
 
     def release(self, worker: int) -> None:
         self.busy[worker // self.m].remove(worker)
@@ -40,8 +43,23 @@ class Model:
     def stop(self, gpu: int) -> None:
         del self.busy[gpu]
 
-    def workers(self, gpu: int) -> range:
-        return range(gpu * self.m, (gpu + 1) * self.m)
+    def leave_out(self, worker: int) -> bool:
+        gpu = worker // self.m
+        self.left_out.add(worker)
+        self.busy[gpu].discard(worker)
+        if self.workers(gpu):
+            return False
+        del self.busy[gpu]
+        return True
+
+    def workers(self, gpu: int) -> list[int]:
+        return [worker for worker in range(gpu * self.m, (gpu + 1) * self.m) if worker not in self.left_out]
+
+    def idle(self, gpu: int) -> list[int]:
+        return [worker for worker in self.workers(gpu) if worker not in self.busy[gpu]]
+
+    def all_usable(self) -> list[int]:
+        return [worker for gpu in sorted(self.busy) for worker in self.workers(gpu)]
 
     def all_busy(self) -> list[int]:
         return sorted(worker for workers in self.busy.values() for worker in workers)
@@ -77,7 +95,7 @@ class Against(RuleBasedStateMachine):
     @rule(data=st.data())
     def release_all_of_a_gpu(self, data: st.DataObject) -> None:
         gpu = data.draw(st.sampled_from(self.model.all_busy())) // self.model.m
-        for worker in sorted(self.model.busy[gpu]):
+        for worker in sorted(self.model.busy.get(gpu, ())):
             self.model.release(worker)
             self.placement.release(worker)
 
@@ -87,6 +105,18 @@ class Against(RuleBasedStateMachine):
         gpu = data.draw(st.sampled_from(self.model.resting()))
         self.model.stop(gpu)
         self.placement.stop(gpu)
+
+    @precondition(lambda self: self.model.all_usable())
+    @rule(data=st.data())
+    def leave_out(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(self.model.all_usable()))
+        assert self.placement.leave_out(worker) == self.model.leave_out(worker)
+
+    @rule(worker=st.integers(-2, 25))
+    def leave_out_what_is_not_in_use(self, worker: int) -> None:
+        if worker not in self.model.all_usable():
+            with pytest.raises(ValueError, match="cannot be left out"):
+                self.placement.leave_out(worker)
 
     @rule(worker=st.integers(-2, 25))
     def release_what_is_not_in_flight(self, worker: int) -> None:
@@ -106,6 +136,9 @@ class Against(RuleBasedStateMachine):
             assert self.placement.booted == sorted(self.model.busy)
             for gpu, workers in self.model.busy.items():
                 assert self.placement.in_flight(gpu) == len(workers)
+            for gpu in range(self.model.gpus):
+                assert self.placement.workers(gpu) == self.model.workers(gpu)
+            assert self.placement.exhausted == (len(self.model.left_out) == self.model.gpus * self.model.m)
 
 
 TestAgainstTheRuleWordByWord = Against.TestCase
@@ -118,7 +151,7 @@ def test_long_random_histories_follow_the_rule(gpus: int, workers_per_gpu: int, 
     model, placement, draw = Model(gpus, workers_per_gpu), Placement(gpus, workers_per_gpu), random.Random(seed)
     for _ in range(300):
         busy, resting = model.all_busy(), model.resting()
-        match draw.choice(("acquire", "acquire", "release", "stop")):
+        match draw.choice(("acquire", "acquire", "release", "stop", "leave out")):
             case "acquire":
                 assert placement.acquire() == model.acquire()
             case "release" if busy:
@@ -129,6 +162,9 @@ def test_long_random_histories_follow_the_rule(gpus: int, workers_per_gpu: int, 
                 gpu = draw.choice(resting)
                 model.stop(gpu)
                 placement.stop(gpu)
+            case "leave out" if (usable := model.all_usable()) and draw.random() < 0.1:
+                worker = draw.choice(usable)
+                assert placement.leave_out(worker) == model.leave_out(worker)
     assert placement.booted == sorted(model.busy)
 
 
@@ -249,6 +285,39 @@ def test_only_a_booted_gpu_without_invocations_can_be_stopped(gpu: int) -> None:
     assert placement.booted == [0]
 
 
+def test_a_worker_that_is_left_out_gets_no_invocation_even_if_its_gpu_is_booted_again() -> None:
+    placement = Placement(1, 3)
+    places(placement, 3)
+    assert not placement.leave_out(1)
+    for worker in (0, 2):
+        placement.release(worker)
+    placement.stop(0)
+    assert places(placement, 3) == [Place(0, 0, boots=True), Place(2, 0, boots=False), None]
+
+
+def test_a_gpu_with_a_worker_left_out_is_full_sooner_and_the_others_go_on() -> None:
+    placement = Placement(2, 3)
+    placement.acquire()
+    placement.leave_out(1)
+    assert places(placement, 4) == [
+        Place(2, 0, boots=False),
+        Place(3, 1, boots=True),
+        Place(4, 1, boots=False),
+        Place(5, 1, boots=False),
+    ]
+    assert placement.acquire() is None
+
+
+def test_a_gpu_all_of_whose_workers_are_left_out_is_never_booted_again() -> None:
+    placement = Placement(2, 2)
+    placement.acquire()
+    assert [placement.leave_out(0), placement.leave_out(1)] == [False, True]
+    assert (placement.booted, placement.exhausted) == ([], False)
+    assert places(placement, 3) == [Place(2, 1, boots=True), Place(3, 1, boots=False), None]
+    assert [placement.leave_out(3), placement.leave_out(2)] == [False, True]
+    assert (placement.acquire(), placement.exhausted) == (None, True)
+
+
 def test_its_repr_reads_like_a_sentence() -> None:
     placement = Placement(3, 2)
     assert repr(placement) == "<Placement nothing booted; 3 not booted>"
@@ -256,3 +325,5 @@ def test_its_repr_reads_like_a_sentence() -> None:
     assert repr(placement) == "<Placement GPU 0: 2/2, GPU 1: 1/2; 1 not booted>"
     placement.release(0)
     assert repr(placement) == "<Placement GPU 0: 1/2, GPU 1: 1/2; 1 not booted>"
+    placement.leave_out(3)
+    assert repr(placement) == "<Placement GPU 0: 1/2, GPU 1: 1/1; 1 not booted>"

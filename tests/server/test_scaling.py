@@ -79,7 +79,7 @@ def test_each_refusal_is_counted_and_printed_once(start_server: StartServer, gat
         assert {reply.status for reply in refused.values()} == {"rejected"}
         gate.touch()
         assert frames.reply(1).status == "ok"
-    assert server.counters() == {"accepted": 21, "ok": 1, "rejected": 20, "cold_starts": 1}
+    assert server.counters() == {"accepted": 21, "ok": 1, "rejected": 20, "replies": 21, "cold_starts": 1}
     assert server.names_of_events().count("rejected") == 20
 
 
@@ -166,7 +166,7 @@ def test_a_client_that_leaves_the_queue_leaves_no_gap(start_server: StartServer,
         frames.invoke(gate, 2)
         gate.touch()
         assert [reply.status for reply in frames.replies(1, 2).values()] == ["ok", "ok"]
-    assert server.counters() == {"accepted": 3, "ok": 2, "abandoned": 1, "cold_starts": 1}
+    assert server.counters() == {"accepted": 3, "ok": 2, "abandoned": 1, "replies": 2, "cold_starts": 1}
 
 
 def test_a_task_runner_without_work_is_stopped_and_booted_again(start_server: StartServer) -> None:

@@ -1,0 +1,116 @@
+"""Segments of shared memory: their names, who creates, attaches and unlinks, and the removal of what nobody has.
+
+A segment is its user's alone (mode 0600). Its name is `kaas_`, 8 hexadecimal digits that all segments of one run share
+($KAAS_RUN, drawn by the load generator) and 12 that are drawn for each: 25 characters, where macOS takes 30.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import sys
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+
+from kaas.errors import UsageError
+
+NAME = re.compile(r"kaas_[0-9a-f]{20}")
+_RUN = re.compile(r"[0-9a-f]{8}")
+_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux shows the segments that there are
+_kept: list[SharedMemory] = []
+"""Segments to be closed once nobody holds their memory."""
+
+
+def draw_run() -> str:
+    """Draw the digits that a run's segments share, for its KAAS_RUN."""
+    return secrets.token_hex(4)
+
+
+def create(size: int) -> SharedMemory:
+    """Create a segment of `size` bytes, all of them there: the name is of this run, or of none.
+
+    Raises:
+        UsageError: there is no room for it, or KAAS_RUN is no run.
+    """
+    run = os.environ.get("KAAS_RUN") or draw_run()
+    if not _RUN.fullmatch(run):
+        raise UsageError(f"KAAS_RUN is {run[:40]!r}: give 8 hexadecimal digits in lower case, or unset it")
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise UsageError(f"no shared memory for a matrix of {size} bytes: the machine has less")
+    try:
+        memory = SharedMemory(f"kaas_{run}{secrets.token_hex(6)}", create=True, size=size)
+    except OSError as error:
+        raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror}") from None
+    try:
+        if hasattr(os, "posix_fallocate"):
+            # Without it the memory is promised, not there: where it runs out, writing kills the process (SIGBUS).
+            os.posix_fallocate(memory._fd, 0, size)  # type: ignore[attr-defined]
+    except OSError as error:
+        memory.close()
+        memory.unlink()
+        raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror} (see df /dev/shm)") from None
+    return memory
+
+
+def unlink(memory: SharedMemory) -> None:
+    """Unlink a segment that this process created."""
+    try:
+        memory.unlink()
+    except FileNotFoundError:  # somebody else has; the resource tracker must hear of it all the same
+        resource_tracker.unregister(f"/{memory.name}", "shared_memory")
+
+
+def close(memory: SharedMemory) -> None:
+    """Close a segment, and those that could not be closed before; memory that somebody still holds hinders it."""
+    _kept.append(memory)
+    for kept in list(_kept):
+        with contextlib.suppress(BufferError):
+            kept.close()
+            _kept.remove(kept)
+
+
+def remove_orphans(run: str) -> int:
+    """Unlink what is left of a run, all of whose processes have ended; return how many segments that were.
+
+    Only Linux tells which there are. Elsewhere the resource tracker that the clients share unlinks them.
+    """
+    number = 0
+    for path in _FOLDER.glob(f"kaas_{run}*"):  # of a folder that is not there, nothing
+        if NAME.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                number += 1
+            # The tracker may know of it, or not; now it certainly does not, and complains of neither.
+            resource_tracker.register(f"/{path.name}", "shared_memory")
+            resource_tracker.unregister(f"/{path.name}", "shared_memory")
+    return number
+
+
+if sys.version_info >= (3, 13):
+
+    def attach(name: str) -> SharedMemory:
+        """Attach to a segment that somebody else created, and will unlink.
+
+        Raises:
+            OSError, ValueError: there is none, or it is empty.
+        """
+        return SharedMemory(name, track=False)
+
+else:
+
+    def attach(name: str) -> SharedMemory:
+        """Attach without the resource tracker, which would unlink the segment when this process ends.
+
+        Raises:
+            OSError, ValueError: there is none, or it is empty.
+        """
+        register = resource_tracker.register
+        resource_tracker.register = _ignore
+        try:
+            return SharedMemory(name)
+        finally:
+            resource_tracker.register = register
+
+    def _ignore(name: object, rtype: str) -> None:
+        """Take a registration and do nothing."""

@@ -1,0 +1,131 @@
+"""One client's connection as the server sees it: frames in, replies out, and the token shown before anything else."""
+
+import asyncio
+import hmac
+import json
+from typing import cast
+
+from kaas import wire
+from kaas.errors import FrameError
+from kaas.server.pool import Pool
+from kaas.server.process import Invocation
+from kaas.wire import Reply, Request
+
+LINGER = 5.0
+"""Seconds that a client has to take its last replies."""
+_MOST_TOKEN = 4096
+"""Bytes that a payload may have before the token was shown."""
+_PATIENCE = 10.0
+"""Seconds in which the token must be shown."""
+_WANTED = "this server wants a token: set KAAS_TOKEN to it"
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection: any number of invocations, several at a time if the client likes."""
+
+    def __init__(self, pool: Pool, token: bytes, message_size: int, connections: "set[ClientConnection]") -> None:
+        self._pool = pool
+        self._token = token
+        self._trusted = not token
+        self._refused = False
+        self._message_size = message_size
+        self._decoder = wire.request_decoder(max(_MOST_TOKEN, len(token)) if token else message_size)
+        self._connections = connections
+        self._invocations: set[Invocation] = set()
+        self._transport: asyncio.Transport | None = None
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.add(self)
+        if not self._trusted:
+            late = f"{_WANTED}, and show it within {_PATIENCE:g} s"
+            self._patience = asyncio.get_running_loop().call_later(_PATIENCE, self._refuse, "unauthorized", late, 0)
+
+    def data_received(self, data: bytes) -> None:
+        """Something came from the client."""
+        if self._refused:
+            return
+        try:
+            for request in self._decoder.feed(data):
+                self._handle(request)
+                if self._refused:  # what follows is not even looked at
+                    return
+        except FrameError as error:
+            if self._trusted:
+                self._refuse("bad_request", str(error), error.request_id)
+            else:
+                self._refuse("unauthorized", _WANTED, error.request_id)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client has gone, or we have closed."""
+        self._transport = None
+        self._connections.discard(self)
+        self._stop_waiting()
+        self._abandon()
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: take no more requests from it until it does."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close, once what has been answered is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _handle(self, request: Request) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if request.kind == wire.TOKEN:
+            self._trusted = not self._token or hmac.compare_digest(request.payload, self._token)
+            self._decoder.limit = self._message_size
+            self._stop_waiting()
+        if not self._trusted:
+            self._refuse("unauthorized", _WANTED, request.id)
+        elif request.kind == wire.INVOKE:
+            invocation = Invocation(request, self._answer)
+            self._invocations.add(invocation)
+            self._pool.submit(invocation)
+        elif request.kind == wire.STATUS:
+            self._send(wire.encode_reply(Reply("ok", json.dumps(self._pool.status()).encode(), request.id)))
+
+    def _refuse(self, status: str, text: str, request_id: int) -> None:
+        """Reply, and close when the client has: one that is still sending would not get the reply otherwise."""
+        self._refused = True
+        self._stop_waiting()
+        self._abandon()
+        self._pool.account[status] += 1
+        self._reply(wire.encode_reply(Reply(status, text.encode(), request_id)))
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER, self.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _abandon(self) -> None:
+        for invocation in self._invocations:
+            self._pool.abandon(invocation)
+        self._invocations.clear()
+
+    def _answer(self, invocation: Invocation, frame: bytes) -> None:
+        self._invocations.discard(invocation)
+        self._reply(frame)
+
+    def _reply(self, frame: bytes) -> None:
+        if self._send(frame):
+            self._pool.account["replies"] += 1
+
+    def _send(self, frame: bytes) -> bool:
+        if self._transport is None:
+            return False
+        self._transport.write(frame)
+        return True

@@ -1,0 +1,142 @@
+"""The port that clients come to: who may be let listen where, and connections accepted one by one.
+
+Accepted here and not by the event loop's own server: when the descriptors are used up, asyncio's logs each of thousands
+of vain tries and uvloop's turns clients away, while here they wait in the system's queue until there is room.
+"""
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import resource
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from kaas.errors import UsageError
+from kaas.server.account import Sparing
+
+log = logging.getLogger("kaas.server")
+
+_BACKLOG = 4096
+_RETRY = 0.1
+"""Seconds until accepting is tried again when there is no room."""
+_RESERVE = 64
+"""Descriptors that clients leave to the rest of the server, besides two for each worker."""
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether everything that a name or address stands for is this machine only.
+
+    Raises:
+        UsageError: it stands for nothing.
+    """
+    return all(ipaddress.ip_address(address[0]).is_loopback for _, address in _resolve(host, 0))
+
+
+def listen(host: str, port: int, option: str = "port") -> socket.socket:
+    """Listen on an address; `option` is what an error calls the port.
+
+    Raises:
+        UsageError: it is taken, or not ours.
+    """
+    family, address = _resolve(host, port)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # From here on a second server is refused; clients that come early wait until the loop serves.
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UsageError(f"{option} {port} on {host}: {error.strerror}: {_remedy(error)}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def name(listener: socket.socket) -> str:
+    """Write where it listens as `host:port`."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Acceptor:
+    """Accepts connections while it is open. Needs a running asyncio loop.
+
+    Args:
+        listener: where; it is closed with this.
+        protocol: makes the protocol of a connection.
+        count: tells how many connections there are.
+        workers: most workers that the server may have; descriptors are kept for them.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        count: Callable[[], int],
+        workers: int,
+    ) -> None:
+        self._listener = listener
+        self._protocol = protocol
+        self._count = count
+        self._loop = asyncio.get_running_loop()
+        self._connecting: set[asyncio.Task[object]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._full = Sparing(log, 60.0)
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(descriptors - _RESERVE - 2 * workers, descriptors // 2)
+        self._open()
+
+    def close(self) -> None:
+        """Accept no more: who comes now is refused."""
+        self._loop.remove_reader(self._listener)
+        if self._retry is not None:
+            self._retry.cancel()
+        self._listener.close()
+
+    def _open(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_BACKLOG):
+            if self._count() + len(self._connecting) >= self._most:
+                self._wait("all descriptors that there are for them")
+                return
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):  # there is none, or it has gone already
+                return
+            except OSError as error:
+                self._wait(error.strerror)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._connect(connection))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    def _wait(self, why: str | None) -> None:
+        self._full.warning("%d connections are open: more have to wait until some are closed: %s", self._count(), why)
+        self._loop.remove_reader(self._listener)
+        self._retry = self._loop.call_later(_RETRY, self._open)
+
+    async def _connect(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError as error:  # it has gone already
+            connection.close()
+            log.debug("a connection was not to be had: %s", error)
+
+
+def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # a name that cannot be a host's is a UnicodeError
+        raise UsageError(f"--host {host}: {getattr(error, 'strerror', None) or error}") from None
+    return [(family, address) for family, *_, address in found]
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "choose an address of this machine for --host"
+    return "choose another one, or end what uses it"

@@ -1,0 +1,127 @@
+"""`--metrics-port`: what Prometheus gets to see, and that nobody pays for it who does not want it."""
+
+import contextlib
+import re
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from support import Server, StartServer, eventually, listening_socket, refusal
+
+from kaas import ROOT
+
+
+def url(server: Server) -> str:
+    match = re.search(r"metrics on (http://\S+)", server.stderr())
+    assert match is not None
+    return match[1]
+
+
+def scrape(server: Server) -> dict[str, float]:
+    with urllib.request.urlopen(url(server), timeout=30) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+@pytest.fixture
+def metered(start_server: StartServer) -> Server:
+    """A server with metrics that waits in its calls."""
+    return start_server("wait", "-g", "2", "-m", "1", "--metrics-port", "0", "--when-full", "queue")
+
+
+def test_a_scrape_shows_how_the_server_stands(metered: Server, gate: Path) -> None:
+    with metered.frames() as frames:
+        for number in range(1, 4):
+            frames.invoke(gate, number)
+        eventually(lambda: len(metered.workers("busy")) == 2)
+        busy = scrape(metered)
+        gate.touch()
+        frames.replies(1, 2, 3)
+        frames.socket.sendall(b"no frame")
+        assert frames.reply(0).status == "bad_request"
+    done = scrape(metered)
+    for name, before, after in (
+        ("kaas_in_flight", 3, 0),
+        ("kaas_task_runners", 2, 2),
+        ("kaas_queue_length", 1, 0),
+        ('kaas_workers{state="busy"}', 2, 0),
+        ('kaas_workers{state="idle"}', 0, 2),
+        ("kaas_accepted_total", 3, 3),
+        ('kaas_requests_total{status="ok"}', 0, 3),
+        ('kaas_requests_total{status="bad_request"}', 0, 1),
+        ('kaas_requests_total{status="abandoned"}', 0, 0),
+        ("kaas_cold_starts_total", 2, 2),
+        ("kaas_queue_seconds_count", 0, 3),
+        ('kaas_queue_seconds_bucket{le="+Inf"}', 0, 3),
+        ("kaas_kernel_seconds_count", 0, 3),
+        ("kaas_boot_seconds_count", 2, 2),
+        ('kaas_gpu_booted{gpu="1"}', 1, 1),
+        ('kaas_gpu_in_flight{gpu="1"}', 1, 0),
+        ('kaas_gpu_workers{gpu="0"}', 1, 1),
+        ('kaas_gpu_lost_workers_total{gpu="0"}', 0, 0),
+    ):
+        assert (name, busy[name], done[name]) == (name, before, after)
+    assert done["kaas_boot_seconds_sum"] > 0
+    buckets = [done[name] for name in done if name.startswith("kaas_kernel_seconds_bucket")]
+    assert buckets == sorted(buckets)
+
+
+def test_a_lost_worker_is_counted_for_its_gpu(start_server: StartServer) -> None:
+    server = start_server("crashes", "-m", "1", "--metrics-port", "0")
+    with server.connection() as kaas:
+        assert kaas.invoke(b"crash").status == "worker_lost"
+    assert scrape(server)['kaas_gpu_lost_workers_total{gpu="0"}'] == 1
+
+
+@pytest.mark.parametrize(("path", "code"), [("", 200), ("?name=x", 200), ("/other", 404)])
+def test_only_the_metrics_are_there(metered: Server, path: str, code: int) -> None:
+    try:
+        with urllib.request.urlopen(url(metered) + path, timeout=30) as answer:
+            found = answer.status
+    except urllib.error.HTTPError as error:
+        found = error.code
+        error.close()
+    assert found == code
+
+
+@pytest.mark.parametrize("sent", [b"", b"x", b"\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n", b"x" * 200_000])
+def test_what_is_no_scrape_disturbs_nobody(metered: Server, sent: bytes) -> None:
+    host, port = url(metered).removeprefix("http://").removesuffix("/metrics").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as stranger:
+        stranger.sendall(sent)
+        stranger.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert b"200 OK" not in stranger.recv(100_000)
+    assert scrape(metered)["kaas_in_flight"] == 0
+
+
+def test_a_scrape_under_way_does_not_keep_the_server_from_ending(metered: Server) -> None:
+    host, port = url(metered).removeprefix("http://").removesuffix("/metrics").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert metered.stop() == 0
+
+
+def test_a_port_that_is_taken_is_refused_in_one_line() -> None:
+    with listening_socket() as other:
+        port = str(other.getsockname()[1])
+        assert f"--metrics-port {port} on 127.0.0.1" in refusal("echo", "--metrics-port", port)
+        assert f"--metrics-port {port} on 127.0.0.1" in refusal("echo", "--metrics-port", port, "--check")
+
+
+@pytest.mark.parametrize(("arguments", "host"), [(("--insecure",), "0.0.0.0"), ((), "127.0.0.1")])
+def test_metrics_which_take_no_token_are_for_this_machine_unless_told_otherwise(
+    start_server: StartServer, arguments: tuple[str, ...], host: str
+) -> None:
+    server = start_server("echo", "--host", "0.0.0.0", "--metrics-port", "0", *arguments, KAAS_TOKEN="t")
+    assert url(server).startswith(f"http://{host}:")
+
+
+def test_their_library_is_not_imported_unless_they_are_wanted() -> None:
+    program = "import sys, kaas.server.tcp; sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
