@@ -14,7 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kaas import ROOT, SINGLE_THREADED
@@ -22,6 +23,11 @@ from kaas.errors import ProcessFailed
 from kaas.forkserver import BUFFER, Config
 
 Ended = Callable[[int, int | None], None]
+
+_LINK_BUFFER = 1024 * 1024
+"""Bytes that a link takes before its reader has run, if the system lets it: large messages need fewer turns then."""
+_RETRY = 0.1
+"""Seconds until a line is sent again for whose descriptor there was no room."""
 
 
 class ForkServer:
@@ -41,6 +47,7 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._pending = b""
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._started = 0
         self._children: set[int] = set()
         self._in_transit: dict[int, socket.socket] = {}
@@ -65,25 +72,20 @@ class ForkServer:
         """
         if self._control is None:
             self._launch()
-        assert self._control is not None
         ours, theirs = socket.socketpair()
-        line = json.dumps({"spawn": self._started + 1, "config": config}).encode() + b"\n"
-        try:
-            _send(self._control, line, [theirs.fileno()])
-        except OSError:  # too many descriptors are on their way
-            ours.close()
-            theirs.close()
-            raise
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BUFFER)
         self._started += 1
         # Kept until it has arrived: macOS may lose a descriptor that is closed on its way.
         self._in_transit[self._started] = theirs
         self._children.add(self._started)
+        self._send({"spawn": self._started, "config": config}, theirs.fileno())
         return self._started, ours
 
     def kill(self, child: int) -> None:
         """Kill a child, if it is still there; `on_ended` is called in any case."""
-        if child in self._children and self._control is not None:
-            _send(self._control, json.dumps({"kill": child}).encode() + b"\n")
+        if child in self._children:
+            self._send({"kill": child})
 
     async def close(self) -> None:
         """Start no more children, and wait until all have ended: by themselves, or killed after `kill_after`.
@@ -91,7 +93,7 @@ class ForkServer:
         Close the children's links first: that is what ends them.
         """
         if self._control is not None:
-            _send(self._control, json.dumps({"close": True}).encode() + b"\n")
+            self._send({"close": True})
             await self._gone.wait()
 
     def _launch(self) -> None:
@@ -99,7 +101,7 @@ class ForkServer:
         environment = (
             os.environ | SINGLE_THREADED | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
         )
-        with theirs, contextlib.ExitStack() as on_failure:
+        with theirs, contextlib.ExitStack() as on_failure, _may_write_to_terminal():
             on_failure.callback(ours.close)
             self._process = subprocess.Popen(
                 # -P: the folder that the user happens to be in must not shadow a library.
@@ -108,13 +110,43 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
                 env=environment,
-                # A Ctrl-C at the terminal is the parent's to handle.
-                start_new_session=True,
+                # A Ctrl-C at the terminal is the parent's to handle. A session of its own would keep it away, too, but
+                # Linux schedules each session as one: workers had to wait for hundreds of milliseconds.
+                process_group=0,
             )
             on_failure.pop_all()
+        ours.setblocking(False)
         self._control, self._pending = ours, b""
         self._gone.clear()
         asyncio.get_running_loop().add_reader(ours.fileno(), self._read)
+
+    def _send(self, message: Config, *descriptors: int) -> None:
+        """Send a line, as soon as there is room for it."""
+        self._unsent.append((json.dumps(message).encode() + b"\n", list(descriptors)))
+        if len(self._unsent) == 1:
+            self._send_on()
+
+    def _send_on(self) -> None:
+        if self._control is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_writer(self._control.fileno())
+        while self._unsent:
+            line, descriptors = self._unsent[0]
+            try:
+                sent = socket.send_fds(self._control, [line], descriptors)
+            except BlockingIOError:
+                loop.add_writer(self._control.fileno(), self._send_on)
+                return
+            except ConnectionError:  # it is gone: that is noticed where its end is read
+                return
+            except OSError:  # too many descriptors are on their way
+                loop.call_later(_RETRY, self._send_on)
+                return
+            if sent == len(line):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = line[sent:], []
 
     def _read(self) -> None:
         assert self._control is not None
@@ -144,7 +176,10 @@ class ForkServer:
     def _lost(self) -> None:
         assert self._control is not None
         assert self._process is not None
-        asyncio.get_running_loop().remove_reader(self._control.fileno())
+        loop, control = asyncio.get_running_loop(), self._control.fileno()
+        loop.remove_reader(control)
+        loop.remove_writer(control)
+        self._unsent.clear()
         self._control.close()
         self._control = None
         self._process.wait()
@@ -168,13 +203,14 @@ def describe(code: int | None) -> str:
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def _send(control: socket.socket, line: bytes, descriptors: list[int] | None = None) -> None:
-    """Send a line; a fork server that is gone is noticed where its end is read."""
-    with contextlib.suppress(ConnectionError):
-        if descriptors:
-            socket.send_fds(control, [line], descriptors)
-        else:
-            control.sendall(line)
+@contextlib.contextmanager
+def _may_write_to_terminal() -> Iterator[None]:
+    """Let what is started meanwhile write to the terminal from the background, also where `stty tostop` forbids it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _has_descriptor(stream: Any) -> bool:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kaas import wire
+from kaas.decoder import Decoder
 from kaas.errors import ConnectionFailed, FrameError, Refused, UsageError
 from kaas.wire import Reply
 
@@ -19,7 +20,6 @@ DEFAULT_ADDRESS = "127.0.0.1:8080"
 _CONNECT_TIMEOUT = 10.0
 _GRACE = 5.0
 """Seconds beyond an invocation's own timeout in which the server's `timeout` reply may arrive."""
-_CHUNK = 256 * 1024
 _LAST_WORDS = ("bad_request", "unauthorized")
 """Replies after which the server closes the connection."""
 
@@ -39,7 +39,7 @@ class Connection:
         self._host, self._port = split_address(self.address)
         self._token = os.environ.get("KAAS_TOKEN", "") if token is None else token
         self._socket: socket.socket | None = None
-        self._decoder = wire.reply_decoder()
+        self._decoder: Decoder[Reply]  # of the open connection
         self._last_id = 0
 
     def invoke(self, payload: bytes, timeout: float | None = None) -> Reply:
@@ -90,17 +90,19 @@ class Connection:
 
     def _exchange(self, kind: int, payload: bytes, timeout: float, limit: float | None) -> Reply:
         self._last_id = request_id = (self._last_id + 1) % 2**32
-        frame = wire.encode_request(wire.Request(kind, payload, request_id, timeout))
+        pieces = wire.request_pieces(wire.Request(kind, payload, request_id, timeout))
         deadline = None if limit is None else time.monotonic() + limit
         try:
             connection = self._connected(_CONNECT_TIMEOUT if limit is None else min(limit, _CONNECT_TIMEOUT))
-            connection.settimeout(limit)
-            connection.sendall(frame)
+            if connection.gettimeout() != limit:
+                connection.settimeout(limit)
+            for piece in pieces:
+                connection.sendall(piece)
             while True:
-                data = connection.recv(_CHUNK)
-                if not data:
+                replies = self._decoder.receive(connection)
+                if replies is None:
                     raise ConnectionFailed(f"{self.address} closed the connection before it had answered")
-                for reply in self._decoder.feed(data):
+                for reply in replies:
                     # An id of 0 answers bytes that the server could not read as a request.
                     if reply.id in (request_id, 0):
                         if reply.status in _LAST_WORDS:
@@ -125,11 +127,27 @@ class Connection:
     def _connected(self, limit: float) -> socket.socket:
         if self._socket is None:
             self._decoder = wire.reply_decoder()
-            self._socket = socket.create_connection((self._host, self._port), timeout=limit)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket = _connect(self._host, self._port, limit)
             if self._token:
                 self._socket.sendall(wire.encode_request(wire.Request(wire.TOKEN, self._token.encode())))
         return self._socket
+
+
+def _connect(host: str, port: int, limit: float) -> socket.socket:
+    if not host.rpartition(".")[2].isdecimal():
+        connection = socket.create_connection((host, port), timeout=limit)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+    # An IPv4 address has not to be looked up, which would take longer than to connect.
+    connection = socket.socket()
+    try:
+        connection.settimeout(limit)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.connect((host, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def split_address(address: str) -> tuple[str, int]:

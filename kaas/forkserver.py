@@ -147,8 +147,9 @@ class _Server:
         self._selector.close()
         for mine in (self._control, self._wakeup, self._wake):
             mine.close()
-        if numpy := sys.modules.get("numpy"):
-            numpy.random.seed()  # the legacy generator would give all children the same numbers
+        # The legacy generator would give all children the same numbers. NumPy imports it only when it is asked for.
+        if random := sys.modules.get("numpy.random"):
+            random.seed()
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -10,6 +10,7 @@ both. The kernel attaches to them by name and never unlinks. What travels is a `
 import contextlib
 import fcntl
 import json
+import mmap
 import os
 import re
 import stat
@@ -17,12 +18,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import default_rng  # else imported when it is first asked for, in each process after the fork
 
 from kaas import segments
 from kaas.errors import TaskError, UsageError
@@ -71,10 +72,9 @@ class Task(NamedTuple):
 class Segment:
     """A shared-memory segment seen as an N x N matrix."""
 
-    def __init__(self, memory: SharedMemory, n: int, dtype: str) -> None:
-        self.name = memory.name
-        assert memory.buf is not None
-        self._buffer = memory.buf
+    def __init__(self, name: str, buffer: memoryview | mmap.mmap, n: int, dtype: str) -> None:
+        self.name = name
+        self._buffer = buffer
         self._n = n
         self._dtype = np.dtype(dtype)
 
@@ -87,15 +87,16 @@ class Segment:
 
 
 @contextlib.contextmanager
-def shared_matrix(n: int, dtype: str = "float64") -> Iterator[Segment]:
-    """Create a segment for an N x N matrix; it is closed and unlinked on every way out.
+def shared_matrix(n: int, dtype: str = "float64", content: Matrix | None = None) -> Iterator[Segment]:
+    """Create a segment for an N x N matrix, zero or equal to `content`; it is closed and unlinked on every way out.
 
     Raises:
         UsageError: there is no room for it.
     """
-    memory = segments.create(n * n * np.dtype(dtype).itemsize)
+    memory = segments.create(n * n * np.dtype(dtype).itemsize, None if content is None else content.data.cast("B"))
     try:
-        yield Segment(memory, n, dtype)
+        assert memory.buf is not None
+        yield Segment(memory.name, memory.buf, n, dtype)
     finally:
         segments.close(memory)
         segments.unlink(memory)
@@ -109,16 +110,17 @@ def attached_matrix(name: str, n: int, dtype: str) -> Iterator[Segment]:
         TaskError: there is none, or it is smaller than such a matrix.
     """
     try:
-        memory = segments.attach(name)
+        mapping = segments.attach(name)
     except (OSError, ValueError) as error:
         raise TaskError(f"segment {name}: {error}") from None
     try:
         wanted = n * n * np.dtype(dtype).itemsize
-        if memory.size < wanted:
-            raise TaskError(f"segment {name} has {memory.size} bytes, but {n} x {n} of {dtype} need {wanted}")
-        yield Segment(memory, n, dtype)
+        if len(mapping) < wanted:
+            raise TaskError(f"segment {name} has {len(mapping)} bytes, but {n} x {n} of {dtype} need {wanted}")
+        yield Segment(name, mapping, n, dtype)
     finally:
-        segments.close(memory)
+        with contextlib.suppress(BufferError):  # a matrix that somebody holds; the mapping ends with it
+            mapping.close()
 
 
 def answer(payload: bytes, multiply: Multiply) -> bytes:
@@ -173,7 +175,7 @@ def random_matrix(n: int) -> Matrix:
         UsageError: there is no memory for it.
     """
     try:
-        return np.random.default_rng(0).random((n, n))
+        return default_rng(0).random((n, n))
     except MemoryError:
         raise UsageError(f"no memory for a {n} x {n} matrix ({n * n * 8} bytes): take a smaller N") from None
 
@@ -186,7 +188,7 @@ def is_square_of(product: Matrix, matrix: Matrix) -> bool:
     Source: R. Freivalds, "Probabilistic machines can use less running time", IFIP Congress 1977.
     """
     n = len(matrix)
-    x = np.random.default_rng().choice((-1.0, 1.0), n)
+    x = default_rng().choice((-1.0, 1.0), n)
     expected = matrix @ (matrix @ x)
     scale = np.abs(matrix) @ (np.abs(matrix) @ np.ones(n))
     tolerance = 8 * np.sqrt(n) * np.finfo(np.float32).eps * scale

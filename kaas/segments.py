@@ -4,11 +4,12 @@ A segment is its user's alone (mode 0600). Its name is `kaas_`, 8 hexadecimal di
 ($KAAS_RUN, drawn by the load generator) and 12 that are drawn for each: 25 characters, where macOS takes 30.
 """
 
+import _posixshmem  # type: ignore[import-not-found]
 import contextlib
+import mmap
 import os
 import re
 import secrets
-import sys
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -27,8 +28,8 @@ def draw_run() -> str:
     return secrets.token_hex(4)
 
 
-def create(size: int) -> SharedMemory:
-    """Create a segment of `size` bytes, all of them there: the name is of this run, or of none.
+def create(size: int, content: memoryview | None = None) -> SharedMemory:
+    """Create a segment of `size` bytes, all of them there, zero or `content`; its name is of this run, or of none.
 
     Raises:
         UsageError: there is no room for it, or KAAS_RUN is no run.
@@ -43,14 +44,32 @@ def create(size: int) -> SharedMemory:
     except OSError as error:
         raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror}") from None
     try:
-        if hasattr(os, "posix_fallocate"):
-            # Without it the memory is promised, not there: where it runs out, writing kills the process (SIGBUS).
-            os.posix_fallocate(memory._fd, 0, size)  # type: ignore[attr-defined]
-    except OSError as error:
+        _fill(memory, size, content)
+    except BaseException as error:
         memory.close()
         memory.unlink()
-        raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror} (see df /dev/shm)") from None
+        if not isinstance(error, OSError):
+            raise
+        why = f"{error.strerror} (see df /dev/shm)"
+        raise UsageError(f"no shared memory for a matrix of {size} bytes: {why}") from None
     return memory
+
+
+def _fill(memory: SharedMemory, size: int, content: memoryview | None) -> None:
+    """Take the memory, till now only promised: where it runs out, writing to the mapping kills the process (SIGBUS)."""
+    if not hasattr(os, "posix_fallocate"):  # macOS, where a segment cannot be written to like a file, either
+        if content is not None:
+            assert memory.buf is not None
+            memory.buf[:size] = content
+        return
+    descriptor: int = memory._fd  # type: ignore[attr-defined]
+    if content is None:
+        os.posix_fallocate(descriptor, 0, size)
+        return
+    # Half the time of a copy into the mapping, which would be given page by page what was filled with zeros before.
+    rest = content
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def unlink(memory: SharedMemory) -> None:
@@ -70,6 +89,19 @@ def close(memory: SharedMemory) -> None:
             _kept.remove(kept)
 
 
+def attach(name: str) -> mmap.mmap:
+    """Map a segment that somebody else created and will unlink; the resource tracker, which would, never hears of it.
+
+    Raises:
+        OSError, ValueError: there is none, or it is empty.
+    """
+    descriptor = _posixshmem.shm_open(f"/{name}", os.O_RDWR, 0)
+    try:
+        return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+
+
 def remove_orphans(run: str) -> int:
     """Unlink what is left of a run, all of whose processes have ended; return how many segments that were.
 
@@ -85,32 +117,3 @@ def remove_orphans(run: str) -> int:
             resource_tracker.register(f"/{path.name}", "shared_memory")
             resource_tracker.unregister(f"/{path.name}", "shared_memory")
     return number
-
-
-if sys.version_info >= (3, 13):
-
-    def attach(name: str) -> SharedMemory:
-        """Attach to a segment that somebody else created, and will unlink.
-
-        Raises:
-            OSError, ValueError: there is none, or it is empty.
-        """
-        return SharedMemory(name, track=False)
-
-else:
-
-    def attach(name: str) -> SharedMemory:
-        """Attach without the resource tracker, which would unlink the segment when this process ends.
-
-        Raises:
-            OSError, ValueError: there is none, or it is empty.
-        """
-        register = resource_tracker.register
-        resource_tracker.register = _ignore
-        try:
-            return SharedMemory(name)
-        finally:
-            resource_tracker.register = register
-
-    def _ignore(name: object, rtype: str) -> None:
-        """Take a registration and do nothing."""

@@ -39,13 +39,11 @@ Server and worker talk in the same frames over their socket pair.
 
 import math
 import struct
-from collections.abc import Callable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
+from kaas.decoder import LARGE, PREFIX, Decoder, Fields, Large
 from kaas.errors import FrameError
 
-MAGIC = b"KaaS"
-VERSION = 1
 TOKEN, INVOKE, STATUS = range(3)
 KINDS = (TOKEN, INVOKE, STATUS)
 STATUSES = (
@@ -63,12 +61,17 @@ DEFAULT_LIMIT = 64 * 1024 * 1024
 MAX_TIMEOUT = (2**32 - 1) / 1000
 """Seconds: the longest timeout that fits the frame (49 days)."""
 
-_REQUEST = struct.Struct("!4sBBHIIQ")
-_REPLY = struct.Struct("!4sBBBxIiiQQQ")
-_ID_FIELD = 2
-"""Place of the id, in either header, among the fields behind magic and version."""
+_REQUEST = struct.Struct("!5sBHIIQ")
+_REPLY = struct.Struct("!5sBBxIiiQQQ")
+_COMPLETION = struct.Struct("!BxIiiQ")
+"""The part of a reply's header that the server fills in: flags, id, gpu, worker, queued."""
+_COMPLETION_AT = 6
 _CODES = {status: code for code, status in enumerate(STATUSES)}
 _COLD_START, _WAITED_FOR_BOOT = 1, 2
+
+
+Pieces = list[bytes | bytearray | memoryview]
+"""A frame, in one piece; or header and payload, if that is large."""
 
 
 class Request(NamedTuple):
@@ -94,54 +97,111 @@ class Reply(NamedTuple):
     kernel_ns: int = 0
 
 
-Frame = TypeVar("Frame", Request, Reply)
+class RequestFrame(NamedTuple):
+    """A request for who passes it on: what its header says, and all of it as it came."""
+
+    kind: int
+    id: int
+    timeout: float
+    frame: Pieces
+
+    @property
+    def payload(self) -> bytes:
+        """A copy of what it carries."""
+        return b"".join(self.frame)[_REQUEST.size :]
+
+
+class ReplyFrame(NamedTuple):
+    """A reply for who passes it on."""
+
+    status: str
+    kernel_ns: int
+    frame: Pieces
+
+    @property
+    def payload(self) -> bytes:
+        """A copy of what it carries."""
+        return b"".join(self.frame)[_REPLY.size :]
 
 
 def encode_request(request: Request) -> bytes:
     """Write a request as one frame."""
+    return b"".join(request_pieces(request))
+
+
+def request_pieces(request: Request) -> Pieces:
+    """Write a request's frame; a large payload stays a piece of its own, and is not copied."""
     kind, payload, request_id, timeout = request
     # Rounded up, since a timeout that was asked for must not become 0, which means none; but 0.07 s are 70 ms.
-    milliseconds = math.ceil(round(timeout * 1000, 6)) or (1 if timeout else 0)
-    return _REQUEST.pack(MAGIC, VERSION, kind, 0, request_id, milliseconds, len(payload)) + payload
+    milliseconds = math.ceil(round(timeout * 1000, 6)) or 1 if timeout else 0
+    return _pieces(_REQUEST.pack(PREFIX, kind, 0, request_id, milliseconds, len(payload)), payload)
 
 
 def encode_reply(reply: Reply) -> bytes:
     """Write a reply as one frame."""
+    return b"".join(reply_pieces(reply))
+
+
+def reply_pieces(reply: Reply) -> Pieces:
+    """Write a reply's frame; a large payload stays a piece of its own, and is not copied."""
     status, payload, request_id, cold_start, waited_for_boot, gpu, worker, queued_ns, kernel_ns = reply
-    return (
-        _REPLY.pack(
-            MAGIC,
-            VERSION,
-            _CODES[status],
-            (_COLD_START if cold_start else 0) | (_WAITED_FOR_BOOT if waited_for_boot else 0),
-            request_id,
-            -1 if gpu is None else gpu,
-            -1 if worker is None else worker,
-            queued_ns,
-            kernel_ns,
-            len(payload),
-        )
-        + payload
+    header = _REPLY.pack(
+        PREFIX,
+        _CODES[status],
+        _flags(cold_start, waited_for_boot),
+        request_id,
+        -1 if gpu is None else gpu,
+        -1 if worker is None else worker,
+        queued_ns,
+        kernel_ns,
+        len(payload),
+    )
+    return _pieces(header, payload)
+
+
+def complete_reply(frame: Pieces, reply: Reply) -> None:
+    """Fill in what only the server knows, from `reply`; status, kernel's time and payload stay as they are."""
+    _, _, request_id, cold_start, waited_for_boot, gpu, worker, queued_ns, _ = reply
+    frame[0] = header = bytearray(frame[0])
+    _COMPLETION.pack_into(
+        header,
+        _COMPLETION_AT,
+        _flags(cold_start, waited_for_boot),
+        request_id,
+        -1 if gpu is None else gpu,
+        -1 if worker is None else worker,
+        queued_ns,
     )
 
 
-def _make_request(fields: list[int], payload: bytes) -> Request:
-    kind, _, request_id, milliseconds = fields
-    if kind not in KINDS:
-        raise FrameError(f"a request of kind {kind}, which is none of {KINDS}", request_id)
-    return Request(kind, payload, request_id, milliseconds / 1000)
+def _pieces(header: bytes, payload: bytes) -> Pieces:
+    return [header + payload] if len(payload) < LARGE else [header, payload]
 
 
-def _make_reply(fields: list[int], payload: bytes) -> Reply:
-    code, flags, request_id, gpu, worker, queued_ns, kernel_ns = fields
-    if code >= len(STATUSES):
-        raise FrameError(f"a reply of status {code}, which is none of 0 to {len(STATUSES) - 1}", request_id)
+def _flags(cold_start: bool, waited_for_boot: bool) -> int:
+    return (_COLD_START if cold_start else 0) | (_WAITED_FOR_BOOT if waited_for_boot else 0)
+
+
+def _request(fields: Fields, begin: bytes, large: Large | None) -> Request:
+    _, kind, _, request_id, milliseconds, _ = fields
+    payload = begin[_REQUEST.size :] if large is None else large.payload()
+    return Request(_known_kind(kind, request_id), payload, request_id, milliseconds / 1000)
+
+
+def _request_frame(fields: Fields, begin: bytes, large: Large | None) -> RequestFrame:
+    _, kind, _, request_id, milliseconds, _ = fields
+    frame: Pieces = [begin] if large is None else [begin, large.view]
+    return RequestFrame(_known_kind(kind, request_id), request_id, milliseconds / 1000, frame)
+
+
+def _reply(fields: Fields, begin: bytes, large: Large | None) -> Reply:
+    _, code, flags, request_id, gpu, worker, queued_ns, kernel_ns, _ = fields
     return Reply(
-        STATUSES[code],
-        payload,
+        _known_status(code, request_id),
+        begin[_REPLY.size :] if large is None else large.payload(),
         request_id,
-        bool(flags & _COLD_START),
-        bool(flags & _WAITED_FOR_BOOT),
+        flags & _COLD_START != 0,
+        flags & _WAITED_FOR_BOOT != 0,
         gpu if gpu >= 0 else None,
         worker if worker >= 0 else None,
         queued_ns,
@@ -149,74 +209,38 @@ def _make_reply(fields: list[int], payload: bytes) -> Reply:
     )
 
 
-def _check_magic(begin: bytes | bytearray) -> None:
-    if not MAGIC.startswith(begin[: len(MAGIC)]):
-        raise FrameError("not a KaaS frame: is the other side of this connection a KaaS client?")
+def _reply_frame(fields: Fields, begin: bytes, large: Large | None) -> ReplyFrame:
+    _, code, _, request_id, _, _, _, kernel_ns, _ = fields
+    return ReplyFrame(_known_status(code, request_id), kernel_ns, [begin] if large is None else [begin, large.view])
 
 
-class Decoder(Generic[Frame]):
-    """Cuts a stream of bytes, arriving in any pieces, into frames.
+def _known_kind(kind: int, request_id: int) -> int:
+    if kind not in KINDS:
+        raise FrameError(f"a request of kind {kind}, which is none of {KINDS}", request_id)
+    return kind
 
-    `limit`, the bytes that a payload may have, can be changed between two frames. Memory is taken for bytes that have
-    come, never for such as a header announces.
-    """
 
-    def __init__(self, header: struct.Struct, make: Callable[[list[int], bytes], Frame], limit: int) -> None:
-        self._header = header
-        self._make: Callable[[list[int], bytes], Frame] = make
-        self.limit = limit
-        self._pending = bytearray()
-        self._wanted = 0
-
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take what came in; give every frame that is complete now.
-
-        Raises:
-            FrameError: the bytes are no frame, or its payload is over the limit. The stream is of no use any more.
-        """
-        pending = self._pending
-        if pending:
-            pending += data
-            if len(pending) < self._wanted:
-                _check_magic(pending)
-                return
-            data = bytes(pending)
-            pending.clear()
-        start, end, size = 0, len(data), self._header.size
-        while start < end:
-            self._wanted = size
-            if end - start < size:
-                _check_magic(data[start:])
-                break
-            magic, version, *fields, length = self._header.unpack_from(data, start)
-            if magic != MAGIC:
-                _check_magic(magic)
-            if version != VERSION:
-                raise FrameError(f"a frame of version {version}, but this side speaks version {VERSION} only")
-            if length > self.limit:
-                raise FrameError(
-                    f"a payload of {length} bytes is over the limit of {self.limit} (--message-size)",
-                    fields[_ID_FIELD],
-                )
-            self._wanted = size + length
-            if end - start < self._wanted:
-                break
-            payload_at, start = start + size, start + self._wanted
-            yield self._make(fields, data[payload_at:start])
-        if start < end:
-            pending += data[start:]
-
-    @property
-    def mid_frame(self) -> bool:
-        """Whether a frame has begun and not ended."""
-        return bool(self._pending)
+def _known_status(code: int, request_id: int) -> str:
+    if code >= len(STATUSES):
+        raise FrameError(f"a reply of status {code}, which is none of 0 to {len(STATUSES) - 1}", request_id)
+    return STATUSES[code]
 
 
 def request_decoder(limit: int = DEFAULT_LIMIT) -> Decoder[Request]:
-    """Make a decoder of requests, for the server's and the worker's side."""
-    return Decoder(_REQUEST, _make_request, limit)
+    """Make a decoder of requests, for the worker's side."""
+    return Decoder(_REQUEST, _request, limit)
 
 
 def reply_decoder(limit: int = 2**63) -> Decoder[Reply]:
-    """Make a decoder of replies, for the client's side and for the server's to its workers."""
-    return Decoder(_REPLY, _make_reply, limit)
+    """Make a decoder of replies, for the client's side."""
+    return Decoder(_REPLY, _reply, limit)
+
+
+def request_frames(limit: int = DEFAULT_LIMIT) -> Decoder[RequestFrame]:
+    """Make a decoder of requests that are passed on, for the server's side to its clients."""
+    return Decoder(_REQUEST, _request_frame, limit)
+
+
+def reply_frames() -> Decoder[ReplyFrame]:
+    """Make a decoder of replies that are passed on, for the server's side to its workers."""
+    return Decoder(_REPLY, _reply_frame, 2**63)

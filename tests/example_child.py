@@ -39,6 +39,11 @@ def run(link: socket.socket, config: Config) -> int:
     if config["do"] == "stay":  # deaf to the end of its link
         while True:
             signal.pause()
+    if config["do"] == "say":  # to the terminal as well
+        link.recv(1)
+        print("hello", file=sys.stderr, flush=True)
+        link.sendall(b"hello")
+        config = {"do": "0"}
     while link.recv(100):
         pass
     return int(config["do"])

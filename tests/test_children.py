@@ -1,5 +1,6 @@
 import asyncio
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -181,6 +182,26 @@ def test_each_child_leads_a_group_of_its_own() -> None:
     with_family(test)
 
 
+def test_more_children_than_their_fork_server_takes_at_once_all_come() -> None:
+    async def test(family: Family) -> None:
+        _, pid = await family.spawn("0")
+        forkserver = psutil.Process(pid).parent()
+        assert forkserver is not None
+        forkserver.suspend()
+        more = {"do": "0", "much": "x" * 8192}  # more bytes and more descriptors than a socket keeps
+        links = dict(family.forkserver.spawn(more) for _ in range(100))
+        family.links |= links
+        forkserver.resume()
+        pids = set()
+        for link in links.values():
+            link.settimeout(LIMIT)
+            pids.add(await asyncio.to_thread(link.recv, 100))
+        assert len(pids) == 100
+        assert not family.ended
+
+    with_family(test)
+
+
 def test_children_have_descriptors_of_their_own_only() -> None:
     async def test(family: Family) -> None:
         for _ in range(5):
@@ -231,6 +252,7 @@ def test_when_the_fork_server_is_lost_its_children_end_and_a_new_one_is_started(
     with_family(test)
 
 
+PATH = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
 PARENT = """
 import asyncio, os, sys
 from kaas.children import ForkServer
@@ -246,10 +268,56 @@ asyncio.run(main())
 """
 
 
-def test_when_the_parent_is_killed_all_its_children_end() -> None:
-    path = os.pathsep.join((str(ROOT), str(Path(__file__).parent)))
+AT_A_TERMINAL = """
+import asyncio, fcntl, signal, termios
+from kaas.children import ForkServer
+
+async def main():
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    forkserver = ForkServer("example_child", {}, lambda child, code: print("ended", code, flush=True), 30.0)
+    await forkserver.start()
+    link = forkserver.spawn({"do": "say"})[1]
+    link.settimeout(30.0)
+    print("child", int(link.recv(100)), flush=True)
+    await interrupted.wait()
+    print("interrupted", flush=True)
+    link.sendall(b"x")
+    print("child says", link.recv(100).decode(), flush=True)
+    link.close()
+    await forkserver.close()
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+settings = termios.tcgetattr(0)
+settings[3] |= termios.TOSTOP
+termios.tcsetattr(0, termios.TCSANOW, settings)
+asyncio.run(main())
+"""
+
+
+def test_a_ctrl_c_at_the_terminal_reaches_the_parent_only_and_children_may_write_there() -> None:
+    terminal, parents = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT], env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", AT_A_TERMINAL],
+        env=os.environ | {"PYTHONPATH": PATH},
+        stdin=parents,
+        stdout=subprocess.PIPE,
+        stderr=parents,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        os.close(parents)
+        assert parent.stdout is not None
+        assert parent.stdout.readline().startswith("child ")
+        os.write(terminal, b"\x03")
+        assert parent.stdout.read().splitlines() == ["interrupted", "child says hello", "ended 0"]
+        assert b"hello" in os.read(terminal, 1000)
+    os.close(terminal)
+
+
+def test_when_the_parent_is_killed_all_its_children_end() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=os.environ | {"PYTHONPATH": PATH}, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         pids = [int(word) for word in parent.stdout.readline().split()]

@@ -175,6 +175,16 @@ def test_a_segment_is_a_matrix_of_its_size_and_dtype_in_rows(n: int, dtype: str)
         assert not segment.matrix.any()
 
 
+@pytest.mark.parametrize("dtype", matrices.DTYPES)
+def test_a_segment_can_be_made_with_its_content_even_from_a_file_that_is_only_read(tmp_path: Path, dtype: str) -> None:
+    np.save(tmp_path / "matrix.npy", random_matrix(7).astype(dtype))
+    content = np.load(tmp_path / "matrix.npy", mmap_mode="r")
+    with shared_matrix(7, dtype, content) as segment, attached_matrix(segment.name, 7, dtype) as attached:
+        assert np.array_equal(attached.matrix, content)
+        attached.matrix[:] = 1.0
+    assert np.array_equal(content, random_matrix(7).astype(dtype))
+
+
 def test_a_segments_name_is_short_enough_for_macos_and_one_that_a_task_takes() -> None:
     names = []
     for _ in range(20):

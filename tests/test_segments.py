@@ -1,3 +1,5 @@
+import errno
+import os
 import stat
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -8,6 +10,7 @@ from kaas import segments
 from kaas.errors import UsageError
 
 FOLDER = Path("/dev/shm")
+DESCRIPTORS = Path("/proc/self/fd")
 only_linux = pytest.mark.skipif(not FOLDER.is_dir(), reason="only Linux shows which segments there are")
 
 
@@ -55,6 +58,83 @@ def test_a_run_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, run: str
     monkeypatch.setenv("KAAS_RUN", run)
     with pytest.raises(UsageError, match="8 hexadecimal digits"):
         segments.create(8)
+
+
+def test_a_segment_is_zero_or_what_it_is_to_contain() -> None:
+    content = bytes(range(256)) * 40  # more than two pages, and no whole number of them
+    for given, expected in ((None, bytes(len(content))), (memoryview(content), content)):
+        memory = segments.create(len(content), given)
+        try:
+            assert memory.buf is not None
+            assert bytes(memory.buf[: len(content)]) == expected
+        finally:
+            segments.close(memory)
+            segments.unlink(memory)
+
+
+@only_linux
+def test_content_that_is_taken_piece_by_piece_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write  # which takes 2 GiB at most
+    with monkeypatch.context() as sparing:
+        sparing.setattr(os, "write", lambda to, data: write(to, data[:7] if isinstance(data, memoryview) else data))
+        memory = segments.create(20, memoryview(b"in pieces of 7 bytes"))
+    try:
+        assert memory.buf is not None
+        assert bytes(memory.buf[:20]) == b"in pieces of 7 bytes"
+    finally:
+        segments.close(memory)
+        segments.unlink(memory)
+
+
+@only_linux
+@pytest.mark.parametrize("content", [None, memoryview(b"content")])
+def test_a_segment_that_there_is_no_room_for_is_said_in_one_line_and_removed(
+    monkeypatch: pytest.MonkeyPatch, content: memoryview | None
+) -> None:
+    write = os.write
+
+    def no_room(descriptor: int, *what: object) -> int:
+        if what and isinstance(what[0], bytes):  # to the resource tracker
+            return write(descriptor, what[0])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = segments.draw_run()
+    monkeypatch.setenv("KAAS_RUN", run)
+    with monkeypatch.context() as full:
+        full.setattr(os, "posix_fallocate", no_room)
+        full.setattr(os, "write", no_room)
+        with pytest.raises(UsageError, match=r"no shared memory for a matrix of 7 bytes: .* \(see df /dev/shm\)"):
+            segments.create(7, content)
+    assert not list(FOLDER.glob(f"kaas_{run}*"))
+
+
+@only_linux
+def test_a_segment_is_removed_when_filling_it_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = segments.draw_run()
+    monkeypatch.setenv("KAAS_RUN", run)
+    monkeypatch.setattr(os, "posix_fallocate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        segments.create(7)
+    assert not list(FOLDER.glob(f"kaas_{run}*"))
+
+
+@only_linux
+def test_attaching_keeps_no_descriptor_when_it_ends() -> None:
+    memory = segments.create(8)
+    try:
+        before = len(list(DESCRIPTORS.iterdir()))
+        mapping = segments.attach(memory.name)
+        mapping[:8] = b"attached"
+        mapping.close()
+        assert len(list(DESCRIPTORS.iterdir())) == before
+        assert memory.buf is not None
+        assert bytes(memory.buf[:8]) == b"attached"
+    finally:
+        segments.close(memory)
+        segments.unlink(memory)
 
 
 @only_linux

@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kaas import wire
+from kaas.decoder import LARGE, MAGIC, VERSION, Decoder
 from kaas.errors import FrameError
-from kaas.wire import Decoder, Reply, Request
+from kaas.wire import Reply, Request
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -96,6 +97,15 @@ def test_a_reply_lies_on_the_wire_as_the_docstring_says() -> None:
         b"\0\0\0\0\0\0\0\x04"  # length
         b"full"
     )
+
+
+@pytest.mark.parametrize("size", [5, LARGE])
+def test_what_only_the_server_knows_is_filled_in_and_the_rest_stays(size: int) -> None:
+    (reply,) = wire.reply_frames().feed(wire.encode_reply(Reply("kernel_error", b"x" * size, kernel_ns=9)))
+    server = {"id": 7, "cold_start": True, "waited_for_boot": True, "gpu": 3, "worker": 14, "queued_ns": 2**40}
+    wire.complete_reply(reply.frame, Reply("ok", b"", **server))  # type: ignore[arg-type]
+    (read,) = wire.reply_decoder().feed(b"".join(reply.frame))
+    assert read == Reply("kernel_error", b"x" * size, kernel_ns=9, **server)  # type: ignore[arg-type]
 
 
 # A stream in any pieces
@@ -189,7 +199,7 @@ def test_bytes_without_the_magic_after_a_whole_frame_are_refused_after_that_fram
 def test_another_version_is_refused_and_both_versions_are_named(version: int) -> None:
     frame = bytearray(wire.encode_request(Request(wire.INVOKE, b"", 1)))
     frame[4] = version
-    with pytest.raises(FrameError, match=f"version {version}.*version {wire.VERSION}"):
+    with pytest.raises(FrameError, match=f"version {version}.*version {VERSION}"):
         decode_requests(bytes(frame))
 
 
@@ -232,7 +242,7 @@ def feed_whatever(decoder: "Decoder[Request] | Decoder[Reply]", stream: bytes, c
     assert len(problem.splitlines()) == 1
 
 
-garbage = st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: wire.MAGIC + bytes([wire.VERSION]) + tail)
+garbage = st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: MAGIC + bytes([VERSION]) + tail)
 
 
 @patient

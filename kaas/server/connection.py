@@ -9,7 +9,7 @@ from kaas import wire
 from kaas.errors import FrameError
 from kaas.server.pool import Pool
 from kaas.server.process import Invocation
-from kaas.wire import Reply, Request
+from kaas.wire import Pieces, Reply, RequestFrame
 
 LINGER = 5.0
 """Seconds that a client has to take its last replies."""
@@ -20,7 +20,7 @@ _PATIENCE = 10.0
 _WANTED = "this server wants a token: set KAAS_TOKEN to it"
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """One client's connection: any number of invocations, several at a time if the client likes."""
 
     def __init__(self, pool: Pool, token: bytes, message_size: int, connections: "set[ClientConnection]") -> None:
@@ -29,7 +29,7 @@ class ClientConnection(asyncio.Protocol):
         self._trusted = not token
         self._refused = False
         self._message_size = message_size
-        self._decoder = wire.request_decoder(max(_MOST_TOKEN, len(token)) if token else message_size)
+        self._decoder = wire.request_frames(max(_MOST_TOKEN, len(token)) if token else message_size)
         self._connections = connections
         self._invocations: set[Invocation] = set()
         self._transport: asyncio.Transport | None = None
@@ -43,12 +43,16 @@ class ClientConnection(asyncio.Protocol):
             late = f"{_WANTED}, and show it within {_PATIENCE:g} s"
             self._patience = asyncio.get_running_loop().call_later(_PATIENCE, self._refuse, "unauthorized", late, 0)
 
-    def data_received(self, data: bytes) -> None:
-        """Something came from the client."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Something is coming from the client: where to?"""
+        return self._decoder.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It is there."""
         if self._refused:
             return
         try:
-            for request in self._decoder.feed(data):
+            for request in self._decoder.received(nbytes):
                 self._handle(request)
                 if self._refused:  # what follows is not even looked at
                     return
@@ -80,7 +84,7 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def _handle(self, request: Request) -> None:
+    def _handle(self, request: RequestFrame) -> None:
         if self._transport is None or self._transport.is_closing():
             return
         if request.kind == wire.TOKEN:
@@ -94,7 +98,7 @@ class ClientConnection(asyncio.Protocol):
             self._invocations.add(invocation)
             self._pool.submit(invocation)
         elif request.kind == wire.STATUS:
-            self._send(wire.encode_reply(Reply("ok", json.dumps(self._pool.status()).encode(), request.id)))
+            self._send([wire.encode_reply(Reply("ok", json.dumps(self._pool.status()).encode(), request.id))])
 
     def _refuse(self, status: str, text: str, request_id: int) -> None:
         """Reply, and close when the client has: one that is still sending would not get the reply otherwise."""
@@ -102,7 +106,7 @@ class ClientConnection(asyncio.Protocol):
         self._stop_waiting()
         self._abandon()
         self._pool.account[status] += 1
-        self._reply(wire.encode_reply(Reply(status, text.encode(), request_id)))
+        self._reply([wire.encode_reply(Reply(status, text.encode(), request_id))])
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
             asyncio.get_running_loop().call_later(LINGER, self.close)
@@ -116,16 +120,17 @@ class ClientConnection(asyncio.Protocol):
             self._pool.abandon(invocation)
         self._invocations.clear()
 
-    def _answer(self, invocation: Invocation, frame: bytes) -> None:
+    def _answer(self, invocation: Invocation, frame: Pieces) -> None:
         self._invocations.discard(invocation)
         self._reply(frame)
 
-    def _reply(self, frame: bytes) -> None:
+    def _reply(self, frame: Pieces) -> None:
         if self._send(frame):
             self._pool.account["replies"] += 1
 
-    def _send(self, frame: bytes) -> bool:
+    def _send(self, frame: Pieces) -> bool:
         if self._transport is None:
             return False
-        self._transport.write(frame)
+        for piece in frame:
+            self._transport.write(piece)
         return True

@@ -73,7 +73,7 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[], asyncio.BufferedProtocol],
         count: Callable[[], int],
         workers: int,
     ) -> None:
@@ -99,21 +99,21 @@ class Acceptor:
         self._loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_BACKLOG):
-            if self._count() + len(self._connecting) >= self._most:
-                self._wait("all descriptors that there are for them")
-                return
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):  # there is none, or it has gone already
-                return
-            except OSError as error:
-                self._wait(error.strerror)
-                return
-            connection.setblocking(False)
-            task = self._loop.create_task(self._connect(connection))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+        """Accept one; the loop calls again while there are more, and asks what it has besides in between."""
+        if self._count() + len(self._connecting) >= self._most:
+            self._wait("all descriptors that there are for them")
+            return
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # it has gone already
+            return
+        except OSError as error:
+            self._wait(error.strerror)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._connect(connection))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     def _wait(self, why: str | None) -> None:
         self._full.warning("%d connections are open: more have to wait until some are closed: %s", self._count(), why)

@@ -1,11 +1,15 @@
 """Which worker serves the next invocation? The experiment's subject: decided here, acted on in `pool.py`.
 
-Pure: no clock, lock, socket or process. Every decision takes time in the order of log(GPUs) + log(workers of one GPU).
+Pure: no clock, lock, socket or process. Sets of workers and of GPUs are bits of integers, so that a decision takes
+about as long whatever their number (`benchmarks/scaling.py` measures it).
 """
 
-import heapq
 from collections.abc import Iterable
 from typing import NamedTuple
+
+_WORD = 8
+"""A word of a set of numbers has 2 to the power of this bits."""
+_IN_WORD = (1 << _WORD) - 1
 
 
 class Place(NamedTuple):
@@ -26,7 +30,7 @@ class Placement:
     def __init__(self, gpus: int, workers_per_gpu: int) -> None:
         self._workers_per_gpu = workers_per_gpu
         self._not_booted = _Numbers(range(gpus))
-        self._idle: dict[int, _Numbers] = {}  # of each booted GPU, the workers without an invocation
+        self._idle = [0] * gpus  # of each GPU, a bit for each worker without an invocation; none where it is not booted
         self._in_flight: dict[int, int] = {}  # on each booted GPU
         self._by_load = [_Numbers() for _ in range(workers_per_gpu)]  # booted GPUs that have an idle worker
         self._least_load = 0  # no GPU that has an idle worker has less in flight
@@ -44,10 +48,11 @@ class Placement:
         else:
             boots = False
         self._take_out(gpu)
-        worker = self._idle[gpu].pop_lowest()
+        idle = self._idle[gpu]
+        self._idle[gpu] = idle & (idle - 1)  # without the lowest
         self._in_flight[gpu] += 1
         self._put_back(gpu)
-        return Place(worker, gpu, boots)
+        return Place(gpu * self._workers_per_gpu + _lowest_bit(idle), gpu, boots)
 
     def release(self, worker: int) -> None:
         """Take a worker back whose invocation is over, whatever became of it.
@@ -59,7 +64,7 @@ class Placement:
         if not self._is_busy(worker):
             raise ValueError(f"worker {worker} has no invocation to release")
         self._take_out(gpu)
-        self._idle[gpu].add(worker)
+        self._idle[gpu] |= self._bit(worker)
         self._in_flight[gpu] -= 1
         self._put_back(gpu)
 
@@ -69,10 +74,11 @@ class Placement:
         Raises:
             ValueError: it is not booted, or something is in flight on it.
         """
-        if gpu not in self._idle or self.in_flight(gpu):
+        if self._in_flight.get(gpu) != 0:
             raise ValueError(f"GPU {gpu} cannot be stopped: {self!r}")
         self._take_out(gpu)
-        del self._idle[gpu], self._in_flight[gpu]
+        self._idle[gpu] = 0
+        del self._in_flight[gpu]
         self._not_booted.add(gpu)
 
     def leave_out(self, worker: int) -> bool:
@@ -85,18 +91,18 @@ class Placement:
             ValueError: its GPU is not booted, or it is left out already.
         """
         gpu = worker // self._workers_per_gpu
-        if gpu not in self._idle or worker in self._left_out:
+        if gpu not in self._in_flight or worker in self._left_out:
             raise ValueError(f"worker {worker} cannot be left out: {self!r}")
         self._take_out(gpu)
-        if worker in self._idle[gpu]:
-            self._idle[gpu].remove(worker)
+        if self._idle[gpu] & self._bit(worker):
+            self._idle[gpu] ^= self._bit(worker)
         else:
             self._in_flight[gpu] -= 1
         self._left_out.add(worker)
         if self._idle[gpu] or self._in_flight[gpu]:
             self._put_back(gpu)
             return False
-        del self._idle[gpu], self._in_flight[gpu]
+        del self._in_flight[gpu]
         return True
 
     def in_flight(self, gpu: int) -> int:
@@ -111,12 +117,12 @@ class Placement:
     @property
     def booted(self) -> list[int]:
         """The booted GPUs, in order."""
-        return sorted(self._idle)
+        return sorted(self._in_flight)
 
     @property
     def exhausted(self) -> bool:
         """Whether every GPU is left out, so that no invocation will ever be placed."""
-        return not self._idle and not self._not_booted
+        return not self._in_flight and not self._not_booted
 
     def __repr__(self) -> str:
         loads = ", ".join(f"GPU {gpu}: {self.in_flight(gpu)}/{len(self.workers(gpu))}" for gpu in self.booted)
@@ -133,13 +139,16 @@ class Placement:
 
     def _boot(self, gpu: int) -> None:
         self._not_booted.remove(gpu)
-        self._idle[gpu] = _Numbers(self.workers(gpu))
+        self._idle[gpu] = sum(map(self._bit, self.workers(gpu)))
         self._in_flight[gpu] = 0
         self._put_back(gpu)
 
     def _is_busy(self, worker: int) -> bool:
-        idle = self._idle.get(worker // self._workers_per_gpu)
-        return idle is not None and worker not in idle and worker not in self._left_out
+        gpu = worker // self._workers_per_gpu
+        return gpu in self._in_flight and not self._idle[gpu] & self._bit(worker) and worker not in self._left_out
+
+    def _bit(self, worker: int) -> int:
+        return 1 << worker % self._workers_per_gpu
 
     def _take_out(self, gpu: int) -> None:
         """Have a GPU stand under no load while its account changes."""
@@ -154,39 +163,40 @@ class Placement:
 
 
 class _Numbers:
-    """A set of numbers that knows its lowest: a heap from which removed ones are dropped when they come to the top."""
+    """A set of numbers from 0 that knows its lowest: a bit for each, in words, and a bit for each word that has any."""
 
     def __init__(self, numbers: Iterable[int] = ()) -> None:
-        self._heap = sorted(numbers)
-        self._in_heap = set(self._heap)
-        self._members = set(self._heap)
+        self._words: dict[int, int] = {}  # by their numbers, none of them 0
+        self._in_use = 0
+        for number in numbers:
+            self.add(number)
 
     def add(self, number: int) -> None:
-        self._members.add(number)
-        if number not in self._in_heap:
-            self._in_heap.add(number)
-            heapq.heappush(self._heap, number)
+        word = number >> _WORD
+        self._words[word] = self._words.get(word, 0) | 1 << (number & _IN_WORD)
+        self._in_use |= 1 << word
 
     def remove(self, number: int) -> None:
-        self._members.remove(number)
+        word = number >> _WORD
+        left = self._words[word] ^ 1 << (number & _IN_WORD)
+        if left:
+            self._words[word] = left
+        else:
+            del self._words[word]
+            self._in_use ^= 1 << word
 
     def lowest(self) -> int | None:
-        heap = self._heap
-        while heap:
-            if heap[0] in self._members:
-                return heap[0]
-            self._in_heap.remove(heapq.heappop(heap))
-        return None
+        if not self._in_use:
+            return None
+        word = _lowest_bit(self._in_use)
+        return word << _WORD | _lowest_bit(self._words[word])
 
-    def pop_lowest(self) -> int:
-        number = self.lowest()
-        if number is None:
-            raise ValueError("no number is left")
-        self._members.remove(number)
-        return number
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._members
+    def __bool__(self) -> bool:
+        return self._in_use != 0
 
     def __len__(self) -> int:
-        return len(self._members)
+        return sum(map(int.bit_count, self._words.values()))
+
+
+def _lowest_bit(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1

@@ -19,7 +19,7 @@ from kaas.server.placement import Place, Placement
 from kaas.server.process import Invocation, WorkerProcess
 from kaas.server.runners import TaskRunners
 from kaas.server.settings import Settings
-from kaas.wire import Reply
+from kaas.wire import Pieces, Reply, ReplyFrame
 
 if TYPE_CHECKING:  # its library is imported only where metrics are wanted
     from kaas.server.metrics import Metrics
@@ -131,7 +131,7 @@ class Pool:
 
     # What the task runners tell (runners.Owner)
 
-    def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
+    def finished(self, worker: WorkerProcess, reply: ReplyFrame | None) -> None:
         """A worker is done with its invocation."""
         invocation, worker.invocation = worker.invocation, None
         assert invocation is not None
@@ -140,7 +140,7 @@ class Pool:
                 self._kernel_errors.warning(
                     "worker %d on GPU %d: %s", worker.number, worker.gpu, reply.payload.decode()
                 )
-            self._answer(invocation, reply.status, reply.payload, worker, reply.kernel_ns)
+            self._send(invocation, reply, worker)
         self._release(worker)
 
     def overdue(self, worker: WorkerProcess) -> None:
@@ -206,7 +206,7 @@ class Pool:
             self._note_if_idle(worker.gpu)
 
     def _note_if_idle(self, gpu: int) -> None:
-        if not self._placement.in_flight(gpu):
+        if self._settings.idle_timeout and not self._placement.in_flight(gpu):
             self._idle_since[gpu] = asyncio.get_running_loop().time()
 
     def _enqueue(self, invocation: Invocation) -> None:
@@ -249,33 +249,26 @@ class Pool:
         """Have an invocation answered `timeout` after some time, unless it is answered before."""
         return asyncio.get_running_loop().call_later(seconds, self._answer, invocation, "timeout", text)
 
-    def _answer(
-        self,
-        invocation: Invocation,
-        status: str,
-        payload: bytes | str,
-        worker: WorkerProcess | None = None,
-        kernel_ns: int = 0,
-    ) -> None:
+    def _answer(self, invocation: Invocation, status: str, text: str, worker: WorkerProcess | None = None) -> None:
+        frame: Pieces = [wire.encode_reply(Reply(status, text.encode()))]
+        self._send(invocation, ReplyFrame(status, 0, frame), worker)
+
+    def _send(self, invocation: Invocation, reply: ReplyFrame, worker: WorkerProcess | None) -> None:
         if invocation.answered:
             return
+        status, kernel_ns, frame = reply
         self._close(invocation, status)
-        reply = Reply(
-            status,
-            payload if isinstance(payload, bytes) else payload.encode(),
-            invocation.request.id,
-            invocation.cold_start,
-            invocation.waited_for_boot,
-            None if worker is None else worker.gpu,
-            None if worker is None else worker.number,
-            (invocation.handed_over or time.perf_counter_ns()) - invocation.accepted,
-            kernel_ns,
-        )
+        queued_ns = (invocation.handed_over or time.perf_counter_ns()) - invocation.accepted
         if self._metrics is not None and invocation.handed_over:
-            self._metrics.queue.observe(reply.queued_ns / 1e9)
+            self._metrics.queue.observe(queued_ns / 1e9)
             if kernel_ns:
                 self._metrics.kernel.observe(kernel_ns / 1e9)
-        invocation.send(invocation, wire.encode_reply(reply))
+        gpu, number = (None, None) if worker is None else (worker.gpu, worker.number)
+        cold_start, waited_for_boot = invocation.cold_start, invocation.waited_for_boot
+        wire.complete_reply(
+            frame, Reply(status, b"", invocation.request.id, cold_start, waited_for_boot, gpu, number, queued_ns)
+        )
+        invocation.send(invocation, frame)
 
     def _answer_all(self, why: str) -> None:
         for invocation in list(self._open):

@@ -13,7 +13,7 @@ from kaas import wire
 from kaas.children import ForkServer, describe
 from kaas.errors import FrameError, UsageError
 from kaas.forkserver import Config
-from kaas.wire import Reply, Request
+from kaas.wire import Pieces, ReplyFrame, RequestFrame
 
 State = Literal["booting", "idle", "busy", "lost", "stopping", "left out"]
 STATES: tuple[State, ...] = get_args(State)
@@ -24,8 +24,8 @@ _NO_MORE = ("stopping", "left out")
 class Invocation:
     """A request by a client, accepted and to be answered once: `send` takes it back, with the reply's frame."""
 
-    request: Request
-    send: Callable[["Invocation", bytes], None]
+    request: RequestFrame
+    send: Callable[["Invocation", Pieces], None]
     accepted: int = field(default_factory=time.perf_counter_ns)
     handed_over: int = 0
     cold_start: bool = False
@@ -42,7 +42,7 @@ class Owner(Protocol):
     def ready(self, worker: "WorkerProcess", phases: dict[str, float]) -> None:
         """It has loaded the kernel."""
 
-    def finished(self, worker: "WorkerProcess", reply: Reply | None) -> None:
+    def finished(self, worker: "WorkerProcess", reply: ReplyFrame | None) -> None:
         """Its invocation is over; without a reply if it was never begun, because it had been answered by then."""
 
     def overdue(self, worker: "WorkerProcess") -> None:
@@ -52,7 +52,7 @@ class Owner(Protocol):
         """It is of no use any more, and must be killed if it still runs; `worker.failure` may say why."""
 
 
-class WorkerProcess(asyncio.Protocol):
+class WorkerProcess(asyncio.BufferedProtocol):
     """The server's end of a worker: boots it, hands it one invocation at a time, takes its replies.
 
     A worker may be given an invocation while it boots, and begins with it as soon as it is ready; one that was lost
@@ -79,7 +79,7 @@ class WorkerProcess(asyncio.Protocol):
         self._owner = owner
         self._call_timeout = call_timeout
         self._started = 0.0
-        self._decoder = wire.reply_decoder()
+        self._decoder = wire.reply_frames()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[Any] | None = None
@@ -108,7 +108,7 @@ class WorkerProcess(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    # What asyncio tells (asyncio.Protocol)
+    # What asyncio tells (asyncio.BufferedProtocol)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The link is open."""
@@ -117,12 +117,16 @@ class WorkerProcess(asyncio.Protocol):
         if self.state in _NO_MORE:
             transport.close()
 
-    def data_received(self, data: bytes) -> None:
-        """Something came from the worker."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Something is coming from the worker: where to?"""
+        return self._decoder.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It is there."""
         if self.failure:  # nothing that it says counts any more
             return
         try:
-            for reply in self._decoder.feed(data):
+            for reply in self._decoder.received(nbytes):
                 if self.state == "busy":
                     self._cancel_timer()
                     self.state = "idle"
@@ -154,9 +158,10 @@ class WorkerProcess(asyncio.Protocol):
         if self._call_timeout:
             self._timer = asyncio.get_running_loop().call_later(self._call_timeout, self._overdue)
         invocation.handed_over = time.perf_counter_ns()
-        self._transport.write(wire.encode_request(invocation.request))
+        for piece in invocation.request.frame:
+            self._transport.write(piece)
 
-    def _booted(self, reply: Reply) -> None:
+    def _booted(self, reply: ReplyFrame) -> None:
         self._cancel_timer()
         if reply.status != "ok":
             self._fail(f"it cannot load the kernel: {reply.payload.decode()}")
@@ -216,7 +221,7 @@ class Trial:
         """It loads."""
         self._result.set_result(phases)
 
-    def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
+    def finished(self, worker: WorkerProcess, reply: ReplyFrame | None) -> None:
         """Never happens: a trial is given no invocation."""
 
     def overdue(self, worker: WorkerProcess) -> None:

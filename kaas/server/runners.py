@@ -24,7 +24,7 @@ from kaas.server.placement import Place
 from kaas.server.process import Invocation, Trial, WorkerProcess
 from kaas.server.settings import Settings
 from kaas.server.worker import SAFE_TO_PRELOAD
-from kaas.wire import Reply
+from kaas.wire import ReplyFrame
 
 if TYPE_CHECKING:  # its library is imported only where metrics are wanted
     from kaas.server.metrics import Metrics
@@ -44,7 +44,7 @@ _PAUSE_OF_MACHINE = 1.0
 class Owner(Protocol):
     """Whom the task runners tell what became of a worker and its invocation, whose place is free again."""
 
-    def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
+    def finished(self, worker: WorkerProcess, reply: ReplyFrame | None) -> None:
         """The worker is done with it; without a reply if it was never begun, because it had been answered by then."""
 
     def overdue(self, worker: WorkerProcess) -> None:
@@ -154,7 +154,7 @@ class TaskRunners:
         detail = ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in phases.items())
         self._emit(Event("ready", time.time(), worker.gpu, 1, worker.number, detail))
 
-    def finished(self, worker: WorkerProcess, reply: Reply | None) -> None:
+    def finished(self, worker: WorkerProcess, reply: ReplyFrame | None) -> None:
         """A worker is done with its invocation."""
         self._owner.finished(worker, reply)
 

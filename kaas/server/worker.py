@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import os
+import select
 import socket
 import sys
 import time
@@ -20,11 +21,10 @@ from kaas import kernels, wire
 from kaas.errors import KaasError
 from kaas.forkserver import Config
 
-SAFE_TO_PRELOAD = ("numpy", "numba", "scipy")
+SAFE_TO_PRELOAD = ("kaas", "numpy", "numba", "scipy")
 """Packages whose import starts no threads and does not initialise CUDA, so that a process may fork after it."""
 
 _LONGEST_TEXT = 2000
-_CHUNK = 256 * 1024
 
 
 def preload(config: Config) -> None:
@@ -55,13 +55,17 @@ def run(link: socket.socket, config: Config) -> int:
         return 0
     _send(link, wire.Reply("ok", json.dumps({"pid": me, "phases": phases}).encode()))
     decoder = wire.request_decoder(sys.maxsize)
+    # Waited for by poll: Linux wakes a blocking recv() also when the other side has read what we sent.
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
     with contextlib.suppress(ConnectionError):  # the server is gone: nobody waits for the reply
-        while data := link.recv(_CHUNK):
-            for request in decoder.feed(data):
+        while poll.poll() and (requests := decoder.receive(link)):
+            for request in requests:
                 reply = _serve(kernel.call, request.payload, config)
                 if os.getpid() != me:
                     return 0
-                link.sendall(wire.encode_reply(reply))
+                for piece in wire.reply_pieces(reply):
+                    link.sendall(piece)
     if hasattr(kernel, "close"):
         kernel.close()
     return 0
@@ -124,7 +128,11 @@ def _send(link: socket.socket, reply: wire.Reply) -> None:
 
 
 def _initialise_numba() -> None:
-    """Compile something trivial: that sets up Numba's compiler, which otherwise every worker would do for itself."""
-    import numba  # noqa: PLC0415 - only where a kernel needs it
+    """Compile and call something trivial: what Numba then sets up or imports, every worker would have to otherwise.
 
-    numba.njit("int64(int64)")(lambda number: number)
+    Compiling sets up the compiler; the call with an array imports numpy.ma, which takes longer than to load a kernel.
+    """
+    import numba  # noqa: PLC0415 - only where a kernel needs it
+    import numpy as np  # noqa: PLC0415
+
+    numba.njit("void(float64[:,::1])")(lambda matrix: None)(np.empty((1, 1)))

@@ -210,6 +210,19 @@ def test_gpus_are_booted_one_after_the_other_each_when_the_booted_ones_are_full(
     ]
 
 
+@settings(deadline=None)
+@given(released=st.lists(st.integers(0, 999), unique=True), stops=st.booleans())
+def test_of_a_thousand_gpus_the_lowest_that_can_be_taken_comes_first(released: list[int], stops: bool) -> None:
+    placement = Placement(1000, 1)
+    assert places(placement, 1001) == [*(Place(gpu, gpu, boots=True) for gpu in range(1000)), None]
+    for gpu in released:
+        placement.release(gpu)
+        if stops:
+            placement.stop(gpu)
+    expected = [Place(gpu, gpu, boots=stops) for gpu in sorted(released)]
+    assert places(placement, len(released) + 1) == [*expected, None]
+
+
 def test_no_gpu_is_booted_while_a_booted_one_has_an_idle_worker() -> None:
     placement = Placement(3, 2)
     places(placement, 4)
