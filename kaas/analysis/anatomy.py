@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from kaas.analysis import breakdown, drawing, series
 from kaas.analysis.drawing import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
@@ -13,6 +13,8 @@ from kaas.analysis.runs import Run
 _FAR_APART = 20.0
 """Completion times that spread by more than this factor are shown on a logarithmic axis."""
 _MOST_BARS = 64
+_MOST_LINEAR = 50
+"""Requests in a bin from which on a bar of a single one would not be seen on a linear axis."""
 
 
 def completion_times(run: Run) -> Figure:
@@ -33,17 +35,16 @@ def completion_times(run: Run) -> Figure:
     times = frame["outer_time_ms"] * factor
     bins, far = _bins(times[ok])
     for histogram, (label, chosen, colour, dashes) in zip(histograms, shown, strict=True):
-        histogram.set_ylabel("Requests")
         values = np.sort(times[chosen].to_numpy())
         numbers = np.histogram(values, bins)[0]
-        drawing.whole_numbers(histogram, numbers.max())
+        bottom = _count_axis(histogram, float(numbers.max()))
         if not len(values):
             drawing.say(histogram, "no request was served in this run")
             continue
         counted = f"{label} ({len(values)}), median {np.median(values):.3g} {unit}"
         some = numbers > 0
-        sides = (bins[:-1][some], bins[1:][some], 0, numbers[some])
-        drawing.bars(histogram, sides, facecolor=colour, edgecolor="white", linewidth=0.3, label=counted)
+        sides = (bins[:-1][some], bins[1:][some], bottom, numbers[some])
+        drawing.bars(histogram, sides, facecolor=colour, linewidth=0, label=counted)
         drawing.legend(histogram)
         keep = np.unique(np.linspace(0, len(values) - 1, drawing.MOST_POINTS).round().astype("int64"))
         steps = np.append(values[0], values[keep]), np.append(0.0, (keep + 1) / len(values) * 100)
@@ -58,7 +59,21 @@ def completion_times(run: Run) -> Figure:
     return figure
 
 
-def _bins(times: "pd.Series[float]") -> tuple[drawing.Floats, bool]:
+def _count_axis(axes: Axes, highest: float) -> float:
+    """Let the y axis count requests, such that a single one is seen; give where bars begin."""
+    if highest <= _MOST_LINEAR:
+        axes.set_ylabel("Requests")
+        drawing.whole_numbers(axes, highest)
+        return 0.0
+    bottom = 0.5
+    axes.set_ylabel("Requests,\nlog")
+    drawing.logarithmic(axes, "y", bottom, highest)
+    axes.yaxis.set_major_locator(LogLocator(numticks=6))  # the panel is low: powers of ten only
+    axes.set_ylim(bottom, highest * 1.5)
+    return bottom
+
+
+def _bins(times: "pd.Series[float]") -> tuple[series.Floats, bool]:
     """Divide the range of the times, evenly or, if it is wide, by equal factors; say if it is wide."""
     low, high = (float(times.min()), float(times.max())) if len(times) else (0.0, 1.0)
     far = high > _FAR_APART * low > 0
@@ -70,7 +85,7 @@ def _bins(times: "pd.Series[float]") -> tuple[drawing.Floats, bool]:
 
 
 def decomposition(run: Run) -> Figure:
-    """Draw the parts of the mean completion time, stacked, over the number of clients."""
+    """Draw the parts of the mean completion time, stacked, over the number of clients, and its median as a line."""
     figure = drawing.new_figure(3.6)
     axes = figure.subplots()
     clients = run.requests["concurrency"]
@@ -79,7 +94,7 @@ def decomposition(run: Run) -> Figure:
     kernel = "kernel" if breakdown.knows_queue(run) else "kernel (as it measured itself)"
     axes.set_xlabel("Number of clients" + (f", in groups of {width}" if width > 1 else ""))
     if means.empty:
-        axes.set_ylabel("Mean completion time [ms]")
+        axes.set_ylabel("Completion time [ms]")
         axes.set_ylim(0, 1)
         drawing.say(axes, "no request was served in this run")
         drawing.plain([axes])
@@ -88,10 +103,10 @@ def decomposition(run: Run) -> Figure:
     unit, factor = drawing.time_unit(float(tops["rest"].max()))
     left = means.index.to_numpy(dtype="float64") - 0.5
     bottom = np.zeros(len(means))
-    rest = "rest (transfer)" if breakdown.knows_queue(run) else "rest (waiting and transfer)"
+    rest = f"rest (transfer, waiting{' for a core' if breakdown.knows_queue(run) else ''})"
     for part, label, colour, hatch in (
         ("setup", "setup", SKY, ""),
-        ("queue", "queue", YELLOW, "xxxx"),
+        ("queue", "queue (waiting for a boot, too)", YELLOW, "xxxx"),
         ("kernel", kernel, BLUE, ""),
         ("rest", rest, ORANGE, "////"),
     ):
@@ -102,8 +117,8 @@ def decomposition(run: Run) -> Figure:
         bottom = top
     middle = left + width / 2
     median = means["median"] * factor
-    axes.plot(middle, median, color=BLACK, marker="o", markersize=2.5, linewidth=0.8, label="median of the whole")
-    axes.set_ylabel(f"Mean completion time [{unit}]")
+    axes.plot(middle, median, color=BLACK, marker="o", markersize=2.5, linewidth=0.8, label="median (not mean)")
+    axes.set_ylabel(f"Completion time [{unit}]\n(columns: mean, line: median)")
     drawing.from_zero(axes, max(float(tops["rest"].max()) * factor, float(median.max())))
     axes.set_xlim(left[0], left[-1] + width)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -145,7 +160,8 @@ def _draw_boots(boots: pd.DataFrame) -> Figure:
 def _draw_cold_starts(cold: pd.DataFrame) -> Figure:
     shown = cold.head(_MOST_BARS)
     gpus = ("GPU " + shown["gpu"].astype("string")).fillna("cold start")
-    names = [f"{gpu} (at {elapsed:.0f} s)" for gpu, elapsed in zip(gpus, shown["elapsed"], strict=True)]
+    begins = shown["booted"].fillna(shown["elapsed"])
+    names = [f"{gpu} (at {begin:.0f} s)" for gpu, begin in zip(gpus, begins, strict=True)]
     figure, axes = _rows(names)
     if shown.empty:
         axes.set_xlabel("Task completion time [ms]")
@@ -155,11 +171,11 @@ def _draw_cold_starts(cold: pd.DataFrame) -> Figure:
     unit, factor = drawing.time_unit(float(shown["cold_ms"].max()))
     rows = np.arange(len(shown))
     right = shown["cold_ms"].to_numpy() * factor
-    drawing.bars(axes, (0, right, rows - 0.35, rows + 0.35), facecolor=ORANGE, label="cold start, as a whole")
+    drawing.bars(axes, (0, right, rows - 0.35, rows + 0.35), facecolor=ORANGE, label="cold start (phases not logged)")
     label = "median of warm requests with as many clients"
     axes.plot(shown["warm_ms"] * factor, rows, linestyle="", marker="|", markersize=9, color=BLACK, label=label)
     more = "" if len(shown) == len(cold) else f" (the first {len(shown)} of {len(cold)} cold starts)"
-    axes.set_xlabel(f"Task completion time [{unit}]{more}; the server logged no phases of its boots")
+    axes.set_xlabel(f"Task completion time [{unit}]{more}")
     axes.set_xlim(0, float(np.nanmax([right.max(), shown["warm_ms"].max() * factor])) * 1.05)
     drawing.legend(axes)
     return figure

@@ -69,19 +69,22 @@ def boots(run: Run) -> pd.DataFrame:
 
 
 def cold_starts(run: Run) -> pd.DataFrame:
-    """Give the served cold starts: `elapsed`, `gpu`, `cold_ms` and `warm_ms`.
+    """Give the served cold starts: `elapsed`, `booted`, `gpu`, `cold_ms` and `warm_ms`.
 
-    The last is the median of the warm requests that were sent with as many clients, NaN if there was none. Where the
-    GPU was not logged with the request, it is that of the boots in their order, if there are as many; else missing.
+    The last is the median of the warm requests that were sent with as many clients, NaN if there was none. `booted` is
+    the elapsed second of the boot: the boots are taken in their order, if there are as many; else it is NaN. So is the
+    GPU found where it was not logged with the request, and else missing.
     """
     frame = run.requests
     medians = frame[series.warm(run)].groupby("concurrency")["outer_time_ms"].median()
     every = frame[frame["cold_start"]].reset_index(drop=True)
-    booted = run.events[run.events["event"] == "booted"]["gpu"].astype("Int64").reset_index(drop=True)
-    gpu = every["gpu"].fillna(booted) if len(booted) == len(every) else every["gpu"]
-    cold = every.assign(gpu=gpu, warm_ms=every["concurrency"].map(medians).astype("float64"))
+    booted = run.events[run.events["event"] == "booted"][["elapsed", "gpu"]].reset_index(drop=True)
+    booted = booted.astype({"gpu": "Int64"}) if len(booted) == len(every) else booted.iloc[:0]
+    booted = booted.reindex(every.index)
+    cold = every.assign(gpu=every["gpu"].fillna(booted["gpu"]), booted=booted["elapsed"])
+    cold = cold.assign(warm_ms=every["concurrency"].map(medians).astype("float64"))
     cold = cold[cold["status"] == "ok"].rename(columns={"outer_time_ms": "cold_ms"})
-    return cold[["elapsed", "gpu", "cold_ms", "warm_ms"]].reset_index(drop=True)
+    return cold[["elapsed", "booted", "gpu", "cold_ms", "warm_ms"]].reset_index(drop=True)
 
 
 def by_worker(run: Run) -> "pd.Series[int]":

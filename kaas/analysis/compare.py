@@ -1,17 +1,13 @@
 """Two experiments side by side: which numbers differ by more than repeats do, and which parameters do."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from kaas.analysis import claims, tables
+from kaas.analysis import claims, statistics, tables
 from kaas.analysis.runs import Run
-
-HOW_TO_READ = (
-    "Read each line as one number: its mean and range over the repeats of either side, own less other, and whether "
-    "that is more than repeats of one side differ from each other (the larger of the two ranges). Where each side has "
-    "one repeat, this cannot be told."
-)
 
 YES = "yes"
 NO = "no"
@@ -19,6 +15,7 @@ NO = "no"
 # They tell a run from its repeats, or how it ended, not what it was asked to do.
 _NO_PARAMETERS = ("Task name", "Ended")
 _COUNTS = "Requests "
+_TO_HAVE_A_RANGE = 2
 
 
 def compare(own: Sequence[Run], other: Sequence[Run]) -> pd.DataFrame:
@@ -40,12 +37,59 @@ def compare(own: Sequence[Run], other: Sequence[Run]) -> pd.DataFrame:
     frame["difference"] = frame["own mean"] - frame["other mean"]
     base = frame["other mean"].where(frame["other mean"] != 0)
     frame["difference [%]"] = 100 * frame["difference"] / base
-    ranges = [(frame[f"{name} max"] - frame[f"{name} min"]).where(frame[f"{name} repeats"] > 1) for name in sides]
+    ranges = [
+        (frame[f"{name} max"] - frame[f"{name} min"]).where(frame[f"{name} repeats"] >= _TO_HAVE_A_RANGE)
+        for name in sides
+    ]
     frame["spread"] = pd.concat(ranges, axis="columns").max(axis="columns")
     beyond = (frame["difference"].abs() > frame["spread"]).map({True: YES, False: NO})
     known = frame["difference"].notna() & frame["spread"].notna()
     frame["beyond the spread"] = beyond.where(known, claims.CANNOT_BE_TOLD)
     return frame.rename_axis("number")
+
+
+def by_chance(own: int, other: int, *, draws: int = 20_000, seed: int = 0) -> float:
+    """Give the part of numbers that `compare` would call beyond the spread if both sides did the very same.
+
+    All repeats are drawn from one normal distribution; the same seed gives the same. NaN if neither side has two.
+
+    Args:
+        own: the repeats of one side, 1 at least.
+        other: those of the other.
+        draws: how many numbers are compared.
+        seed: of the random numbers.
+    """
+    if max(own, other) < _TO_HAVE_A_RANGE:
+        return statistics.NAN
+    drawn = np.random.default_rng(seed).standard_normal((own + other, draws))
+    sides = np.split(drawn, [min(own, other)])  # the same for either order
+    means = [side.mean(axis=0) for side in sides]
+    spread = np.max([np.ptp(side, axis=0) for side in sides], axis=0)  # that of a single repeat is 0
+    return float((np.abs(means[0] - means[1]) > spread).mean())
+
+
+def how_to_read(own: Sequence[Run], other: Sequence[Run]) -> str:
+    """Say how to read what `compare` gives of these runs, and how often chance alone would say yes."""
+    sizes = len(own), len(other)
+    chance = by_chance(*sizes)
+    caution = (
+        "As each side has one repeat, this cannot be told."
+        if np.isnan(chance)
+        else f"With {sizes[0]} and {sizes[1]} repeats, chance alone makes {100 * chance:.0f} % of the lines say yes."
+    )
+    return (
+        "Read each line as one number: its mean and range over the repeats of either side, own less other, and whether "
+        f"that is more than repeats of one side differ from each other (the larger of the two ranges). {caution}"
+    )
+
+
+def write(own: Sequence[Run], other: Sequence[Run], folder: Path) -> list[Path]:
+    """Write both tables into `folder`, which is made if need be: `table-compared.csv` and `table-parameters.csv`.
+
+    Raises:
+        ResultsError: the runs of one side are of several experiments, or a file cannot be written.
+    """
+    return tables.write_frames({"compared": compare(own, other), "parameters": parameters(own, other)}, folder)
 
 
 def parameters(own: Sequence[Run], other: Sequence[Run]) -> pd.DataFrame:

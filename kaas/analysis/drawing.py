@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -30,8 +29,9 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#D55E00",
     "#CC79A7",
 )
-# Black is left to the mean of all GPUs, grey takes its place; from the ninth GPU on the line is dashed instead.
-_GPU_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, "#999999", YELLOW)
+# Black is left to the mean of all GPUs, grey takes its place; a thin line in yellow is hardly seen on paper, so its
+# place takes the wine of Paul Tol's "muted" colours. From the ninth GPU on the line is dashed instead.
+_GPU_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, "#999999", "#882255")
 _MOST_NAMED_GPUS = 2 * len(_GPU_COLOURS)
 # From dark to light, in the same order in print and for the colour-blind; its lightest would not be seen on paper.
 _GPU_MAP, _GPU_MAP_END = "cividis", 0.85
@@ -44,8 +44,10 @@ MOST_VECTORS = 2000
 # From this factor on, a logarithmic axis has room for the powers of ten only.
 _WIDE = 1e3
 
+# Of a legend, in points; the width of a character is the mean one of its font.
+_LEGEND_SIZE, _CHARACTER, _SWATCH, _PANEL_WIDTH = 7, 4.1, 26, 450
+
 Style = dict[str, Any]
-Floats = npt.NDArray[np.float64]
 
 WARM: Style = {"marker": ".", "markersize": 2.5, "color": BLUE, "markeredgewidth": 0, "rasterized": True}
 WAITED: Style = {"marker": "^", "markersize": 4, "color": GREEN, "markeredgewidth": 0, "clip_on": False}
@@ -155,16 +157,29 @@ def thinned(values: pd.DataFrame) -> pd.DataFrame:
     return values[keep]
 
 
-def legend(axes: Axes, columns: int = 5) -> None:
-    """Name what is drawn, in a row above the panel: it hides no data there."""
-    handles, _ = axes.get_legend_handles_labels()
+def shortened(name: str, longest: int = 24) -> str:
+    """Leave out the middle of a name that is too long for a legend."""
+    if len(name) <= longest:
+        return name
+    head = longest // 2
+    return f"{name[:head]}…{name[head + 1 - longest :]}"
+
+
+def legend(axes: Axes, most_columns: int = 5) -> None:
+    """Name what is drawn, in rows above the panel: it hides no data there."""
+    handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
+    columns = _columns_that_fit(labels, most_columns)
+    # Read by rows, while matplotlib fills one column after the other.
+    order = [place for column in range(columns) for place in range(column, len(labels), columns)]
     drawn = axes.legend(
+        [handles[place] for place in order],
+        [labels[place] for place in order],
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),
         ncols=columns,
-        fontsize=7,
+        fontsize=_LEGEND_SIZE,
         frameon=False,
         borderaxespad=0.1,
         handlelength=1.6,
@@ -173,6 +188,15 @@ def legend(axes: Axes, columns: int = 5) -> None:
     for swatch in drawn.get_lines():
         swatch.set_markersize(max(5.0, swatch.get_markersize()))
         swatch.set_linewidth(min(5.0, max(1.6, swatch.get_linewidth())))
+
+
+def _columns_that_fit(labels: Sequence[str], most: int) -> int:
+    for rows in range(1, len(labels)):
+        columns = -(-len(labels) // rows)
+        longest = (max(map(len, labels[column::columns])) for column in range(columns))
+        if columns <= most and sum(longest) * _CHARACTER + columns * _SWATCH <= _PANEL_WIDTH:
+            return columns
+    return 1
 
 
 def say(axes: Axes, words: str) -> None:

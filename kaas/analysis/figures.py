@@ -37,6 +37,7 @@ __all__ = [
     "compared",
     "completion_times",
     "decomposition",
+    "is_ours",
     "power",
     "refusals",
     "requests",
@@ -47,9 +48,9 @@ __all__ = [
 ]
 
 HOW_TO_READ = (
-    "Read it from top to bottom at one moment: so many clients were sending requests, so many task runners had been "
-    "booted for them, so busy was each GPU, and so long took the requests that began then; one that was refused or "
-    "failed is only a mark on the axis. On a laptop, 100 % of a GPU are all the cores that its workers could use."
+    "Read it from top to bottom at one moment: so many clients had been started, so many task runners had been booted "
+    "for them, so busy was each GPU, and so long took the requests that began then; one that was refused or failed is "
+    "only a mark on the axis. On a laptop, 100 % of a GPU are all the cores that its workers could use."
 )
 HOW_TO_READ_ALL = (
     "The same four panels over all repeats: each line is the median of the repeats at that moment, and its band "
@@ -58,8 +59,9 @@ HOW_TO_READ_ALL = (
 )
 HOW_TO_READ_COMPARED = (
     "The same four panels for two sets of runs: each line is the median of a set's repeats at that moment, and its "
-    "band reaches from the lowest of them to the highest; where the bands part, the sets differ by more than their "
-    "repeats do."
+    "band reaches from the lowest of them to the highest. Where two bands part, the sets differ by more than their "
+    "repeats do; a set of one repeat has no band, so that nothing tells how much another repeat would have differed. "
+    "Means and medians are taken over a hundredth of a set's own time (1 s at least, 10 s at most)."
 )
 HOW_TO_READ_POWER = (
     "Above, the power that each GPU drew at a moment; in the middle, the energy that all of them had drawn by then, "
@@ -67,6 +69,7 @@ HOW_TO_READ_POWER = (
     "samples; what was drawn in it is counted below only where the GPU has a counter."
 )
 
+_MAKER = "kaas.analysis"
 _HEIGHT_IN = 8.4
 _MOST_STRETCHED = 2.0
 """Sets of which one lasts longer than the other by more than this factor share no axis in seconds."""
@@ -115,20 +118,22 @@ def compared(own: Sequence[Run], other: Sequence[Run], names: tuple[str, str]) -
     Args:
         own: at least one run.
         other: the same.
-        names: of the two sets, for the legend.
+        names: of the two sets, for the legend, which shortens long ones, and says "own" and "other" for equal ones.
     """
+    names = drawing.shortened(names[0]), drawing.shortened(names[1])
+    if names[0] == names[1]:
+        names = "own", "other"
     figure, axes = _four_panels()
     lasting = panels.duration(own) or 1.0, panels.duration(other) or 1.0
     stretched = max(lasting) > _MOST_STRETCHED * min(lasting)
     styles = {"color": BLUE, "linestyle": "-"}, {"color": VERMILLION, "linestyle": "--"}
     sets = [
-        Set(found, _counted(name, len(found)), style, 100 / seconds if stretched else 1.0)
+        Set(found, _counted(name, len(found), seconds if stretched else None), style, 100 / seconds if stretched else 1)
         for found, name, style, seconds in zip((own, other), names, styles, lasting, strict=True)
     ]
     panels.draw_sets(axes, sets)
     if stretched:
-        each = ", ".join(f"{name}: {seconds:.0f} s" for name, seconds in zip(names, lasting, strict=True))
-        drawing.over_time(figure, axes, 100, f"Share of each experiment's time [%] ({each})")
+        drawing.over_time(figure, axes, 100, "Share of each experiment's time [%]")
     else:
         drawing.over_time(figure, axes, max(lasting))
     return figure
@@ -139,8 +144,9 @@ def _four_panels() -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(4, 1, sharex=True, height_ratios=(1, 1, 1.4, 1.6)))
 
 
-def _counted(name: str, number: int) -> str:
-    return f"{name} ({number} repeat{'' if number == 1 else 's'})"
+def _counted(name: str, number: int, lasting_s: float | None) -> str:
+    lasting = f", {lasting_s:.0f} s" if lasting_s else ""
+    return f"{name} ({number} repeat{'' if number == 1 else 's'}{lasting})"
 
 
 def _any_served(run: Run) -> bool:
@@ -154,9 +160,9 @@ GALLERY = (
         "requests",
         "Every request",
         requests,
-        "Each row is a client and each bar one of its requests, from its begin to its reply; with each cold start "
-        "(diamond) there is one more task runner (black steps, axis on the right), and where a row ends early, its "
-        "client stopped or waited in vain.",
+        "Each row is a client and each bar one of its requests, from its begin to its reply (or many in turn, where "
+        "they are too short to be told apart); with each cold start (diamond) there is one more task runner (black "
+        "steps, axis on the right), and where a row ends early, its client stopped or waited in vain.",
         lambda run: True,
         "",
     ),
@@ -174,7 +180,8 @@ GALLERY = (
         "Completion times, warm and cold",
         completion_times,
         "Above, how many requests of each kind took so long; at the bottom, which share of a kind took no longer: "
-        "its median is where its line crosses 50 %, and the further right that of the cold starts, the more one costs.",
+        "its median is where its line crosses 50 %. The kinds were sent under different loads: what a cold start "
+        "costs is seen in 'Cold starts', where those with as many clients are compared.",
         _any_served,
         NOTHING_SERVED,
     ),
@@ -192,7 +199,8 @@ GALLERY = (
         "What the completion time is made of",
         decomposition,
         "Each column is the mean completion time of the served requests that were sent with so many clients, cold "
-        "starts included, divided into its parts; where a part grows with the clients, they get into each other's way.",
+        "starts included, divided into its parts; waiting for a boot is part of the queue where that was logged, and "
+        "where a part grows with the clients, they get into each other's way.",
         _any_served,
         NOTHING_SERVED,
     ),
@@ -209,8 +217,8 @@ GALLERY = (
         "requests-per-task-runner",
         "Requests of each task runner",
         requests_per_task_runner,
-        "Each column is a GPU and each block one of its workers: a GPU that was booted later has served fewer, and the "
-        "workers of one GPU differ because the idle one with the lowest number is always taken first.",
+        "Each column is a GPU and each block one of its workers. A GPU that was booted later had less time to serve; "
+        "of the workers of a GPU that are idle, the one with the lowest number is always taken first.",
         lambda run: bool(len(breakdown.by_worker(run))),
         "The files of this run do not say which GPU and worker served a request.",
     ),
@@ -237,23 +245,34 @@ GALLERY = (
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write `<path>.pdf` and `<path>.png`, and give the latter; an earlier one of that name is replaced.
+    """Write `<path>.pdf` and `<path>.png`, and give the latter; earlier ones are replaced if they are ours.
 
-    The figure keeps the layout that it got for the .png.
+    The figure keeps the layout that it got for the .png. The same data give the same bytes.
 
     Raises:
-        ResultsError: a file cannot be written.
+        ResultsError: a file cannot be written, or somebody else's is there.
     """
     pdf, png = (path.with_name(path.name + suffix) for suffix in (".pdf", ".png"))
     try:
+        for file in (pdf, png):
+            if file.exists() and not is_ours(file):
+                raise ResultsError(f"{file} was not drawn by this program, and stays: choose another --output")
         # The canvases themselves: `figure.savefig` would lay out and draw everything twice for each file.
-        FigureCanvasAgg(figure).print_png(png, pil_kwargs={"compress_level": 2})  # type: ignore[no-untyped-call]
+        FigureCanvasAgg(figure).print_png(  # type: ignore[no-untyped-call]
+            png, metadata={"Software": _MAKER}, pil_kwargs={"compress_level": 2}
+        )
         figure.set_layout_engine("none")
         # Type 42 embeds the fonts as they are: publishers refuse matplotlib's default, Type 3.
         with matplotlib.rc_context({"pdf.fonttype": 42}):
-            FigureCanvasPdf(figure).print_pdf(pdf)  # type: ignore[no-untyped-call]
+            about = {"Creator": _MAKER, "CreationDate": None}
+            FigureCanvasPdf(figure).print_pdf(pdf, metadata=about)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ResultsError(f"{error.filename or path}: {error.strerror or error}") from None
     finally:
         figure.set_dpi(DPI)  # the canvas for PDF leaves it at 72
     return png
+
+
+def is_ours(picture: Path) -> bool:
+    """Tell whether `save` wrote a file. Raises OSError if it cannot be read."""
+    return _MAKER.encode() in picture.read_bytes()

@@ -8,12 +8,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from kaas.analysis import drawing, series
-from kaas.analysis.drawing import BLACK, BLUE, GREEN, Floats, Style
+from kaas.analysis.drawing import BLACK, BLUE, GREEN, Style
 from kaas.analysis.runs import Run
+from kaas.analysis.series import Floats
 
 _GRID_POINTS = 500
 _FAR_APART = 10.0
-"""Completion times whose medians differ by this factor share no linear axis."""
+"""Completion times of which the highest is more than so many times the median share no linear axis."""
 
 
 class Set(NamedTuple):
@@ -29,6 +30,11 @@ class Set(NamedTuple):
     def grid(self) -> Floats:
         """Elapsed seconds at which the repeats are compared."""
         return np.linspace(0.0, duration(self.found), _GRID_POINTS)
+
+    @property
+    def window_s(self) -> float:
+        """The window of its rolling means and medians."""
+        return drawing.window_s(duration(self.found))
 
 
 def duration(found: Sequence[Run]) -> float:
@@ -72,9 +78,11 @@ def draw_means(axes: Axes, means_of: Callable[[Run, float], pd.DataFrame], run: 
     number = max(used, default=0) + 1
     for gpu in used:
         axes.plot(means.index, means[gpu], label=drawing.gpu_label(gpu, number), **drawing.gpu_style(gpu, number))
-    if len(means.columns) > 1:
-        unused = len(means.columns) - len(used)
-        mean = f"mean of all {len(means.columns)}" + (f", {unused} of them at 0" if unused else "")
+    known, sampled = len(means.columns), run.monitoring["gpu"].nunique()
+    if known > 1:
+        unused = known - len(used)
+        mean = f"mean of all {known}" if known == sampled else f"mean of {known} of {sampled}"
+        mean += f", {unused} of them at 0" if unused else ""
         axes.plot(means.index, means.mean(axis="columns"), color=BLACK, linewidth=1.6, label=mean)
     drawing.from_zero(axes, float(means.max().max()))
     drawing.legend(axes)
@@ -83,23 +91,34 @@ def draw_means(axes: Axes, means_of: Callable[[Run, float], pd.DataFrame], run: 
 def _draw_completion(axes: Axes, run: Run) -> None:
     requests = run.requests
     ok = requests["status"] == "ok"
+    warm = series.warm(run)
     highest = float(requests["outer_time_ms"][ok].max()) if ok.any() else 0.0
-    unit, factor = drawing.time_unit(highest)
-    axes.set_ylabel(f"Task completion\ntime [{unit}]")
-    axes.set_ylim(0, highest * factor * 1.05 or 1.0)
-    # A request that was not served has no completion time: it is marked on the axis, however long it took.
-    heights = (requests["outer_time_ms"] * factor).where(ok, 0.0)
+    typical = float(requests["outer_time_ms"][warm].median()) if warm.any() else highest
+    lowest = float(requests["outer_time_ms"][ok].min()) if ok.any() else 0.0
+    far = highest > _FAR_APART * typical and lowest > 0
+    unit, factor = ("ms", 1.0) if far else drawing.time_unit(highest)
+    axes.set_ylabel(f"Task completion\ntime [{unit}]" + (", log" if far else ""))
+    if far:
+        drawing.logarithmic(axes, "y", lowest, highest)
+        axes.set_ylim(lowest * 0.7, highest * 1.3)
+    else:
+        axes.set_ylim(0, highest * factor * 1.05 or 1.0)
+    times = requests["outer_time_ms"] * factor
     cold, refused = ok & requests["cold_start"], requests["status"] == "rejected"
     for label, chosen, style in (
-        ("warm", series.warm(run), drawing.WARM),
+        ("warm", warm, drawing.WARM),
         ("waited for a boot", ok & requests["waited_for_boot"] & ~cold, drawing.WAITED),
         ("cold start", cold, drawing.COLD),
-        ("refused", refused, drawing.REFUSED),
-        ("failed", ~ok & ~refused, drawing.FAILED),
     ):
         if chosen.any():
             counted = f"{label} ({chosen.sum()})"
-            axes.plot(requests["elapsed"][chosen], heights[chosen], linestyle="", label=counted, **style)
+            axes.plot(requests["elapsed"][chosen], times[chosen], linestyle="", label=counted, **style)
+    # A request that was not served has no completion time: it is marked on the axis, however long it took.
+    on_axis = axes.get_xaxis_transform()
+    for label, chosen, style in (("refused", refused, drawing.REFUSED), ("failed", ~ok & ~refused, drawing.FAILED)):
+        if chosen.any():
+            at, counted = requests["elapsed"][chosen], f"{label} ({chosen.sum()})"
+            axes.plot(at, np.zeros(len(at)), linestyle="", label=counted, transform=on_axis, **style)
     if not ok.any():
         drawing.say(axes, "no request was served in this run")
     drawing.legend(axes)
@@ -111,25 +130,25 @@ def draw_sets(panels: Sequence[Axes], sets: Sequence[Set], *, mark_cold_starts: 
     The completion time is that of the warm requests, on a logarithmic axis if what is drawn is far apart.
     """
     clients, task_runners, utilization, completion = panels
-    window_s = drawing.window_s(max(duration(one.found) for one in sets))
-    of_last = f"of last {window_s:g} s"
+    windows = dict.fromkeys(f"{one.window_s:g} s" for one in sets)
+    of_last = f"of last {' or '.join(windows)}"
 
-    spreads = _spreads(sets, lambda run, grid: series.at(series.clients(run), grid))
+    spreads = _spreads(sets, lambda run, one: series.at(series.clients(run), one.grid))
     clients.set_ylabel("Number of clients")
     drawing.whole_numbers(clients, _highest(spreads))
     _draw_spreads(clients, sets, spreads, "", drawstyle="steps-post", named=True)
 
-    spreads = _spreads(sets, lambda run, grid: series.at(series.task_runners(run), grid))
+    spreads = _spreads(sets, lambda run, one: series.at(series.task_runners(run), one.grid))
     task_runners.set_ylabel("Number of\ntask runners")
     drawing.whole_numbers(task_runners, _highest(spreads))
     _draw_spreads(task_runners, sets, spreads, "no server events in these runs", drawstyle="steps-post")
 
-    spreads = _spreads(sets, lambda run, grid: _mean_utilization(run, grid, window_s))
+    spreads = _spreads(sets, _mean_utilization)
     utilization.set_ylabel(f"Utilization [%]\n(all GPUs, mean\n{of_last})")
     utilization.set_ylim(0, 105)
     _draw_spreads(utilization, sets, spreads, "no utilization known for these runs")
 
-    spreads = _spreads(sets, lambda run, grid: series.at(series.completion(run, window_s), grid, longest_s=window_s))
+    spreads = _spreads(sets, _median_completion)
     cold = _cold_starts(sets) if mark_cold_starts else pd.Series(dtype="float64")
     typical = [median for frame in spreads if not np.isnan(median := frame["median"].median())]
     highest = max([_highest(spreads), *cold])
@@ -156,8 +175,11 @@ def _cold_starts(sets: Sequence[Set]) -> "pd.Series[float]":
     return pd.concat(cold)
 
 
-def _spreads(sets: Sequence[Set], values_of: Callable[[Run, Floats], Floats]) -> list[pd.DataFrame]:
-    return [series.spread(one.found, one.grid, values_of) for one in sets]
+def _spreads(sets: Sequence[Set], values_of: Callable[[Run, Set], Floats]) -> list[pd.DataFrame]:
+    def spread(one: Set) -> pd.DataFrame:
+        return series.spread(one.found, one.grid, lambda run, _: values_of(run, one))
+
+    return [spread(one) for one in sets]
 
 
 def _draw_spreads(
@@ -188,9 +210,13 @@ def _draw_spreads(
     drawing.legend(axes)
 
 
-def _mean_utilization(run: Run, grid: Floats, window_s: float) -> Floats:
-    means = series.utilization(run, window_s)
-    return series.at(means.mean(axis="columns"), grid) if len(means) else np.full(len(grid), np.nan)
+def _mean_utilization(run: Run, one: Set) -> Floats:
+    means = series.utilization(run, one.window_s)
+    return series.at(means.mean(axis="columns"), one.grid) if len(means) else np.full(len(one.grid), np.nan)
+
+
+def _median_completion(run: Run, one: Set) -> Floats:
+    return series.at(series.completion(run, one.window_s), one.grid, longest_s=one.window_s)
 
 
 def _highest(spreads: Sequence[pd.DataFrame]) -> float:

@@ -49,6 +49,14 @@ def first_line(path: Path) -> tuple[str, ...]:
         return ()
 
 
+def has_rows(path: Path) -> bool:
+    """Say if there is anything below the first line; not, if the file cannot be read."""
+    try:
+        return path.read_bytes().count(b"\n") > 1
+    except OSError:
+        return False
+
+
 def empty(types: Mapping[str, str]) -> pd.DataFrame:
     """Give a frame of the columns `types` without a row."""
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
@@ -63,7 +71,9 @@ def read_requests(path: Path, notes: list[str]) -> pd.DataFrame:
     try:
         content = _whole_lines(path, notes)
         frame = _read_table(path.name, content, REQUEST_TYPES, len(FIRST_SEVEN), notes) if content else None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise ResultsError(f"{path} is not a file of requests: {_one_line(error)}") from None
     if frame is None or frame.empty:
         raise ResultsError(f"{path} holds no request: move it away, or run the experiment again")
@@ -110,7 +120,9 @@ def _read_or_empty(
         frame = read(content) if content else None
     except FileNotFoundError:
         hindrance = "is missing"
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        hindrance = f"cannot be read ({error.strerror})"
+    except ValueError as error:
         hindrance = f"cannot be read ({_one_line(error)})"
     else:
         if frame is not None and len(frame):
@@ -124,7 +136,7 @@ def _whole_lines(path: Path, notes: list[str]) -> bytes:
     whole, end, torn = path.read_bytes().removeprefix(_BYTE_ORDER_MARK).rpartition(b"\n")
     if torn:
         # Even if it has all its fields: the last number may lack digits.
-        notes.append(f"{path.name} ends in the middle of a line: that line was dropped.")
+        notes.append(f"{path.name} ends in mid-line: that line was dropped.")
     return whole + end
 
 

@@ -1,13 +1,29 @@
-"""What the notebook needs besides figures and tables: which repeat is drawn, and numbers as a reader likes them."""
+"""What the notebook needs besides figures and tables: an output folder, which repeat is drawn, readable numbers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
+from kaas.analysis import figures
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 
-_WHOLE_FROM = 1000
+_PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html")
+
+
+def clear(folder: Path) -> None:
+    """Remove an earlier report, so that nothing in `folder` is of another one; files of other makers stay.
+
+    Raises:
+        ResultsError: it cannot be removed.
+    """
+    for path in [path for pattern in _PRODUCTS for path in folder.glob(pattern)]:
+        try:
+            if path.suffix not in {".pdf", ".png"} or figures.is_ours(path):
+                path.unlink()
+        except OSError as error:
+            raise ResultsError(f"{path}: {error.strerror}") from None
 
 
 def choose(repeats: Sequence[Run], number: str) -> Run:
@@ -26,13 +42,15 @@ def choose(repeats: Sequence[Run], number: str) -> Run:
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Write every number of a table as text: of four significant digits, or whole; "-" for what is not known."""
+    """Write every number of a table as text: whole, or of at least four digits; "-" for what is not known."""
     return frame.map(_readable)
 
 
 def _readable(value: object) -> object:
     if pd.isna(value):  # type: ignore[call-overload]
         return "-"
-    if isinstance(value, float) and not value.is_integer() and abs(value) < _WHOLE_FROM:
-        return f"{value:.4g}"
-    return f"{value:,.0f}" if isinstance(value, int | float) else value
+    if not isinstance(value, int | float):
+        return value
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 0.001 else f"{value:.1g}"  # noqa: PLR2004

@@ -16,8 +16,11 @@ from kaas import results
 from kaas.analysis import nvidia_logs, reading
 from kaas.errors import ResultsError
 
-_BEGINS_AGAIN_AFTER_S = 5.0
-"""Without a request in flight: clients send one after the other, so during a run this takes no time to speak of."""
+_BEGINS_AGAIN_AFTER_S = 1.0
+"""Without a request in flight: a client sends one after the other, so where others left it takes no time to speak of,
+while a second run takes longer than this to load what it needs."""
+_SILENT_FOR_S = 5.0
+"""How long a client must be silent at least, at the end of a run, to be noted."""
 _SERVER_WITHOUT_WORK_S = 60.0
 """How old all of a server's events may be: by then (`--idle-timeout`) it would have stopped what it booted."""
 
@@ -43,7 +46,12 @@ class Run:
     @property
     def duration(self) -> float:
         """Seconds from the begin of the first request to the end of the last."""
-        return float((self.requests["elapsed"] + self.requests["outer_time_ms"] / 1000).max())
+        return float(self.ends.max())
+
+    @property
+    def ends(self) -> "pd.Series[float]":
+        """The elapsed second at which each request ended, in the order of the requests."""
+        return _ends(self.requests, "elapsed")
 
     @property
     def experiment(self) -> str:
@@ -101,12 +109,7 @@ def newest_results(parent: Path) -> Path:
     Raises:
         ResultsError: none holds a request.
     """
-    files = [
-        path
-        for folder in parent.glob("results-*")
-        for path in _request_files(folder)
-        if path.read_bytes().count(b"\n") > 1
-    ]
+    files = [path for folder in parent.glob("results-*") for path in _request_files(folder) if reading.has_rows(path)]
     if not files:
         raise ResultsError(f"no results-* folder in {parent} holds a run: run ./autoscale-cpu.sh first")
     return max(files, key=lambda path: path.stat().st_mtime).parent
@@ -143,11 +146,13 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
         notes.append(f"{files.requests.name} has no request that was served: there are no completion times to show.")
     parameters = _parameters(files.description, notes)
 
-    path = _beside(files.serverlogs, files.task, tasks, notes)
-    events = _between(reading.read_events(path, notes), shown)
-    events = _of_the_run(path.name, events, (start - _SERVER_WITHOUT_WORK_S, end), notes)
+    log, path = (_beside(wanted, files.task, tasks) for wanted in (files.serverlogs, files.monitoring))
+    if shorter := [taken.name for taken in (log, path) if not taken.name.startswith(files.task)]:
+        were = "were" if len(shorter) > 1 else "was"
+        notes.append(f"{' and '.join(shorter)}, named for a shorter task, {were} read as its own.")
+    events = _between(reading.read_events(log, notes), shown)
+    events = _of_the_run(log.name, events, (start - _SERVER_WITHOUT_WORK_S, end), notes)
 
-    path = _beside(files.monitoring, files.task, tasks, notes)
     monitoring, is_local = reading.read_monitoring(path, notes)
     offset_h = None
     if is_local and len(monitoring):
@@ -163,7 +168,8 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
         frame["elapsed"] = frame["timestamp"] - start
     # The original counted the clients when it wrote a row, at the request's end; ours when the request is sent.
     at_end = "status" not in reading.first_line(files.requests)
-    requests["counted"] = requests["elapsed"] + (requests["outer_time_ms"] / 1000 if at_end else 0.0)
+    requests["counted"] = _ends(requests, "elapsed") if at_end else requests["elapsed"]
+    _note_silent_clients(requests, notes)
     return Run(files.task, parameters, requests, events, monitoring, tuple(notes), files.folder, offset_h)
 
 
@@ -177,15 +183,37 @@ def _parameters(path: Path, notes: list[str]) -> dict[str, str]:
     return parameters
 
 
-def _ends(requests: pd.DataFrame) -> "pd.Series[float]":
-    return requests["timestamp"] + requests["outer_time_ms"] / 1000
+def _ends(requests: pd.DataFrame, begins: str = "timestamp") -> "pd.Series[float]":
+    return requests[begins] + requests["outer_time_ms"] / 1000
+
+
+def _note_silent_clients(requests: pd.DataFrame, notes: list[str]) -> None:
+    """Note the clients that hung: silent at the end for longer than any request took, and any client paused before.
+
+    Clients are numbered from 0, as they start; one that never had a reply is known by those after it.
+    """
+    ends = _ends(requests, "elapsed")
+    pauses = requests["elapsed"] - ends.groupby(requests["copy"]).shift()
+    longest = max(_SILENT_FOR_S, requests["outer_time_ms"].max() / 1000, pauses.fillna(0.0).max())
+    last = ends.groupby(requests["copy"]).max()
+    silent = last[last < requests["elapsed"].max() - longest]
+    clients = int(last.index.max()) + 1
+    never = clients - len(last)
+    became = []
+    if len(silent):
+        since = " to ".join(dict.fromkeys(f"{second:.0f}" for second in (silent.min(), silent.max())))
+        became.append(f"{len(silent)} had no more replies after {since} s")
+    if never:
+        became.append(f"{never} never had any")
+    if became:
+        notes.append(f"Of {clients} clients {' and '.join(became)}.")
 
 
 def _first_longest(name: str, requests: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
     """Give the requests of one run, and the times between which nothing belongs to another.
 
-    A file may hold several runs, if they were written to one name: each begins with as few clients as the first, after
-    nothing was in flight for long.
+    A file may hold several runs, if they were written to one name: with each, the clients fall to as few as at first,
+    after nothing was in flight for longer than a client takes to ask again.
     """
     idle_since = _ends(requests).cummax().shift(fill_value=float("inf"))
     clients = requests["concurrency"]
@@ -222,17 +250,14 @@ def _of_the_run(name: str, frame: pd.DataFrame, times: tuple[float, float], note
     return frame.iloc[:0].copy()
 
 
-def _beside(path: Path, task: str, tasks: list[str], notes: list[str]) -> Path:
+def _beside(path: Path, task: str, tasks: list[str]) -> Path:
     """Find the file meant by `path`: the published ones are named for a shorter task than their requests are."""
     if path.exists():
         return path
     ending = path.name.removeprefix(task)
     names = [other.name.removesuffix(ending) for other in path.parent.glob("*" + ending)]
     near = [name for name in names if name not in tasks and _shortens(name, task)]
-    if len(near) != 1:
-        return path
-    notes.append(f"{path.name} is missing: {near[0]}{ending} was taken for it.")
-    return path.with_name(near[0] + ending)
+    return path.with_name(near[0] + ending) if len(near) == 1 else path
 
 
 def _shortens(name: str, task: str) -> bool:

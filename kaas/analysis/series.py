@@ -46,10 +46,11 @@ def in_flight(run: Run) -> Numbers:
 
     A request counts from when its input was set up until its reply is there; a refused one never does.
     """
-    frame = run.requests[run.requests["status"] != "rejected"]
-    begins = pd.Series(1, index=frame["elapsed"] + frame["setup_time"].fillna(0.0) / 1000)
-    ends = pd.Series(-1, index=frame["elapsed"] + frame["outer_time_ms"] / 1000)
-    return _summed_up(pd.concat([pd.Series([0], index=[0.0]), begins, ends])).rename("in_flight")
+    taken = run.requests["status"] != "rejected"
+    frame = run.requests[taken]
+    begun = pd.Series(1, index=frame["elapsed"] + frame["setup_time"].fillna(0.0) / 1000)
+    ended = pd.Series(-1, index=run.ends[taken])
+    return _summed_up(pd.concat([pd.Series([0], index=[0.0]), begun, ended])).rename("in_flight")
 
 
 def utilization(run: Run, window_s: float) -> pd.DataFrame:
@@ -58,6 +59,12 @@ def utilization(run: Run, window_s: float) -> pd.DataFrame:
     Empty if the run's monitoring has none.
     """
     return samples.rolling_means(run.monitoring, "utilization_pct", window_s)
+
+
+def mean_utilization(run: Run) -> float:
+    """Give the mean in percent over the run of each GPU's own samples, averaged over the GPUs; NaN if there is none."""
+    during = run.monitoring[run.monitoring["elapsed"].between(0.0, run.duration)]
+    return float(during.groupby("gpu")["utilization_pct"].mean().mean())
 
 
 def power(run: Run, window_s: float) -> pd.DataFrame:
@@ -82,7 +89,11 @@ def completion(run: Run, window_s: float) -> Numbers:
 
 
 def edges(duration_s: float, most: int = 60) -> Floats:
-    """Divide a run into at most about `most` bins of a round width; the last ends with the run, and may be wider."""
+    """Divide a run into at most about `most` bins of a round width.
+
+    The last ends with the run: it may be up to half a width wider than the others, or narrower. Divide by its own
+    width what is a rate.
+    """
     width = round_up(duration_s / most) if duration_s > 0 else 1.0
     inner = max(1, round(duration_s / width))
     return np.append(np.arange(inner) * width, duration_s or 1.0)
@@ -123,8 +134,7 @@ def throughput(run: Run, bins: Floats) -> pd.DataFrame:
 
     Columns: `served`; `per_s`; `clients`, their mean number in the bin; `per_client`, which is `per_s` divided by it.
     """
-    ok = run.requests[run.requests["status"] == "ok"]
-    served = counts(ok["elapsed"] + ok["outer_time_ms"] / 1000, bins)
+    served = counts(run.ends[run.requests["status"] == "ok"], bins)
     frame = pd.DataFrame({"served": served, "per_s": served / np.diff(bins)}, index=pd.Index(bins[:-1], name="elapsed"))
     frame["clients"] = means_of_steps(clients(run), bins)
     frame["per_client"] = frame["per_s"] / frame["clients"]

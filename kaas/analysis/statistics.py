@@ -28,8 +28,8 @@ class Interval(NamedTuple):
 def bootstrap_mean(values: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Give the mean of `values`, and its percentile bootstrap interval: the same for the same seed.
 
-    NaN among the values are left out. Fewer than two leave no interval. Two give their own range, and a few (such as
-    the repeats of an experiment) an interval that is somewhat too narrow: no resample goes beyond what was seen.
+    NaN among the values are left out. Fewer than two leave no interval. That of two is their own range, which misses
+    the true mean half of the time, and that of a few is too narrow: no resample goes beyond what was seen.
 
     Source: B. Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7 (1979).
     """
@@ -66,23 +66,6 @@ def rank_agreement(x: ArrayLike, y: ArrayLike) -> float:
     return float(signs.sum() / np.abs(signs).sum()) if signs.any() else NAN
 
 
-class Proportion(NamedTuple):
-    """`y = factor * x`, and the part of the variance of y that it explains (1: all; below 0: less than a constant)."""
-
-    factor: float
-    r_squared: float
-
-
-def proportion(x: ArrayLike, y: ArrayLike) -> Proportion:
-    """Fit a line through the origin, with least squares; NaN where all `x` are 0 or all `y` are equal."""
-    xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if not xs.any():
-        return Proportion(NAN, NAN)
-    factor = float(xs @ ys / (xs @ xs))
-    variance = float(np.square(ys - ys.mean()).sum())
-    return Proportion(factor, 1 - float(np.square(ys - factor * xs).sum()) / variance if variance else NAN)
-
-
 class Step(NamedTuple):
     """A stretch of time, in elapsed seconds, with the same number of clients, and the requests served in it per s."""
 
@@ -102,7 +85,7 @@ def steps(run: Run) -> pd.DataFrame:
     begin = clients.index.to_numpy(dtype=np.float64)
     end = np.append(begin[1:], run.requests["elapsed"].max())
     clients, begin, end = clients[end > begin], begin[end > begin], end[end > begin]
-    served = np.sort(ends(run)[run.requests["status"] == "ok"].to_numpy())
+    served = np.sort(run.ends[run.requests["status"] == "ok"].to_numpy())
     throughput = (np.searchsorted(served, end) - np.searchsorted(served, begin)) / (end - begin)
     columns = (begin, end, clients.to_numpy(), throughput)
     return pd.DataFrame(dict(zip(Step._fields, columns, strict=True)))
@@ -117,14 +100,9 @@ def last_step(run: Run) -> Step | None:
     return Step(*map(float, most.iloc[int((most["end"] - most["begin"]).argmax())]))
 
 
-def ends(run: Run) -> "pd.Series[float]":
-    """Give the elapsed second at which each request ended, in the order of the requests."""
-    return run.requests["elapsed"] + run.requests["outer_time_ms"] / 1000
-
-
 def mean_in_flight(run: Run, begin: float, end: float) -> float:
     """Give the number of requests under way, as seen by the clients, averaged over the time from `begin` to `end`."""
-    inside = ends(run).clip(upper=end) - run.requests["elapsed"].clip(lower=begin)
+    inside = run.ends.clip(upper=end) - run.requests["elapsed"].clip(lower=begin)
     return float(inside.clip(lower=0).sum()) / (end - begin)
 
 

@@ -1,7 +1,7 @@
 """The numbers of runs as tables: per repeat, pooled over repeats, the boots, Little's law; and all of them as CSV."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +12,14 @@ from kaas.errors import ResultsError
 
 HOW_TO_READ_REPEATS = (
     "Read each line as one repeat. Warm requests met a ready worker; cold ones made the server boot a task runner. "
-    "The last step is the time with the most clients, until the last request begins. A dash is what is not known."
+    "The last step is the time with the most clients, until the last request begins. A dash is what is not known: "
+    "of percentiles, p95 takes 20 requests, and p99 takes 100."
 )
 HOW_TO_READ_POOLED = (
     "Read each line as one number of a repeat: its mean over the repeats with the 95 % bootstrap interval of that "
     "mean, its range, and, for a percentile, the same one over the requests of all repeats together. One repeat alone "
-    "has no interval, and that of a few is somewhat too narrow."
+    "has no interval. Of two repeats the interval is just their range, and misses the true mean half of the time; of a "
+    "few it is still too narrow."
 )
 HOW_TO_READ_BOOTS = (
     "Read each line as one GPU: the seconds from a repeat's first request to the GPU's first boot, and where the "
@@ -33,7 +35,8 @@ FIRST_BOOTED = "first booted [s]"
 BOOT_TOOK = "boot took [s]"
 RATIO = "ratio"
 
-_PERCENTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+_PERCENTILES = {"p50": (0.50, 1), "p95": (0.95, 20), "p99": (0.99, 100)}
+"""The part of the requests below it, and how many it takes: with fewer, it would be the slowest one by another name."""
 _COUNTS = ("requests", "ok", "refused", "failed", "cold starts", "waited for a boot besides")
 _METHOD = "energy method"
 _ZONE = "monitoring's clock ahead of UTC [h]"
@@ -47,7 +50,8 @@ def per_repeat(found: Sequence[Run]) -> pd.DataFrame:
     `failed: <status>` tells them apart. `throughput` is of the requests that were ok, per second of the whole run;
     `throughput in the last step` is that of the longest stretch of time with the most clients, which ends, if nothing
     else ends it, when the last request begins (see `statistics.steps`). The clock of the monitoring is known only where
-    its stamps were local (see `runs.Run`). NaN, or `-` for the energy method, is what is not known.
+    its stamps were local (see `runs.Run`).
+    p95 takes 20 requests at least, and p99 takes 100. NaN, or `-` for the energy method, is what is not known.
     """
     frame = pd.DataFrame([_numbers(run) for run in found], index=pd.Index([run.task for run in found], name="task"))
     told_apart = sorted(name for name in frame.columns if name.startswith("failed: "))
@@ -134,8 +138,8 @@ def one_experiment(found: Sequence[Run]) -> None:
 def write(found: Sequence[Run], folder: Path) -> list[Path]:
     """Write all tables as CSV files into `folder`, which is made if need be; give their paths.
 
-    These are `table-repeats.csv`, `table-pooled.csv`, `table-boots.csv`, `table-littles-law.csv` and
-    `table-claims.csv`; earlier ones are replaced, each at once.
+    These are `table-repeats.csv`, `table-pooled.csv`, `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`
+    and, of the runs of which any energy was logged, `table-energy.csv`; earlier ones are replaced, each at once.
 
     Raises:
         ResultsError: a file cannot be written.
@@ -143,18 +147,29 @@ def write(found: Sequence[Run], folder: Path) -> list[Path]:
     by_experiment = {name: pooled(repeats) for name, repeats in runs.by_experiment(found).items()}
     by_gpu = boots(found)
     by_gpu.columns = by_gpu.columns.map(", ".join)
-    tables = {
+    frames = {
         "repeats": per_repeat(found),
         "pooled": pd.concat(by_experiment, names=["experiment"]),
         "boots": by_gpu,
         "littles-law": littles_law(found),
         "claims": claims.check(found),
     }
+    if by_task := {run.task: energy.energy(run) for run in found if energy.logged(run)}:
+        frames["energy"] = pd.concat(by_task, names=["task"]).rename(columns=energy.LABELS)
+    return write_frames(frames, folder)
+
+
+def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write each frame to `table-<its name>.csv` in `folder`, which is made if need be; give their paths.
+
+    Raises:
+        ResultsError: a file cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultsError(f"{folder}: {error.strerror}") from None
-    return [_write(table, folder / f"table-{name}.csv") for name, table in tables.items()]
+    return [_write(frame, folder / f"table-{name}.csv") for name, frame in frames.items()]
 
 
 def _write(table: pd.DataFrame, path: Path) -> Path:
@@ -206,9 +221,9 @@ def _cold(run: Run) -> "pd.Series[float]":
 
 def _percentiles(times_ms: "dict[str, pd.Series[float]]") -> dict[str, float]:
     return {
-        f"{kind} completion time, {name} [ms]": float(times.quantile(part))
+        f"{kind} completion time, {name} [ms]": float(times.quantile(part)) if len(times) >= needed else statistics.NAN
         for kind, times in times_ms.items()
-        for name, part in _PERCENTILES.items()
+        for name, (part, needed) in _PERCENTILES.items()
     }
 
 
@@ -230,7 +245,7 @@ def _boots_took(run: Run) -> "pd.Series[float]":
 def _littles_law(run: Run) -> dict[str, float]:
     step = statistics.last_step(run)
     begin, end = (statistics.NAN, statistics.NAN) if step is None else step[:2]
-    ended = statistics.ends(run).between(begin, end, inclusive="left")
+    ended = run.ends.between(begin, end, inclusive="left")
     return {
         "begin [s]": begin,
         "end [s]": end,

@@ -12,6 +12,8 @@ from kaas.analysis import drawing, energy, panels, series
 from kaas.analysis.drawing import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from kaas.analysis.runs import Run
 
+# Of the panel with the bars of requests, and what its bars need to be told apart, in points.
+_PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 420.0, 230.0, 0.72
 # Each from so many joules on.
 _ENERGY_UNITS = (("kWh", 1 / 3.6e6, 3.6e6), ("kJ", 1e-3, 1e4), ("J", 1.0, 0.0))
 
@@ -20,21 +22,22 @@ def requests(run: Run) -> Figure:
     """Draw each request as a bar in the row of its client, and the task runners as steps on the second axis."""
     figure = drawing.new_figure(4.2)
     axes = figure.subplots()
-    frame = run.requests
+    frame = run.requests.assign(end=run.ends)
     rows = int(frame["copy"].max()) + 1
     ok = frame["status"] == "ok"
     cold = ok & frame["cold_start"]
     waited = ok & frame["waited_for_boot"] & ~cold
-    second = (frame.groupby("copy").cumcount() % 2).astype("bool")
     warm = series.warm(run)
-    # Two shades in turn: a client sends its next request as soon as it has a reply, and one colour would be one bar.
-    for label, chosen, colour in (
-        (f"served ({ok.sum()}), in two shades in turn", warm & ~second, BLUE),
-        ("_", warm & second, SKY),
-        (f"waited for a boot ({waited.sum()})", waited, GREEN),
-        (f"cold start ({cold.sum()})", cold, ORANGE),
-    ):
-        _draw_requests(axes, frame[chosen], rows, colour, label)
+    least_s = run.duration * _LEAST_WIDTH / _PANEL_WIDTH
+    if frame["outer_time_ms"][warm].median() / 1000 < least_s:
+        _draw_requests(axes, _joined(frame[warm], least_s), rows, BLUE, f"warm ({warm.sum()}), joined to longer bars")
+    else:
+        # A client sends its next request as soon as it has a reply, and one colour would be one bar.
+        second = (frame.groupby("copy").cumcount() % 2).astype("bool")
+        _draw_requests(axes, frame[warm & ~second], rows, BLUE, f"warm ({warm.sum()}), in two shades in turn")
+        _draw_requests(axes, frame[warm & second], rows, SKY, "_")
+    _draw_requests(axes, frame[waited], rows, GREEN, f"waited for a boot ({waited.sum()})")
+    _draw_requests(axes, frame[cold], rows, ORANGE, f"cold start ({cold.sum()})")
     if cold.any():
         axes.plot(frame["elapsed"][cold], frame["copy"][cold], linestyle="", **drawing.COLD)
     refused = frame["status"] == "rejected"
@@ -54,21 +57,27 @@ def requests(run: Run) -> Figure:
         drawing.whole_numbers(right, runners.max())
         right.spines["top"].set_visible(False)
         # Drawn in the left panel, where the marks of cold starts lie above it.
-        style = {"color": BLACK, "linewidth": 1.6, "transform": right.transData, "zorder": 2.5}
-        outline = [patheffects.withStroke(linewidth=2.8, foreground="white")]
+        style = {"color": BLACK, "linewidth": 1.1, "transform": right.transData, "zorder": 2.5}
+        outline = [patheffects.withStroke(linewidth=2.1, foreground="white", alpha=0.6)]
         drawing.steps(axes, runners, run.duration, label="task runners (right)", path_effects=outline, **style)
     drawing.legend(axes)
     return figure
 
 
+def _joined(frame: pd.DataFrame, least_s: float) -> pd.DataFrame:
+    """Make one bar of a client's requests between which there is no gap that would be seen."""
+    frame = frame.sort_values(["copy", "elapsed"])
+    is_near = frame["elapsed"] - frame.groupby("copy")["end"].shift() <= least_s
+    return frame.groupby((~is_near).cumsum()).agg({"copy": "first", "elapsed": "first", "end": "max"})
+
+
 def _draw_requests(axes: Axes, frame: pd.DataFrame, rows: int, colour: str, label: str) -> None:
     if frame.empty:
         return
-    begins = frame["elapsed"].to_numpy()
-    ends = begins + frame["outer_time_ms"].to_numpy() / 1000
+    begins, ends = frame["elapsed"].to_numpy(), frame["end"].to_numpy()
     clients = frame["copy"].to_numpy(dtype="float64")
     lines = np.stack([begins, clients, ends, clients], axis=-1).reshape(-1, 2, 2)
-    width = min(16.0, 0.8 * 230 / rows)  # of the panel's 230 points
+    width = min(16.0, 0.8 * _PANEL_HEIGHT / rows)
     many = len(frame) > drawing.MOST_VECTORS
     bars = LineCollection(lines, colors=colour, linewidths=width, capstyle="butt", label=label, rasterized=many)  # type: ignore[arg-type]
     axes.add_collection(bars, autolim=False)
@@ -112,7 +121,7 @@ def utilization(run: Run) -> Figure:
             summed, runners, run.duration, color=GREEN, linewidth=1.3, linestyle="--", label="task runners booted"
         )
     busy = drawing.thinned((during.sum(axis="columns", min_count=1) / 100).to_frame("busy"))["busy"]
-    mean = np.nanmean(during.to_numpy())
+    mean = series.mean_utilization(run)
     of_all = f" of all {len(during.columns)}" if len(during.columns) > 1 else ""
     label = f"utilization, summed (mean over the run: {mean:.0f} %{of_all})"
     summed.plot(busy.index, busy, color=BLACK, linewidth=1.4, label=label)
@@ -182,14 +191,17 @@ def power(run: Run) -> Figure:
     figure = drawing.new_figure(6.4)
     watts, joules, each = figure.subplots(3, 1, sharex=True, height_ratios=(1.4, 1, 1))
     panels.draw_means(watts, series.power, run, "Power [W]")
-    _draw_energy(joules, run)
+    known = energy.energy(run)["joules"].notna()
+    counted = "all" if known.all() or not known.any() else f"{known.sum()} of {len(known)}"
+    _draw_energy(joules, run, counted)
     bins = series.edges(run.duration, most=30)
     by_request = series.energy_per_request(run, bins)
-    known = by_request[~np.isnan(by_request)]
+    highest = pd.Series(by_request).max()
     each.set_ylabel(f"Energy per served\nrequest [J]\n(mean of {bins[1] - bins[0]:g} s)")
-    drawing.from_zero(each, float(known.max()) if len(known) else 0.0)
-    if len(known):
-        label = f"in the whole run: {energy.per_request(run):.3g} J"
+    drawing.from_zero(each, highest)
+    if not np.isnan(highest):
+        of = "" if counted == "all" else f" ({counted} GPUs)"
+        label = f"in the whole run: {_joules(energy.per_request(run))}{of}"
         each.stairs(by_request, bins, baseline=None, color=PURPLE, linewidth=1.6, label=label)
         drawing.legend(each)
     else:
@@ -198,11 +210,15 @@ def power(run: Run) -> Figure:
     return figure
 
 
-def _draw_energy(axes: Axes, run: Run) -> None:
+def _joules(value: float) -> str:
+    return f"{value:.3g} J" if value < 100 else f"{value:,.0f} J"  # noqa: PLR2004
+
+
+def _draw_energy(axes: Axes, run: Run, counted: str) -> None:
     joules = energy.cumulative(run)
     total = float(joules.max()) if len(joules) else 0.0
     unit, factor = next((unit, factor) for unit, factor, least in _ENERGY_UNITS if total >= least)
-    axes.set_ylabel(f"Energy of all\nGPUs [{unit}]")
+    axes.set_ylabel(f"Energy of {counted}\nGPUs [{unit}]")
     drawing.from_zero(axes, total * factor)
     if joules.empty:
         drawing.say(axes, "no energy known for this run")

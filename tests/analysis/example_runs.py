@@ -1,8 +1,10 @@
 """Small results folders, and questions to a figure, for the tests of what is drawn."""
 
 from collections.abc import Iterable
+from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -63,8 +65,12 @@ def lines(axes: Axes) -> dict[str, Line2D]:
 
 
 def legend(axes: Axes) -> list[str]:
+    """Give what the legend names, read by rows."""
     drawn = axes.get_legend()
-    return [text.get_text() for text in drawn.get_texts()] if drawn else []
+    if not drawn:
+        return []
+    columns = np.array_split([text.get_text() for text in drawn.get_texts()], drawn._ncols)  # type: ignore[attr-defined]
+    return [str(label) for row in zip_longest(*columns) for label in row if label is not None]
 
 
 def said(axes: Axes) -> list[str]:

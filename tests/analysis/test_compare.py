@@ -2,10 +2,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
-from test_tables import PUBLISHED, booted, needs_published, request, write_run
+from made_runs import PUBLISHED, booted, needs_published, request, write_run
 
-from kaas.analysis import compare, runs
+from kaas.analysis import compare, runs, tables
 from kaas.analysis.claims import CANNOT_BE_TOLD
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
@@ -124,6 +126,49 @@ def test_repeats_that_were_not_run_alike_show_all_their_values(tmp_path: Path) -
     frame = compare.parameters(runs.find_runs(tmp_path / "own"), other)
 
     assert frame.T["Interval"].tolist() == ["2; 5", "2"]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "part"), [(1, 2, 0.45), (2, 1, 0.45), (1, 3, 0.24), (2, 2, 0.22), (1, 5, 0.09), (3, 3, 0.05)]
+)
+def test_how_often_chance_alone_says_yes_is_known(own: int, other: int, part: float) -> None:
+    assert compare.by_chance(own, other) == pytest.approx(part, abs=0.01)
+    assert compare.by_chance(own, other) == compare.by_chance(other, own)
+
+
+def test_chance_is_that_of_the_rule_by_which_two_experiments_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = np.random.default_rng(3)
+    monkeypatch.setattr(
+        tables,
+        "numbers",
+        lambda found: pd.DataFrame(drawn.normal(500, 50, size=(len(found), 5000))).rename(columns=str),
+    )
+    own, other = repeats(tmp_path / "own", 100, 100), repeats(tmp_path / "other", 100)
+
+    verdicts = compare.compare(own, other)["beyond the spread"]
+
+    assert (verdicts == "yes").mean() == pytest.approx(compare.by_chance(2, 1), abs=0.02)
+
+
+def test_the_caption_says_how_often_chance_says_yes(tmp_path: Path) -> None:
+    one, two = repeats(tmp_path / "one", 100), repeats(tmp_path / "two", 150, 180)
+
+    assert "With 2 and 1 repeats, chance alone makes 45 % of the lines say yes." in compare.how_to_read(two, one)
+    assert "As each side has one repeat, this cannot be told." in compare.how_to_read(one, one)
+
+
+def test_both_tables_are_written(tmp_path: Path) -> None:
+    own = repeats(tmp_path / "own", 100, parameters={"Input": "10"})
+    other = repeats(tmp_path / "other", 200, 250, parameters={"Input": "20"})
+
+    compared, different = compare.write(own, other, tmp_path / "out")
+
+    assert (compared.name, different.name) == ("table-compared.csv", "table-parameters.csv")
+    frame = pd.read_csv(compared, index_col="number").T
+    assert frame[MEDIAN][["own mean", "other mean", "beyond the spread"]].tolist() == [100, 225, "yes"]
+    assert different.read_text() == "parameter,own,other\nInput,10,20\n"
 
 
 @needs_published

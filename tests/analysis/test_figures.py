@@ -75,6 +75,25 @@ def test_only_served_requests_have_a_completion_time_and_the_others_are_counted(
     assert completion.get_ylim()[1] == pytest.approx(945)
 
 
+def test_warm_requests_far_below_a_cold_start_are_told_apart_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    rows = [request(0, 250, cold=True), *(request(at, at) for at in (1, 2, 3)), request(4, 9, "rejected")]
+    write_run(tmp_path, "task-1", [*rows, request(5, 90, "timeout")])
+
+    completion = draw(tmp_path)[3]
+
+    assert (completion.get_yscale(), completion.get_ylabel()) == ("log", "Task completion\ntime [ms], log")
+    drawn = np.concatenate([lines(completion)[label].get_ydata() for label in ("warm (3)", "cold start (1)")])
+    bottom, top = completion.get_ylim()
+    assert 0 < bottom < drawn.min() < drawn.max() < top
+    # What was not served still stands on the axis.
+    x, y = completion.transAxes.transform((0, 0))
+    for label in ("refused (1)", "failed (1)"):
+        mark = lines(completion)[label]
+        at = mark.get_transform().transform(mark.get_xydata())
+        assert at[0, 1] == pytest.approx(y)
+        assert at[0, 0] > x
+
+
 def test_long_completion_times_are_in_seconds(tmp_path: Path) -> None:
     write_run(tmp_path, "task-1", [request(0, 4000)])
 
@@ -142,6 +161,19 @@ def test_energy_adds_up_in_a_unit_of_its_size(tmp_path: Path, gpus: int, label: 
     assert points[[0, 12, 24]] == pytest.approx(np.array([[0, 0], [12, total / 2], [24, total]]))
 
 
+def test_energy_that_is_not_of_all_gpus_says_of_how_many(tmp_path: Path) -> None:
+    files = write_run(tmp_path, "task-1")
+    by_gpu = {0: "60", 1: "40", 2: ""}
+    samples = "".join(f"{T0 + at},{gpu},{gpu},50,{watts}\n" for at in range(25) for gpu, watts in by_gpu.items())
+    files.monitoring.write_text("timestamp,gpu,bus_id,utilization_pct,power_w\n" + samples)
+
+    watts, joules, each = figures.power(runs.find_runs(tmp_path)[0]).axes
+
+    assert legend(watts) == ["GPU 0", "GPU 1", "mean of 2 of 3"]
+    assert joules.get_ylabel() == "Energy of 2 of 3\nGPUs [J]"
+    assert legend(each) == ["in the whole run: 480 J (2 of 3 GPUs)"]
+
+
 def test_lines_break_where_nothing_was_sampled(tmp_path: Path) -> None:
     log_power(write_run(tmp_path, "task-1"), missing=range(5, 15))
     (run,) = runs.find_runs(tmp_path)
@@ -207,6 +239,19 @@ def test_a_figure_is_saved_for_the_screen_and_for_print_with_embedded_fonts(tmp_
     pdf = picture.with_suffix(".pdf").read_bytes()
     assert b"/FontFile2" in pdf
     assert b"/Type3" not in pdf
+
+
+def test_the_same_data_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path, "task-1")
+    (run,) = runs.find_runs(tmp_path)
+
+    files: list[tuple[bytes, bytes]] = []
+    for seconds in ("0", "1000000000"):  # what matplotlib takes for the date, if it writes one
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+        picture = figures.save(figures.requests(run), tmp_path / "figure")
+        files.append((picture.read_bytes(), picture.with_suffix(".pdf").read_bytes()))
+
+    assert files[0] == files[1]
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:

@@ -186,12 +186,12 @@ def test_each_request_is_a_bar_in_the_row_of_its_client(tmp_path: Path) -> None:
     }
     # From the begin to the end, in the client's row; the shades take turns within a client.
     assert bars == {
-        "served (5), in two shades in turn": [[[2, 1], [2.14, 1]], [[9, 0], [10, 0]]],
+        "warm (3), in two shades in turn": [[[2, 1], [2.14, 1]], [[9, 0], [10, 0]]],
         "_": [[[1, 0], [1.1, 0]]],
         "cold start (2)": [[[0, 0], [0.4, 0]], [[3, 1], [3.1, 1]]],
     }
     assert legend(clients) == [
-        "served (5), in two shades in turn",
+        "warm (3), in two shades in turn",
         "cold start (2)",
         "refused (1)",
         "failed (1)",
@@ -206,6 +206,19 @@ def test_each_request_is_a_bar_in_the_row_of_its_client(tmp_path: Path) -> None:
     assert runners.get_ylim() == pytest.approx((0, 2.2))
     assert steps.get_transform().transform((3, 2)) == pytest.approx(runners.transData.transform((3, 2)))
     assert (clients.get_xlim(), clients.get_ylim()) == ((0, 10), (-0.7, 1.7))
+
+
+def test_requests_too_short_to_be_seen_are_one_bar_until_the_client_pauses(tmp_path: Path) -> None:
+    at = [second + tenth / 100 for second in (*range(20), *range(40, 60)) for tenth in range(100)]
+    write_run(tmp_path, "task-1", [results.make_row(T0 + begin, 0, 1, Outcome(8.0, 1, 1, False)) for begin in at])
+
+    clients = figures.requests(runs.find_runs(tmp_path)[0]).axes[0]
+
+    (bars,) = clients.collections
+    assert isinstance(bars, LineCollection)
+    assert legend(clients)[0] == "warm (4000), joined to longer bars"
+    ends = [(segment[0][0], segment[1][0]) for segment in bars.get_segments()]
+    assert np.array(ends) == pytest.approx(np.array([(0, 19.998), (40, 59.998)]), abs=1e-5)
 
 
 def test_many_requests_are_few_artists_and_no_vectors(tmp_path: Path) -> None:
@@ -235,6 +248,22 @@ def test_utilization_is_a_row_of_colours_for_each_gpu_and_their_sum(tmp_path: Pa
     total = lines(summed)["utilization, summed (mean over the run: 41 % of all 3)"]
     assert np.unique(np.asarray(total.get_ydata())) == pytest.approx([1.23])
     assert by_gpu.get_xlim() == summed.get_xlim() == (0, 10)
+
+
+def test_the_mean_utilization_is_of_the_samples_whenever_each_gpu_was_sampled(tmp_path: Path) -> None:
+    files = write_run(tmp_path, "task-1", [request(0, 100), request(39, 1000)])
+    # Of GPU 0, under a rising load, once a second; of GPU 1 at other moments, and far more often in the second half.
+    rising = [(at, 0, 2.5 * at) for at in range(41)]
+    steady = [(at + 0.3, 1, 10) for at in (*range(20), *np.arange(20, 39, 0.05))]
+    around = [(-3, 0, 100), (-3, 1, 100), (44, 0, 100), (44, 1, 100)]
+    stamps = sorted([*rising, *steady, *around])
+    samples = "".join(f"{T0 + at},{gpu},{gpu},{percent}\n" for at, gpu, percent in stamps)
+    files.monitoring.write_text("timestamp,gpu,bus_id,utilization_pct\n" + samples)
+
+    summed = figures.utilization(runs.find_runs(tmp_path)[0]).axes[1]
+
+    # 50 % and 10 %.
+    assert "utilization, summed (mean over the run: 30 % of all 2)" in legend(summed)
 
 
 def test_a_gap_in_the_samples_is_no_idle_gpu(tmp_path: Path) -> None:
@@ -269,6 +298,20 @@ def test_completion_times_of_each_kind_have_a_histogram_and_an_ecdf(tmp_path: Pa
     assert ecdf.get_xlabel() == "Task completion time [ms]"
 
 
+def test_a_single_request_is_seen_beside_a_bin_of_many(tmp_path: Path) -> None:
+    write_run(tmp_path, "task-1", [*(request(at / 10, 100) for at in range(300)), request(40, 150)])
+
+    histogram = figures.completion_times(runs.find_runs(tmp_path)[0]).axes[0]
+
+    assert (histogram.get_yscale(), histogram.get_ylabel()) == ("log", "Requests,\nlog")
+    (bars,) = rectangles(histogram).values()
+    assert [top for *_, top in bars] == [300, 1]
+    bottom, top = (histogram.transData.transform((0, height))[1] for height in (bars[1][2], bars[1][3]))
+    assert top - bottom > 0.05 * histogram.get_window_extent().height
+    (drawn,) = histogram.collections
+    assert drawn.get_linewidth() == [0]
+
+
 def test_completion_times_far_apart_have_a_logarithmic_axis_that_says_so(tmp_path: Path) -> None:
     write_run(tmp_path, "task-1", [request(0, 5000, cold=True), *(request(at, 3) for at in range(6, 12))])
 
@@ -297,12 +340,12 @@ def test_the_parts_of_the_completion_time_stand_on_each_other(tmp_path: Path) ->
     # With one client 400, 100 and 1000 ms, with two 140 and 100 ms.
     assert rectangles(axes) == {
         "setup": [(0.5, 1.5, 0, 10), (1.5, 2.5, 0, 10)],
-        "queue": [(0.5, 1.5, 10, 30), (1.5, 2.5, 10, 30)],
+        "queue (waiting for a boot, too)": [(0.5, 1.5, 10, 30), (1.5, 2.5, 10, 30)],
         "kernel": [(0.5, 1.5, 30, 80), (1.5, 2.5, 30, 80)],
-        "rest (transfer)": [(0.5, 1.5, 80, 500), (1.5, 2.5, 80, 120)],
+        "rest (transfer, waiting for a core)": [(0.5, 1.5, 80, 500), (1.5, 2.5, 80, 120)],
     }
-    assert np.asarray(lines(axes)["median of the whole"].get_xydata()).tolist() == [[1, 400], [2, 120]]
-    assert axes.get_ylabel() == "Mean completion time [ms]"
+    assert np.asarray(lines(axes)["median (not mean)"].get_xydata()).tolist() == [[1, 400], [2, 120]]
+    assert axes.get_ylabel() == "Completion time [ms]\n(columns: mean, line: median)"
     assert axes.get_xlabel() == "Number of clients"
 
 
@@ -314,7 +357,7 @@ def test_parts_that_were_not_logged_are_named_as_part_of_the_rest(tmp_path: Path
     assert rectangles(axes) == {
         "setup": [(0.5, 1.5, 0, 1)],
         "kernel (as it measured itself)": [(0.5, 1.5, 1, 51)],
-        "rest (waiting and transfer)": [(0.5, 1.5, 51, 100)],
+        "rest (transfer, waiting)": [(0.5, 1.5, 51, 100)],
     }
 
 
@@ -348,15 +391,18 @@ def test_a_boot_is_divided_into_the_phases_of_its_slowest_worker(tmp_path: Path)
 
 
 def test_without_phases_a_cold_start_stands_against_warm_requests_with_as_many_clients(tmp_path: Path) -> None:
-    write_run(tmp_path, "task-1", [*ROWS[:3], request(11, 800, cold=True), request(12, 70), request(13, 90)])
+    rows = [*ROWS[:3], request(11, 2800, cold=True), request(14, 70), request(15, 90)]
+    boots = [Event("booted", T0 + at, gpu=gpu, num_workers=4) for gpu, at in enumerate((0.1, 13.6))]
+    write_run(tmp_path, "task-1", rows, boots)
 
     (axes,) = figures.cold_starts(runs.find_runs(tmp_path)[0]).axes
 
-    assert [bar[:2] for bar in rectangles(axes)["cold start, as a whole"]] == [(0, 900), (0, 800)]
+    assert [bar[:2] for bar in rectangles(axes)["cold start (phases not logged)"]] == [(0, 0.9), (0, 2.8)]
     medians = lines(axes)["median of warm requests with as many clients"]
-    assert np.asarray(medians.get_xydata()).tolist() == [[85, 0], [80, 1]]
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["GPU 0 (at 0 s)", "GPU 1 (at 11 s)"]
-    assert axes.get_xlabel().endswith("the server logged no phases of its boots")
+    assert np.asarray(medians.get_xydata()).tolist() == [[0.085, 0], [0.08, 1]]
+    # When it was booted, as in the table of boots, and not when the request for it was sent.
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["GPU 0 (at 0 s)", "GPU 1 (at 14 s)"]
+    assert axes.get_xlabel() == "Task completion time [s]"
 
 
 def test_a_cold_start_of_an_unknown_gpu_is_named_by_its_time(tmp_path: Path) -> None:
@@ -445,13 +491,52 @@ def test_sets_far_apart_are_compared_over_shares_of_time_and_on_a_logarithmic_ax
 
     panels = figures.compared(own, other, ("own", "other")).axes
 
-    assert panels[3].get_xlabel() == "Share of each experiment's time [%] (own: 9 s, other: 101 s)"
+    assert panels[3].get_xlabel() == "Share of each experiment's time [%]"
+    assert legend(panels[0]) == ["own (1 repeat, 9 s)", "other (1 repeat, 101 s)"]
     assert panels[3].get_xlim() == (0, 100)
     assert panels[3].get_yscale() == "log"
     assert panels[3].get_ylabel() == "Task completion\ntime [ms], log\n(median of last 1 s)"
     for line in panels[0].get_lines():
         assert np.asarray(line.get_xdata())[-1] == pytest.approx(100)
-    assert legend(panels[2]) == ["other (1 repeat): not known"]
+    assert legend(panels[2]) == ["other (1 repeat, 101 s): not known"]
+
+
+def test_each_set_is_smoothed_over_a_window_of_its_own_length(tmp_path: Path) -> None:
+    for name, last in (("short", 10), ("long", 500)):
+        files = write_run(tmp_path / name, "task-1", [request(0, 100), request(last, 1000)])
+        samples = "".join(f"{T0 + at},0,0,{0 if at < 5 else 100}\n" for at in range(last + 1))
+        files.monitoring.write_text("timestamp,gpu,bus_id,utilization_pct\n" + samples)
+    short, long = (runs.find_runs(tmp_path / name) for name in ("short", "long"))
+
+    utilization, completion = figures.compared(short, long, ("short", "long")).axes[2:]
+
+    assert utilization.get_ylabel() == "Utilization [%]\n(all GPUs, mean\nof last 1 s or 5 s)"
+    assert completion.get_ylabel().endswith("(median of last 1 s or 5 s)")
+    # A mean over 5 s would still hold samples of the idle time.
+    line = np.asarray(utilization.get_lines()[0].get_xydata())
+    assert line[np.searchsorted(line[:, 0], 100 * 7 / 11), 1] == 100
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("results-a", "results-b"), ("results-a", "results-b")),
+        (("results", "results"), ("own", "other")),
+        (("a" * 60 + "b" * 24, "results"), ("a" * 12 + "…" + "b" * 11, "results")),
+        (("a" * 30 + "1" + "a" * 30, "a" * 30 + "2" + "a" * 30), ("own", "other")),
+    ],
+)
+def test_names_of_sets_fit_the_legend_and_differ(
+    tmp_path: Path, names: tuple[str, str], shown: tuple[str, str]
+) -> None:
+    run = full(tmp_path)
+
+    figure = figures.compared([run, run], [run, run], names)
+
+    labels = [label for label in legend(figure.axes[0]) if label != "lowest to highest"]
+    assert labels == [f"{name} (2 repeats)" for name in shown]
+    assert_readable(figure)
+    assert figure.axes[0].get_window_extent().width > 0.8 * figure.bbox.width
 
 
 @pytest.mark.parametrize("picture", GALLERY, ids=PICTURES)

@@ -175,16 +175,21 @@ def test_a_monitoring_file_of_nvidia_smi_becomes_the_frame_that_ours_is(tmp_path
     }
     assert frame["power_w"].tolist() == [61.2]
     assert notes == [
-        f"{path.name} ends in the middle of a line: that line was dropped.",
+        f"{path.name} ends in mid-line: that line was dropped.",
         f"{path.name} has 1 malformed line that was dropped.",
     ]
 
 
-def samples(begin: float, end: float, busy: tuple[float, float] = (NAN, NAN)) -> pd.DataFrame:
-    """Give a sample a second, at work from `busy[0]` to `busy[1]`; unknown how busy, if that is not a number."""
+def samples(
+    begin: float, end: float, busy: tuple[float, float] = (NAN, NAN), levels: tuple[float, float] = (0.0, 80.0)
+) -> pd.DataFrame:
+    """Give a sample a second, at work from `busy[0]` to `busy[1]`; unknown how busy, if that is not a number.
+
+    The levels are the utilization while a GPU idles, and while it is at work.
+    """
     stamps = [begin + second for second in range(int(end - begin) + 1)]
     unknown = busy[0] != busy[0]
-    values = [NAN if unknown else 80.0 * (busy[0] <= stamp <= busy[1]) for stamp in stamps]
+    values = [NAN if unknown else levels[busy[0] <= stamp <= busy[1]] for stamp in stamps]
     return pd.DataFrame({"timestamp": stamps, "utilization_pct": values})
 
 
@@ -203,6 +208,9 @@ def test_the_offset_is_that_at_which_samples_and_requests_fit(offset_h: float, m
         (samples(NOON - 2, NOON + HOUR + 2, (NOON + 1500, NOON + 1600)), "GPUs that idle for most of the run"),
         (samples(NOON - 2, NOON + 1.5 * HOUR, (NOON + 30, NOON + 0.9 * HOUR)), "both, in part"),
         (samples(NOON + 600, NOON + HOUR), "a monitor started late"),
+        (samples(NOON - HOUR, NOON + 2 * HOUR, (NOON, NOON + HOUR), (3.0, 20.0)), "GPUs that have little to do"),
+        # It fits worse by 850 + 10 s; a quarter of an hour earlier, by 50 + 910 s.
+        (samples(NOON - 850, NOON + HOUR + 10), "a little better than the next"),
     ],
 )
 def test_of_several_offsets_that_overlap_the_best_is_taken(monitoring: pd.DataFrame, why: str) -> None:
@@ -215,6 +223,8 @@ def test_of_several_offsets_that_overlap_the_best_is_taken(monitoring: pd.DataFr
     ("monitoring", "reason"),
     [
         (samples(NOON - HOUR, NOON + 2 * HOUR), "-1 h and -0.75 h from UTC fit the requests alike"),
+        # It fits worse by 890 + 10 s; a quarter of an hour earlier, by 10 + 910 s.
+        (samples(NOON - 890, NOON + HOUR + 10), "+0 h and -0.25 h from UTC fit the requests alike"),
         (samples(NOON + 1, NOON + 0.4 * HOUR), "do they cover half of the requests' time"),
         (samples(NOON + 48 * HOUR, NOON + 49 * HOUR), "do they cover half of the requests' time"),
         (samples(NOON + 10, NOON + HOUR - 1000), "fit the requests alike"),

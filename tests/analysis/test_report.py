@@ -13,7 +13,7 @@ import pytest
 from example_runs import log_power, request, write_run
 
 from kaas import ROOT
-from kaas.analysis import claims, compare, energy, figures, report, runs
+from kaas.analysis import claims, energy, figures, report, runs
 from kaas.errors import ResultsError
 
 PUBLISHED = ROOT.parent / "shared" / "paper-results"
@@ -82,6 +82,8 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(tmp_
     }
     page = page_of(folder)
     assert page.count("<img") == page.count('src="data:image/png;base64,') == len(pictures)
+    assert re.findall(r'alt="([^"]*)"', page)[0] == "task-1"
+    assert set(re.findall(r'alt="([^"]*)"', page)) >= {picture.title for picture in figures.GALLERY[:6]}
     assert "a client" in page
     assert "find_runs" not in page
     assert figures.HOW_TO_READ in page
@@ -130,9 +132,10 @@ def test_two_folders_are_set_side_by_side(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "new" / "out" / "autoscaling-compared.pdf").is_file()
     page = page_of(tmp_path / "new" / "out")
-    for words in ("Side by side", figures.HOW_TO_READ_COMPARED, compare.HOW_TO_READ):
+    for words in ("Side by side", figures.HOW_TO_READ_COMPARED):
         assert words in page
     assert claims.CANNOT_BE_TOLD in page
+    assert (tmp_path / "new" / "out" / "table-compared.csv").is_file()
     assert "Both were set alike." in page
     side_by_side = page[page.index("Side by side") :]
     assert row(side_by_side, "warm completion time, p50 [ms]")[0::4][:2] == ["90", "2,000"]
@@ -143,11 +146,15 @@ def test_the_pictures_are_of_the_repeat_that_is_asked_for(tmp_path: Path) -> Non
     write_run(folder, "task-1")
     write_run(folder, "task-2", [request(0, 1)])
 
+    first = run_report(folder, "--output", tmp_path / "out")
+    assert first.returncode == 0
+    assert (tmp_path / "out" / "autoscaling-refusals.pdf").exists()
     shown = run_report(folder, "--repeat", "2", "--output", tmp_path / "out")
     refused = run_report(folder, "--repeat", "7", "--output", tmp_path / "none")
 
     assert shown.returncode == 0
-    assert not (tmp_path / "out" / "autoscaling-refusals.pdf").exists()  # only the first refused any
+    assert not (tmp_path / "out" / "autoscaling-refusals.pdf").exists(), "it is of the first repeat, and would mislead"
+    assert not (tmp_path / "none").exists()
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == "report: there is no repeat 7 (--repeat, KAAS_REPEAT) among task-1, task-2\n"
 
@@ -157,9 +164,10 @@ def test_each_experiment_in_a_folder_has_its_own_pictures(tmp_path: Path) -> Non
     write_run(folder, "small-1")
     write_run(folder, "large-1", [request(0, 5000)])
 
-    done = run_report(folder)
+    done = run_report(folder, "--compare", folder)
 
     assert (done.returncode, done.stderr) == (0, "")
+    assert "several experiments cannot be pooled" in page_of(folder)
     for name in ("small", "large"):
         assert (folder / f"autoscaling-combined-{name}.pdf").is_file()
         assert (folder / f"autoscaling-throughput-{name}.png").is_file()
@@ -215,6 +223,7 @@ def test_the_report_of_a_broken_run_is_one_line_that_names_the_file(tmp_path: Pa
     [
         (("nowhere",), 1, "there is no folder nowhere: name a results folder, such as results-autoscaling-cpu"),
         ((".", "--compare", "nowhere"), 1, "there is no folder nowhere: name a results folder, such as"),
+        ((".", "--output", "--repeat"), 2, "--output needs a value: see scripts/report --help"),
         ((".", "--output"), 2, "--output needs a value: see scripts/report --help"),
         ((".", "--pdf"), 2, "there is no option --pdf: see scripts/report --help"),
         ((".", "other"), 2, "one FOLDER, not also other: to set two side by side, use --compare"),
@@ -228,6 +237,20 @@ def test_what_the_report_cannot_do_is_one_line(
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"report: {reason}")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_picture_of_another_maker_is_not_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "results-of-the-paper"
+    write_run(folder, "task-1")
+    (folder / "autoscaling-combined.pdf").write_text("the paper's own")
+
+    done = run_report(folder)
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"report: {folder}/autoscaling-combined.pdf was not drawn by this program, and stays: choose another --output\n"
+    )
+    assert (folder / "autoscaling-combined.pdf").read_text() == "the paper's own"
 
 
 def test_an_output_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
@@ -246,8 +269,8 @@ def test_numbers_are_readable_and_what_is_not_known_is_a_dash() -> None:
     )
 
     assert report.readable(frame).to_numpy().tolist() == [
-        ["1,234", "2,770", "word"],
-        ["0.0001234", "-", ""],
+        ["1,234.5", "2,770", "word"],
+        ["0.0001", "-", ""],
         ["12", "7", "-"],
     ]
 

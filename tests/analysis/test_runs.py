@@ -1,64 +1,20 @@
+import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
+from made_runs import MONITORING_HEADER, PUBLISHED, T0, needs_published, request, write_requests, write_run
 
-from kaas import ROOT, events, results
+from kaas import results
 from kaas.analysis import runs, series
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 from kaas.events import Event
-from kaas.results import Outcome, Row, RunFiles
-
-T0 = 1_700_000_000.0
-PUBLISHED = ROOT.parent / "shared" / "paper-results"
-MONITORING_HEADER = "timestamp,gpu,bus_id,uuid,utilization_pct,power_w,energy_j,memory_mib,sm_clock_mhz,temperature_c\n"
-
-
-def request(
-    at: float,
-    outer_ms: float = 100.0,
-    *,
-    copy: int = 0,
-    concurrency: int = 1,
-    cold: bool = False,
-    status: str = "ok",
-    **more: Any,
-) -> Row:
-    outcome = Outcome(outer_ms, outer_ms / 2, 1.0, cold, status, **more)
-    return results.make_row(T0 + at, copy, concurrency, outcome)
-
-
-def write_requests(folder: Path, task: str, rows: Iterable[Row]) -> RunFiles:
-    files = RunFiles(folder, task)
-    results.create_requests(files.requests)
-    with files.requests.open("ab") as file:
-        file.writelines(results.encode_row(row) for row in rows)
-    return files
-
-
-def write_run(
-    folder: Path,
-    task: str,
-    rows: Iterable[Row],
-    happened: Iterable[Event] = (),
-    samples: Iterable[tuple[float, int, float | None]] = (),
-) -> RunFiles:
-    files = write_requests(folder, task, rows)
-    results.begin_description(files.description, files.requests, {"Client": "a client"}, {"Host": "a host"})
-    log = folder / f"{task}-server.log"
-    log.write_text("".join(events.format(event) + "\n" for event in happened))
-    events.sort_log(log, files.serverlogs)
-    lines = [
-        f"{T0 + at},{gpu},virtual:{gpu},,{'' if percent is None else percent},,,,,\n" for at, gpu, percent in samples
-    ]
-    files.monitoring.write_text(MONITORING_HEADER + "".join(lines))
-    return files
+from kaas.results import Row
 
 
 def read_one(folder: Path) -> Run:
@@ -157,7 +113,7 @@ def test_a_last_line_without_its_end_is_dropped_with_a_note(tmp_path: Path, kept
     run = read_one(tmp_path)
 
     assert run.requests["elapsed"].tolist() == [0.0, 1.0]
-    assert run.notes == ("task-1.csv ends in the middle of a line: that line was dropped.",)
+    assert run.notes == ("task-1.csv ends in mid-line: that line was dropped.",)
 
 
 @pytest.mark.parametrize("content", ["", ",".join(results.COLUMNS), ",".join(results.COLUMNS) + "\n"])
@@ -268,7 +224,7 @@ def test_events_named_for_a_shorter_task_are_found_for_the_same_repeat_only(tmp_
     first, second = runs.find_runs(tmp_path)
 
     assert len(first.events) == 1
-    assert first.notes == (f"scaling-cuda-matmul-1-serverlogs.csv is missing: {short.name} was taken for it.",)
+    assert first.notes == (f"{short.name}, named for a shorter task, was read as its own.",)
     assert second.events.empty
 
 
@@ -381,7 +337,8 @@ def test_of_two_runs_in_one_file_the_largest_is_shown_with_what_belongs_to_it(
     ("later", "what"),
     [
         ([request(100, concurrency=3)], "a pause in which as many clients wait"),
-        ([request(7, concurrency=1)], "fewer clients, without a pause"),
+        ([request(6.8, concurrency=1)], "fewer clients, without a pause"),
+        ([request(6, concurrency=2), request(6.2, concurrency=1)], "a ramp that goes down"),
     ],
 )
 def test_what_only_resembles_a_second_run_is_none(tmp_path: Path, later: list[Row], what: str) -> None:
@@ -389,7 +346,106 @@ def test_what_only_resembles_a_second_run_is_none(tmp_path: Path, later: list[Ro
 
     run = read_one(tmp_path)
 
-    assert (len(run.requests), run.notes) == (7, ()), what
+    assert (len(run.requests), run.notes) == (6 + len(later), ()), what
+
+
+def test_a_second_run_that_begins_some_seconds_after_the_first_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path, "task-1", ramp(0, 3) + ramp(9, 4), [Event("booted", T0 + 9, num_workers=4)], [(9, 0, 1)])
+
+    run = read_one(tmp_path)
+
+    assert len(run.requests) == 8
+    assert run.notes[0].startswith("task-1.csv holds 2 runs one after the other (6, 8 requests)")
+
+
+def asking(copies: Iterable[int], until: Callable[[int], float], outer_ms: float = 900) -> list[Row]:
+    """Give the requests of clients, each of which starts a second after the one before, and asks until its time."""
+    return [
+        request(at, outer_ms, copy=copy, concurrency=1 + copy)
+        for copy in copies
+        for at in range(copy, int(until(copy)))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        (asking(range(4), lambda copy: 20 if copy else 10), "Of 4 clients 1 had no more replies after 10 s."),
+        (
+            asking(range(4), lambda copy: 8 + copy if copy < 2 else 20),
+            "Of 4 clients 2 had no more replies after 8 to 9 s.",
+        ),
+        (asking((0, 2, 3), lambda _: 20), "Of 4 clients 1 never had any."),
+        (
+            asking((0, 1, 3), lambda copy: 10 if copy == 1 else 20),
+            "Of 4 clients 1 had no more replies after 10 s and 1 never had any.",
+        ),
+    ],
+)
+def test_clients_that_hung_are_noted(tmp_path: Path, rows: list[Row], note: str) -> None:
+    write_run(tmp_path, "task-1", rows, [Event("booted", T0, num_workers=4)], [(0, 0, 1)])
+
+    assert read_one(tmp_path).notes == (note,)
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        (asking(range(16), lambda _: 20), "clients that start late"),
+        ([*asking(range(3), lambda _: 20), request(20, 60_000, copy=1, concurrency=3)], "a last reply that takes long"),
+        (asking(range(3), lambda copy: 20 if copy else 16), "a client that stops a little earlier"),
+        (
+            [
+                *asking(range(3), lambda copy: 20 if copy else 4),
+                *(request(at, 900, concurrency=3) for at in (5, 10, 30)),
+                *asking((1, 2), lambda _: 49)[40:],
+            ],
+            "one that pauses as long as it did before",
+        ),
+        (
+            [request(0, 9000), *(request(at, 8000, copy=1, concurrency=2) for at in (0, 8, 16))],
+            "one that is silent for less than it takes to ask",
+        ),
+    ],
+)
+def test_clients_that_only_wait_are_not_noted(tmp_path: Path, rows: list[Row], what: str) -> None:
+    write_run(tmp_path, "task-1", rows, [Event("booted", T0, num_workers=4)], [(0, 0, 1)])
+
+    assert read_one(tmp_path).notes == (), what
+
+
+def test_a_request_ends_when_its_reply_is_there(tmp_path: Path) -> None:
+    write_run(tmp_path, "task-1", [request(0, 2500), request(1, 250)])
+
+    run = read_one(tmp_path)
+
+    assert (run.ends.tolist(), run.duration) == ([2.5, 1.25], 2.5)
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
+    files = write_run(tmp_path, "task-1", [request(0)], [Event("booted", T0, num_workers=4)])
+    files.monitoring.unlink()
+    files.monitoring.mkdir()
+
+    assert read_one(tmp_path).notes == (
+        "task-1-gpu-monitoring.csv cannot be read (Is a directory): what it would show is left out.",
+    )
+
+
+def test_requests_that_may_not_be_read_are_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_run(tmp_path / "results-a", "task-1", [request(0)])
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read everything
+
+    with pytest.raises(ResultsError, match=r"task-1\.csv cannot be read: Permission denied$"):
+        runs.find_runs(files.requests.parent)
+    with pytest.raises(ResultsError, match="no results-"):
+        runs.newest_results(tmp_path)
 
 
 @pytest.mark.parametrize(("at", "where"), [(-61, "before"), (11, "after")])
@@ -443,7 +499,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     time.tzset()
 
 
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published results lie outside the project, and not here")
+@needs_published
 def test_the_published_repeats_are_read_as_they_are_in_any_zone(zone: str) -> None:
     before = checksums(PUBLISHED)
 
@@ -459,11 +515,13 @@ def test_the_published_repeats_are_read_as_they_are_in_any_zone(zone: str) -> No
         assert len(run.monitoring) == samples
         by_number = run.monitoring.groupby("gpu")["bus_id"].unique().map(list).tolist()
         assert by_number == [[f"00000000:{slot}:00.0"] for slot in ("15", "16", "3A", "3B", "89", "8A", "B2", "B3")]
-        assert [note.rpartition(": ")[2] for note in run.notes] == [
-            f"autoscaling-matmul-10000-{run.repeat}-serverlogs.csv was taken for it.",
-            f"autoscaling-matmul-10000-{run.repeat}-gpu-monitoring.csv was taken for it.",
-            "that line was dropped.",
-        ]
+        short = f"autoscaling-matmul-10000-{run.repeat}"
+        assert run.notes[:-1] == (
+            f"{short}-serverlogs.csv and {short}-gpu-monitoring.csv, named for a shorter task, were read as its own.",
+            f"{short}-gpu-monitoring.csv ends in mid-line: that line was dropped.",
+        )
+    assert first.notes[-1] == "Of 48 clients 5 had no more replies after 430 to 464 s and 1 never had any."
+    assert second.notes[-1] == "Of 48 clients 5 had no more replies after 315 to 388 s."
     assert first.events["elapsed"].round(3).tolist() == [
         0.659,
         40.64,

@@ -1,6 +1,7 @@
 """What is derived from a run's frames, by exact values."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,15 @@ def test_in_flight_counts_from_the_setup_to_the_reply_and_never_a_refused_one() 
     )
 
     assert series.in_flight(run).to_dict() == {0: 0, 1.5: 1, 2: 2, 3: 1, 5: 0}
+
+
+def test_the_mean_utilization_is_that_of_each_gpus_samples_during_the_run() -> None:
+    samples = [(-1.0, 0, 99.0), (0.0, 0, 10.0), (1.0, 0, 20.0), (2.0, 0, 60.0), (0.5, 1, NAN), (1.5, 1, 50.0)]
+    monitoring = pd.DataFrame([*samples, (9.0, 1, 99.0)], columns=["elapsed", "gpu", "utilization_pct"])
+    run = replace(make_run([{"outer_time_ms": 2000.0}]), monitoring=monitoring)
+
+    assert series.mean_utilization(run) == (30 + 50) / 2
+    assert np.isnan(series.mean_utilization(make_run()))
 
 
 def test_workers_are_those_of_the_booted_task_runners() -> None:
@@ -259,15 +269,16 @@ def test_cold_starts_are_held_against_warm_requests_with_as_many_clients() -> No
         {"outer_time_ms": 300.0},
         {"elapsed": 5.0, "cold_start": True, "outer_time_ms": 800.0, "concurrency": 2},
     ]
-    boots = [(0.0, "booted", 3, None, ""), (5.0, "booted", 7, None, "")]
+    boots = [(0.5, "booted", 3, None, ""), (5.5, "booted", 7, None, "")]
 
     frame = breakdown.cold_starts(make_run(requests, events=boots))
 
     assert frame["gpu"].tolist() == [3, 7]
+    assert frame["booted"].tolist() == [0.5, 5.5]
     assert frame["cold_ms"].tolist() == [900, 800]
     assert frame["warm_ms"].to_numpy() == pytest.approx([200, NAN], **SAME)
     # With another number of boots, nothing says whose they are.
-    assert breakdown.cold_starts(make_run(requests, events=boots[:1]))["gpu"].isna().all()
+    assert breakdown.cold_starts(make_run(requests, events=boots[:1]))[["gpu", "booted"]].isna().all(axis=None)
 
 
 def test_served_requests_are_counted_by_worker() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_tables import request, write_run
+from made_runs import request, write_run
 
 from kaas.analysis import runs, statistics
 
@@ -68,15 +68,6 @@ def test_a_slope_is_not_turned_by_an_outlier() -> None:
 )
 def test_rank_agreement_tells_if_one_goes_up_and_down_with_the_other(y: list[int], agreement: float) -> None:
     assert statistics.rank_agreement([1, 2, 3, 4], y) == pytest.approx(agreement, nan_ok=True)
-
-
-def test_a_proportion_is_a_line_through_the_origin() -> None:
-    assert statistics.proportion([1, 2, 3], [2, 4, 6]) == (2.0, 1.0)
-    # (1 * 1 + 2 * 3) / (1 + 4); what it misses is 0.4^2 + 0.2^2 of 1^2 + 1^2.
-    assert statistics.proportion([1, 2], [1, 3]) == pytest.approx((1.4, 0.9))
-    assert statistics.proportion([0, 1], [3, 1]).r_squared < 0  # worse than a constant
-    assert statistics.proportion([1, 2], [1, 1]) == pytest.approx((0.6, math.nan), nan_ok=True)
-    assert statistics.proportion([0, 0], [1, 2]) == pytest.approx((math.nan, math.nan), nan_ok=True)
 
 
 def test_steps_are_the_stretches_with_the_same_number_of_clients(tmp_path: Path) -> None:

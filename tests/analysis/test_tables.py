@@ -1,60 +1,21 @@
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from made_runs import PUBLISHED, T0, booted, needs_published, request, write_run
 
-from kaas import ROOT, events, results
 from kaas.analysis import runs, tables
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 from kaas.events import Event
-from kaas.results import Outcome, Row, RunFiles
 
-T0 = 1_700_000_000.0
 NAN = math.nan
-PUBLISHED = ROOT.parent / "shared" / "paper-results"
-needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published results are not beside the project")
-
-
-def request(
-    at: float, outer_ms: float, status: str = "ok", *, concurrency: int = 1, cold: bool = False, waited: bool = False
-) -> Row:
-    outcome = Outcome(outer_ms, outer_ms / 2, 1.0, cold, status, waited)
-    return results.make_row(T0 + at, 0, concurrency, outcome)
-
-
-def booted(at: float, gpu: int, workers: int = 2) -> Event:
-    return Event("booted", T0 + at, gpu, workers)
 
 
 def ready(at: float, gpu: int, worker: int) -> Event:
     return Event("ready", T0 + at, gpu, worker=worker)
-
-
-def write_run(
-    folder: Path,
-    task: str,
-    rows: Iterable[Row],
-    happened: Iterable[Event] = (),
-    *,
-    samples: Iterable[tuple[float, int, float]] = (),
-    parameters: Mapping[str, object] | None = None,
-) -> RunFiles:
-    """Write the files of a run; samples are elapsed, GPU and power."""
-    files = RunFiles(folder, task)
-    results.create_requests(files.requests)
-    with files.requests.open("ab") as file:
-        file.writelines(results.encode_row(row) for row in rows)
-    results.begin_description(files.description, files.requests, parameters or {}, {"Host": "a host"})
-    log = folder / f"{task}-server.log"
-    log.write_text("".join(events.format(event) + "\n" for event in happened))
-    events.sort_log(log, files.serverlogs)
-    lines = [f"{T0 + at},{gpu},virtual:{gpu},50,{watts}\n" for at, gpu, watts in samples]
-    files.monitoring.write_text("timestamp,gpu,bus_id,utilization_pct,power_w\n" + "".join(lines))
-    return files
 
 
 ROWS = (
@@ -78,11 +39,11 @@ NUMBERS = {
     "duration [s]": 5.5,
     # Of 200, 300, 400 and 500 ms.
     "warm completion time, p50 [ms]": 350.0,
-    "warm completion time, p95 [ms]": 485.0,
-    "warm completion time, p99 [ms]": 497.0,
+    "warm completion time, p95 [ms]": NAN,
+    "warm completion time, p99 [ms]": NAN,
     "cold completion time, p50 [ms]": 1000.0,
-    "cold completion time, p95 [ms]": 1000.0,
-    "cold completion time, p99 [ms]": 1000.0,
+    "cold completion time, p95 [ms]": NAN,
+    "cold completion time, p99 [ms]": NAN,
     "throughput [1/s]": 6 / 5.5,
     # Served at 2.4, 2.6 and 3.3 s, of the time from 2 s to 5 s.
     "throughput in the last step [1/s]": 1.0,
@@ -112,7 +73,7 @@ def test_a_repeat_is_a_row_of_numbers_each_with_its_unit(tmp_path: Path) -> None
 
 
 def test_energy_is_given_with_its_method_where_it_was_logged(tmp_path: Path) -> None:
-    write_run(tmp_path, "task-1", ROWS, samples=[(at, gpu, 60) for at in range(6) for gpu in (0, 1)])
+    write_run(tmp_path, "task-1", ROWS, watts=[(at, gpu, 60) for at in range(6) for gpu in (0, 1)])
     write_run(tmp_path, "task-2", ROWS)
 
     frame = tables.per_repeat(runs.find_runs(tmp_path))
@@ -151,7 +112,22 @@ def test_a_cold_start_that_failed_has_no_time_and_one_that_waited_does_not_count
     frame = tables.per_repeat(runs.find_runs(tmp_path))
 
     assert frame[["cold starts", "waited for a boot besides"]].to_numpy().tolist() == [[2, 1]]
-    assert frame["cold completion time, p99 [ms]"].tolist() == [900.0]
+    assert frame["cold completion time, p50 [ms]"].tolist() == [900.0]
+
+
+@pytest.mark.parametrize(("requests", "p95", "p99"), [(19, NAN, NAN), (20, 19.05, NAN), (100, 95.05, 99.01)])
+def test_a_percentile_takes_so_many_requests_that_one_lies_beyond_it(
+    tmp_path: Path, requests: int, p95: float, p99: float
+) -> None:
+    for task in ("task-1", "task-2"):
+        write_run(tmp_path, task, [request(at, 1 + at) for at in range(requests)])
+    found = runs.find_runs(tmp_path)
+    names = ["warm completion time, p95 [ms]", "warm completion time, p99 [ms]"]
+
+    assert tables.per_repeat(found)[names].iloc[0].tolist() == pytest.approx([p95, p99], nan_ok=True)
+    # Those of all repeats are twice as many.
+    known = tables.pooled(found).loc[names, "all requests"].notna().tolist()
+    assert known == [2 * requests >= 20, 2 * requests >= 100]
 
 
 def test_boots_are_counted_from_the_first_request_for_each_gpu(tmp_path: Path) -> None:
@@ -281,6 +257,17 @@ def test_all_tables_are_written_and_none_is_taken_for_a_run(tmp_path: Path) -> N
     repeats, boots = (pd.read_csv(path, index_col=0) for path in (paths[0], paths[2]))
     assert repeats.loc["task-1"].to_dict() == pytest.approx(NUMBERS, nan_ok=True)
     assert boots.columns.tolist() == ["first booted [s], task-1", "first booted [s], task-2"]
+
+
+def test_the_energy_of_each_gpu_is_written_of_the_runs_that_logged_it(tmp_path: Path) -> None:
+    write_run(tmp_path, "task-1", ROWS, watts=[(at, gpu, 60) for at in range(6) for gpu in (0, 1)])
+    write_run(tmp_path, "task-2", ROWS)
+
+    path = tables.write(runs.find_runs(tmp_path), tmp_path / "out")[-1]
+
+    assert path.name == "table-energy.csv"
+    frame = pd.read_csv(path)
+    assert frame[["task", "gpu", "energy [J]"]].to_numpy().tolist() == [["task-1", 0, 300.0], ["task-1", 1, 300.0]]
 
 
 def test_a_table_without_rows_is_no_empty_file(tmp_path: Path) -> None:
