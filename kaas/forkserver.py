@@ -161,8 +161,12 @@ class _Server:
                     self._tell({"ended": child, "code": os.waitstatus_to_exitcode(ended[1])})
 
     def _tell(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # the parent may be gone
-            self._control.sendall(json.dumps(message).encode() + b"\n")
+        _send(self._control, message)
+
+
+def _send(control: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # the parent may be gone; what is read next says so
+        control.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _reap_with_group() -> tuple[int, int]:
@@ -194,12 +198,12 @@ def main() -> None:
         target = importlib.import_module(sys.argv[2])
         target.preload(settings["config"])
     except BaseException as error:  # whatever it is, sys.exit included, the parent is told
-        control.sendall(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        _send(control, {"error": f"{type(error).__name__}: {error}"})
         return
     # What is here now is shared with every child as long as nobody writes to it, the garbage collector included.
     gc.collect()
     gc.freeze()
-    control.sendall(json.dumps({"preloaded": time.monotonic() - begun}).encode() + b"\n")
+    _send(control, {"preloaded": time.monotonic() - begun})
     _Server(control, target, settings["kill_after"]).serve()
     target.clean_up(settings["config"])
 

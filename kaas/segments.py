@@ -39,9 +39,14 @@ def create(size: int, content: memoryview | None = None) -> SharedMemory:
         raise UsageError(f"KAAS_RUN is {run[:40]!r}: give 8 hexadecimal digits in lower case, or unset it")
     if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         raise UsageError(f"no shared memory for a matrix of {size} bytes: the machine has less")
+    name = f"kaas_{run}{secrets.token_hex(6)}"
     try:
-        memory = SharedMemory(f"kaas_{run}{secrets.token_hex(6)}", create=True, size=size)
+        # Where there is no room, Python unregisters what it has not registered yet, and its tracker would complain.
+        resource_tracker.register(f"/{name}", "shared_memory")
+        memory = SharedMemory(name, create=True, size=size)
     except OSError as error:
+        resource_tracker.register(f"/{name}", "shared_memory")
+        resource_tracker.unregister(f"/{name}", "shared_memory")
         raise UsageError(f"no shared memory for a matrix of {size} bytes: {error.strerror}") from None
     try:
         _fill(memory, size, content)

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a real server, and the check that no shared memory is left."""
+"""For all tests: the fixtures of a real server, the check that no shared memory is left, and the option --slow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,19 @@ from project import Project
 from support import Server, StartServer, command, eventually
 
 _SHARED_MEMORY = Path("/dev/shm")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the whole be asked for."""
+    parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is slow, unless it is asked for."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: needs --slow"))
 
 
 @pytest.fixture

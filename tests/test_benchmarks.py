@@ -18,6 +18,8 @@ BENCHMARKS = ROOT / "benchmarks"
 PROGRAMS = ("overhead", "cold-start", "memory", "connections", "scaling", "naive-cpu")
 WITHOUT_TARGETS = {"naive-cpu"}
 LINUX = Path("/proc/self/smaps_rollup").exists()
+SOAKING = 8
+"""Client processes of the soak."""
 
 
 @pytest.fixture
@@ -87,6 +89,34 @@ def test_a_benchmark_that_is_interrupted_leaves_nothing_and_says_nothing_more(
     process.send_signal(ended_by)
     assert process.wait(30) == 128 + ended_by
     assert all(line.startswith("connections.py: ") for line in said.read_text().splitlines()), said.read_text()
+
+
+@pytest.mark.skipif(not LINUX, reason="the soak needs Linux")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_soak_finds_nothing_wrong_to_its_end_or_until_it_is_interrupted(
+    marked: Marked, tmp_path: Path, interrupted: bool
+) -> None:
+    report, said = tmp_path / "report.json", tmp_path / "said"
+    with said.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, BENCHMARKS / "soak.py", "60" if interrupted else "0.05", "--seed", "1", "--json", report],
+            env=marked.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+    if interrupted:
+        eventually(lambda: len(marked.left()) == 1 + SOAKING, what="the soak's clients are at work")
+        process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0, f"{said.read_text()} {report.read_text() if report.exists() else ''}"
+    found = json.loads(report.read_text())
+    assert [result["met"] for result in found["results"] if result["target"]].count(True) >= 13
+    asked = {row[0]: row[1] for row in tables(found)["Invocations, as the clients saw them"]}
+    assert all(asked[server] > 0 for server in ("faulty", "matrix")) or interrupted
+    assert {row[1] for row in tables(found)["In calm phases"]} == {"begin", "after warm-up", "end"}
+
+
+def tables(found: dict[str, Any]) -> dict[str, list[list[Any]]]:
+    return {table["title"]: table["rows"] for table in found["tables"]}
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,10 @@ def test_repeats_have_files_and_pictures_each(project: Project) -> None:
 
     assert code == 0, said
     assert len(list(project.results.glob("autoscaling-cpu-cuda-matmul-blas-50-[12].csv"))) == 2
-    assert len(list(project.results.glob("*.png"))) == 2
+    assert {path.stem for path in project.results.glob("autoscaling-combined*.png")} == {
+        "autoscaling-combined",
+        "autoscaling-combined-all",
+    }
 
 
 def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(project: Project) -> None:

@@ -1,248 +1,278 @@
-"""The figures of a run: the paper's (clients, task runners, utilization, completion time), and power and energy.
+"""The figures of a run: the paper's four panels, their variants over repeats and two sets of runs, and the gallery.
 
-Draws what kaas.analysis.runs gives, and never through pyplot: no display is needed, and no figure stays open. Colours
-are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with impaired colour vision can tell apart.
+This is their public face: each is a function that gives a Figure, and `save` writes it. Nothing goes through pyplot: no
+display is needed, and no figure stays open.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import matplotlib
-import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from kaas.analysis import energy, series
+from kaas.analysis import breakdown, drawing, energy, panels
+from kaas.analysis.anatomy import cold_starts, completion_times, decomposition, requests_per_task_runner
+from kaas.analysis.drawing import BLUE, DPI, VERMILLION, WIDTH_IN
+from kaas.analysis.panels import Set
 from kaas.analysis.runs import Run
+from kaas.analysis.timelines import power, refusals, requests, throughput, utilization
 from kaas.errors import ResultsError
 
+__all__ = [
+    "DPI",
+    "GALLERY",
+    "HOW_TO_READ",
+    "HOW_TO_READ_ALL",
+    "HOW_TO_READ_COMPARED",
+    "HOW_TO_READ_POWER",
+    "WIDTH_IN",
+    "Picture",
+    "cold_starts",
+    "combined",
+    "combined_all",
+    "compared",
+    "completion_times",
+    "decomposition",
+    "is_ours",
+    "power",
+    "refusals",
+    "requests",
+    "requests_per_task_runner",
+    "save",
+    "throughput",
+    "utilization",
+]
+
 HOW_TO_READ = (
-    "Read it from top to bottom at one moment: so many clients were sending requests, so many task runners had been "
-    "booted for them, so busy was each GPU, and so long took the requests that began then; one that was refused or "
-    "failed is only a mark on the axis. On a laptop, 100 % of a GPU are all the cores that its workers could use."
+    "Read it from top to bottom at one moment: so many clients had been started, so many task runners had been booted "
+    "for them, so busy was each GPU, and so long took the requests that began then; one that was refused or failed is "
+    "only a mark on the axis. On a laptop, 100 % of a GPU are all the cores that its workers could use."
+)
+HOW_TO_READ_ALL = (
+    "The same four panels over all repeats: each line is the median of the repeats at that moment, and its band "
+    "reaches from the lowest of them to the highest; the completion time is that of warm requests, with every cold "
+    "start marked."
+)
+HOW_TO_READ_COMPARED = (
+    "The same four panels for two sets of runs: each line is the median of a set's repeats at that moment, and its "
+    "band reaches from the lowest of them to the highest. Where two bands part, the sets differ by more than their "
+    "repeats do; a set of one repeat has no band, so that nothing tells how much another repeat would have differed. "
+    "Means and medians are taken over a hundredth of a set's own time (1 s at least, 10 s at most)."
 )
 HOW_TO_READ_POWER = (
-    "Above, the power that each GPU drew at a moment; below, the energy that all of them had drawn by then, steeper "
-    "where they drew more. A break above is a gap in the samples; what was drawn in it is counted below only where the "
-    "GPU has a counter."
+    "Above, the power that each GPU drew at a moment; in the middle, the energy that all of them had drawn by then, "
+    "steeper where they drew more; below, that energy for each request served meanwhile. A break above is a gap in the "
+    "samples; what was drawn in it is counted below only where the GPU has a counter."
 )
-WIDTH_IN = 7.2
-DPI = 200
 
-_BLACK, _ORANGE, _SKY, _GREEN, _YELLOW, _BLUE, _VERMILLION, _PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
-# Black is left to the mean of all GPUs, grey takes its place; from the ninth GPU on the line is dashed instead.
-_GPU_COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _VERMILLION, "#999999", _YELLOW)
+_MAKER = "kaas.analysis"
+_HEIGHT_IN = 8.4
+_MOST_STRETCHED = 2.0
+"""Sets of which one lasts longer than the other by more than this factor share no axis in seconds."""
 
-# Each from so many joules on.
-_ENERGY_UNITS = (("kWh", 1 / 3.6e6, 3.6e6), ("kJ", 1e-3, 1e4), ("J", 1.0, 0.0))
-_MOST_POINTS = 2000
 
-_Style = dict[str, Any]
-# Some thousand dots as vectors make a PDF that pages slowly.
-_WARM: _Style = {"marker": ".", "markersize": 2.5, "color": _BLUE, "markeredgewidth": 0, "rasterized": True}
-_WAITED: _Style = {"marker": "^", "markersize": 4, "color": _GREEN, "markeredgewidth": 0, "clip_on": False}
-_COLD: _Style = {
-    "marker": "D",
-    "markersize": 5,
-    "color": _ORANGE,
-    "markeredgecolor": _BLACK,
-    "markeredgewidth": 0.6,
-    "clip_on": False,
-    "zorder": 3,
-}
-_REFUSED: _Style = {"marker": "|", "markersize": 7, "color": _VERMILLION, "clip_on": False, "zorder": 4}
-_FAILED: _Style = {"marker": "x", "markersize": 6, "color": _VERMILLION, "clip_on": False, "zorder": 4}
+class Picture(NamedTuple):
+    """One picture of the gallery and the words around it."""
+
+    name: str
+    """Of its files."""
+    title: str
+    draw: Callable[[Run], Figure]
+    how_to_read: str
+    known: Callable[[Run], bool]
+    """Says if there is anything to draw."""
+    missing: str
+    """Says why there is not."""
 
 
 def combined(run: Run) -> Figure:
     """Draw the four panels of one run, each from 0 up, over the seconds from its first request to its last reply."""
-    figure = Figure(figsize=(WIDTH_IN, 8.4), layout="constrained")
-    panels = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1, 1.4, 1.6))
-    clients, task_runners, utilization, completion = panels
-    _draw_steps(clients, series.clients(run), run, "Number of clients", _BLUE)
-    _draw_steps(task_runners, series.task_runners(run), run, "Number of\ntask runners", _GREEN)
-    _draw_means(utilization, series.utilization, run, "Utilization [%]")
-    utilization.set_ylim(0, 105)
-    _draw_completion(completion, run)
-    _finish(figure, panels, run)
+    figure, axes = _four_panels()
+    panels.draw_run(axes, run)
+    drawing.over_time(figure, axes, run.duration)
     return figure
 
 
-def power(run: Run) -> Figure:
-    """Draw the power of each GPU and, below it, the energy of all of them so far, over the same seconds."""
-    figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True, height_ratios=(1.4, 1))
-    watts, joules = panels
-    _draw_means(watts, series.power, run, "Power [W]")
-    _draw_energy(joules, run)
-    _finish(figure, panels, run)
+def combined_all(found: Sequence[Run]) -> Figure:
+    """Draw the four panels of repeats: of each quantity the median over them, and a band from lowest to highest.
+
+    Args:
+        found: at least one run.
+    """
+    figure, axes = _four_panels()
+    label = f"median of {len(found)} repeats" if len(found) > 1 else "the only repeat"
+    panels.draw_sets(axes, [Set(found, label, {"color": BLUE})], mark_cold_starts=True)
+    drawing.over_time(figure, axes, panels.duration(found))
     return figure
 
 
-def several(found: Sequence[Run], folder: Path) -> list[Path]:
-    """Draw each run and save it in `folder`; give the .png files, in the order of the runs.
+def compared(own: Sequence[Run], other: Sequence[Run], names: tuple[str, str]) -> Figure:
+    """Draw two sets of repeats over each other in the four panels, each as `combined_all` does.
 
-    The first is `autoscaling-combined`, the others `autoscaling-combined-2` and so on.
+    If one lasts more than twice as long as the other, time is shown as a share of each.
 
-    Raises:
-        ResultsError: a file cannot be written.
+    Args:
+        own: at least one run.
+        other: the same.
+        names: of the two sets, for the legend, which shortens long ones, and says "own" and "other" for equal ones.
     """
-    return [save(combined(run), folder / _name("autoscaling-combined", place)) for place, run in enumerate(found)]
-
-
-def several_power(found: Sequence[Run], folder: Path) -> list[Path | None]:
-    """Draw `power` of each run and save it as `several` does, as `autoscaling-power`; None for one that logged none.
-
-    Raises:
-        ResultsError: a file cannot be written.
-    """
-    return [
-        save(power(run), folder / _name("autoscaling-power", place)) if energy.logged(run) else None
-        for place, run in enumerate(found)
+    names = drawing.shortened(names[0]), drawing.shortened(names[1])
+    if names[0] == names[1]:
+        names = "own", "other"
+    figure, axes = _four_panels()
+    lasting = panels.duration(own) or 1.0, panels.duration(other) or 1.0
+    stretched = max(lasting) > _MOST_STRETCHED * min(lasting)
+    styles = {"color": BLUE, "linestyle": "-"}, {"color": VERMILLION, "linestyle": "--"}
+    sets = [
+        Set(found, _counted(name, len(found), seconds if stretched else None), style, 100 / seconds if stretched else 1)
+        for found, name, style, seconds in zip((own, other), names, styles, lasting, strict=True)
     ]
+    panels.draw_sets(axes, sets)
+    if stretched:
+        drawing.over_time(figure, axes, 100, "Share of each experiment's time [%]")
+    else:
+        drawing.over_time(figure, axes, max(lasting))
+    return figure
+
+
+def _four_panels() -> tuple[Figure, list[Axes]]:
+    figure = drawing.new_figure(_HEIGHT_IN)
+    return figure, list(figure.subplots(4, 1, sharex=True, height_ratios=(1, 1, 1.4, 1.6)))
+
+
+def _counted(name: str, number: int, lasting_s: float | None) -> str:
+    lasting = f", {lasting_s:.0f} s" if lasting_s else ""
+    return f"{name} ({number} repeat{'' if number == 1 else 's'}{lasting})"
+
+
+def _any_served(run: Run) -> bool:
+    return bool((run.requests["status"] == "ok").any())
+
+
+NOTHING_SERVED = "No request was served in this run."
+
+GALLERY = (
+    Picture(
+        "requests",
+        "Every request",
+        requests,
+        "Each row is a client and each bar one of its requests, from its begin to its reply (or many in turn, where "
+        "they are too short to be told apart); with each cold start (diamond) there is one more task runner (black "
+        "steps, axis on the right), and where a row ends early, its client stopped or waited in vain.",
+        lambda run: True,
+        "",
+    ),
+    Picture(
+        "utilization",
+        "Utilization of each GPU",
+        utilization,
+        "The darker, the busier a GPU was (grey: not known); below, the utilization of all GPUs added up (2 is the "
+        "work of two GPUs that are always busy), beside the task runners that had been booted for it.",
+        lambda run: bool(run.monitoring["utilization_pct"].notna().any()),
+        "The run's monitoring holds no utilization.",
+    ),
+    Picture(
+        "completion-times",
+        "Completion times, warm and cold",
+        completion_times,
+        "Above, how many requests of each kind took so long; at the bottom, which share of a kind took no longer: "
+        "its median is where its line crosses 50 %. The kinds were sent under different loads: what a cold start "
+        "costs is seen in 'Cold starts', where those with as many clients are compared.",
+        _any_served,
+        NOTHING_SERVED,
+    ),
+    Picture(
+        "throughput",
+        "Throughput",
+        throughput,
+        "Requests count when their reply is there; as long as the line below is level, each further client adds as "
+        "much throughput as those before it, and where it falls the clients share what there is.",
+        _any_served,
+        NOTHING_SERVED,
+    ),
+    Picture(
+        "decomposition",
+        "What the completion time is made of",
+        decomposition,
+        "Each column is the mean completion time of the served requests that were sent with so many clients, cold "
+        "starts included, divided into its parts; waiting for a boot is part of the queue where that was logged, and "
+        "where a part grows with the clients, they get into each other's way.",
+        _any_served,
+        NOTHING_SERVED,
+    ),
+    Picture(
+        "cold-starts",
+        "Cold starts",
+        cold_starts,
+        "Each bar is one boot, divided into the phases of its slowest worker; where the server logged no phases it is "
+        "instead the request that caused the boot, beside the warm ones sent with as many clients (black mark).",
+        lambda run: bool(len(breakdown.boots(run)) or len(breakdown.cold_starts(run))),
+        "The run has no cold start that was served, and its server logged no worker that became ready.",
+    ),
+    Picture(
+        "requests-per-task-runner",
+        "Requests of each task runner",
+        requests_per_task_runner,
+        "Each column is a GPU and each block one of its workers. A GPU that was booted later had less time to serve; "
+        "of the workers of a GPU that are idle, the one with the lowest number is always taken first.",
+        lambda run: bool(len(breakdown.by_worker(run))),
+        "The files of this run do not say which GPU and worker served a request.",
+    ),
+    Picture(
+        "refusals",
+        "Refused requests",
+        refusals,
+        "A request is refused when every worker of every GPU is busy: the requests in flight (a little more than the "
+        "server has, as their ways count) have then reached the workers, unless some are held by requests that never "
+        "got a reply, and so are in no file.",
+        lambda run: bool((run.requests["status"] == "rejected").any()),
+        "No request was refused in this run.",
+    ),
+    Picture(
+        "power",
+        "Power and energy",
+        power,
+        HOW_TO_READ_POWER,
+        energy.logged,
+        "The run's monitoring holds neither power nor energy.",
+    ),
+)
+"""In the order in which they are shown."""
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write `<path>.pdf` and `<path>.png`, and give the latter; an earlier one of that name is replaced.
+    """Write `<path>.pdf` and `<path>.png`, and give the latter; earlier ones are replaced if they are ours.
+
+    The figure keeps the layout that it got for the .png. The same data give the same bytes.
 
     Raises:
-        ResultsError: a file cannot be written.
+        ResultsError: a file cannot be written, or somebody else's is there.
     """
     pdf, png = (path.with_name(path.name + suffix) for suffix in (".pdf", ".png"))
     try:
+        for file in (pdf, png):
+            if file.exists() and not is_ours(file):
+                raise ResultsError(f"{file} was not drawn by this program, and stays: choose another --output")
+        # The canvases themselves: `figure.savefig` would lay out and draw everything twice for each file.
+        FigureCanvasAgg(figure).print_png(  # type: ignore[no-untyped-call]
+            png, metadata={"Software": _MAKER}, pil_kwargs={"compress_level": 2}
+        )
+        figure.set_layout_engine("none")
         # Type 42 embeds the fonts as they are: publishers refuse matplotlib's default, Type 3.
         with matplotlib.rc_context({"pdf.fonttype": 42}):
-            figure.savefig(pdf, dpi=DPI)
-        figure.savefig(png, dpi=DPI)
+            about = {"Creator": _MAKER, "CreationDate": None}
+            FigureCanvasPdf(figure).print_pdf(pdf, metadata=about)  # type: ignore[no-untyped-call]
     except OSError as error:
         raise ResultsError(f"{error.filename or path}: {error.strerror or error}") from None
+    finally:
+        figure.set_dpi(DPI)  # the canvas for PDF leaves it at 72
     return png
 
 
-def _name(name: str, place: int) -> str:
-    return f"{name}-{place + 1}" if place else name
-
-
-def _finish(figure: Figure, panels: Sequence[Axes], run: Run) -> None:
-    for panel in panels:
-        panel.grid(color="0.9", linewidth=0.6)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlim(0, run.duration or 1.0)
-    panels[-1].set_xlabel("Experiment time [s]")
-    figure.align_ylabels(panels)
-
-
-def _draw_steps(axes: Axes, steps: "pd.Series[int]", run: Run, label: str, colour: str) -> None:
-    axes.set_ylabel(label)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
-    axes.set_ylim(0, max(1, steps.max() if len(steps) else 0) * 1.1)
-    if steps.empty:
-        _say(axes, "no server events in this run")
-        return
-    steps = steps[steps.index <= run.duration]  # that all task runners stop when the server does is no news
-    until_end = [*steps.index, run.duration]
-    axes.plot(until_end, [*steps, steps.iloc[-1]], drawstyle="steps-post", color=colour, linewidth=1.6)
-
-
-def _draw_means(axes: Axes, means_of: Callable[[Run, float], pd.DataFrame], run: Run, label: str) -> None:
-    # Wide enough to be read over any length of run, and never so wide as to blur what booting one GPU did.
-    window_s = min(10.0, max(1.0, round(run.duration / 100)))
-    means = means_of(run, window_s)
-    means = means[(means.index >= 0) & (means.index <= run.duration)].dropna(axis="columns", how="all")
-    axes.set_ylabel(f"{label}\n(mean of last {window_s:g} s)")
-    axes.set_ylim(bottom=0)
-    if means.empty:
-        _say(axes, f"no {label.partition(' ')[0].lower()} known for this run")
-        return
-    means = _thinned(means)
-    # A GPU that was never used has no line of its own, only its part in the mean; many would hide the others.
-    used = means.columns[means.max() > 0].to_numpy()
-    for gpu in map(int, used):
-        dashes = "-" if gpu < len(_GPU_COLOURS) else "--"
-        colour = _GPU_COLOURS[gpu % len(_GPU_COLOURS)]
-        axes.plot(means.index, means[gpu], linestyle=dashes, color=colour, linewidth=0.9, label=f"GPU {gpu}")
-    if len(means.columns) > 1:
-        unused = len(means.columns) - len(used)
-        mean = f"mean of all {len(means.columns)}" + (f", {unused} of them at 0" if unused else "")
-        axes.plot(means.index, means.mean(axis="columns"), color=_BLACK, linewidth=1.6, label=mean)
-    axes.set_ylim(0, float(means.max().max()) * 1.1 or 1.0)
-    _legend(axes)
-
-
-def _draw_energy(axes: Axes, run: Run) -> None:
-    joules = energy.cumulative(run)
-    total = float(joules.max()) if len(joules) else 0.0
-    unit, factor = next((unit, factor) for unit, factor, least in _ENERGY_UNITS if total >= least)
-    axes.set_ylabel(f"Energy of all\nGPUs [{unit}]")
-    axes.set_ylim(0, total * factor * 1.1 or 1.0)
-    if joules.empty:
-        _say(axes, "no energy known for this run")
-        return
-    joules = _thinned(joules.to_frame())["joules"] * factor
-    axes.plot(joules.index, joules, color=_BLACK, linewidth=1.6, label=f"by {energy.methods(run)}")
-    _legend(axes)
-
-
-def _thinned(values: pd.DataFrame) -> pd.DataFrame:
-    """Leave out rows that no eye could tell apart, but none that breaks a line, nor the last one."""
-    every = -(-len(values) // _MOST_POINTS)
-    keep = values.isna().all(axis="columns").to_numpy(copy=True)
-    keep[::every] = keep[-1] = True
-    return values[keep]
-
-
-def _draw_completion(axes: Axes, run: Run) -> None:
-    requests = run.requests
-    ok = requests["status"] == "ok"
-    highest = float(requests["outer_time_ms"][ok].max()) if ok.any() else 0.0
-    unit, factor = ("s", 1e-3) if highest >= 1e3 else ("ms", 1.0)  # noqa: PLR2004
-    axes.set_ylabel(f"Task completion\ntime [{unit}]")
-    axes.set_ylim(0, highest * factor * 1.05 or 1.0)
-    # A request that was not served has no completion time: it is marked on the axis, however long it took.
-    heights = (requests["outer_time_ms"] * factor).where(ok, 0.0)
-    cold, refused = ok & requests["cold_start"], requests["status"] == "rejected"
-    for label, chosen, style in (
-        ("warm", series.warm(run), _WARM),
-        ("waited for a boot", ok & requests["waited_for_boot"] & ~cold, _WAITED),
-        ("cold start", cold, _COLD),
-        ("refused", refused, _REFUSED),
-        ("failed", ~ok & ~refused, _FAILED),
-    ):
-        if chosen.any():
-            counted = f"{label} ({chosen.sum()})"
-            axes.plot(requests["elapsed"][chosen], heights[chosen], linestyle="", label=counted, **style)
-    if not ok.any():
-        _say(axes, "no request was served in this run")
-    _legend(axes)
-
-
-def _legend(axes: Axes) -> None:
-    legend = axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        ncols=5,
-        fontsize=7,
-        frameon=False,
-        borderaxespad=0.1,
-        handlelength=1.4,
-        columnspacing=1.2,
-    )
-    for swatch in legend.get_lines():
-        swatch.set_markersize(max(5.0, swatch.get_markersize()))
-        swatch.set_linewidth(max(1.6, swatch.get_linewidth()))
-
-
-def _say(axes: Axes, words: str) -> None:
-    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="0.4", style="italic")
+def is_ours(picture: Path) -> bool:
+    """Tell whether `save` wrote a file. Raises OSError if it cannot be read."""
+    return _MAKER.encode() in picture.read_bytes()

@@ -1,44 +1,28 @@
-"""A results folder as frames: find its runs, and read their files.
+"""A results folder as frames: find its runs, and put the files of each together.
 
 Each frame has a column `elapsed`: seconds since the run's first request began. What a run lacks (a file, a column's
-values, the end of a last line) becomes a sentence in `Run.notes`; only requests that cannot be read are an error.
-What is derived from them stands in kaas.analysis.series.
+values, the end of a last line) becomes a sentence in `Run.notes`; only a folder of which no request can be shown is an
+error. The files are read in kaas.analysis.reading; what is derived from them stands in kaas.analysis.series.
 """
 
-import io
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from kaas import events, results
+from kaas import results
+from kaas.analysis import nvidia_logs, reading
 from kaas.errors import ResultsError
 
-_REQUEST_TYPES = {
-    "timestamp": "float64",
-    "inner_time_ms": "float64",
-    "outer_time_ms": "float64",
-    "setup_time": "float64",
-    "cold_start": "bool",
-    "copy": "int64",
-    "concurrency": "int64",
-    "status": "str",
-    "waited_for_boot": "boolean",
-    "gpu": "Int64",
-    "worker": "Int64",
-    "queued_ms": "float64",
-    "kernel_ms": "float64",
-    "error": "str",
-}
-_FIRST_SEVEN = tuple(results.COLUMNS)[:7]
-
-_EVENT_TYPES = dict(zip(events.COLUMNS, ("int64", "int64", "float64", "str", "Int64", "str"), strict=True))
-
-_MONITORING_TYPES = {"timestamp": "float64", "gpu": "int64", "bus_id": "str", "uuid": "str"} | dict.fromkeys(
-    ("utilization_pct", "power_w", "energy_j", "memory_mib", "sm_clock_mhz", "temperature_c"), "float64"
-)
+_BEGINS_AGAIN_AFTER_S = 1.0
+"""Without a request in flight: a client sends one after the other, so where others left it takes no time to speak of,
+while a second run takes longer than this to load what it needs."""
+_SILENT_FOR_S = 5.0
+"""How long a client must be silent at least, at the end of a run, to be noted."""
+_SERVER_WITHOUT_WORK_S = 60.0
+"""How old all of a server's events may be: by then (`--idle-timeout`) it would have stopped what it booted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +31,7 @@ class Run:
 
     `requests` has the columns of kaas.results and `counted`, the elapsed time at which `concurrency` was true;
     `events` those of kaas.events; `monitoring` those of `<task>-gpu-monitoring.csv`. All are in order of `elapsed`.
+    `zone_offset_h` is by how many hours the clock of the monitoring was ahead of UTC; None where its times are UTC.
     """
 
     task: str
@@ -55,25 +40,67 @@ class Run:
     events: pd.DataFrame
     monitoring: pd.DataFrame
     notes: tuple[str, ...] = ()
+    folder: Path = Path()
+    zone_offset_h: float | None = None
 
     @property
     def duration(self) -> float:
         """Seconds from the begin of the first request to the end of the last."""
-        return float((self.requests["elapsed"] + self.requests["outer_time_ms"] / 1000).max())
+        return float(self.ends.max())
+
+    @property
+    def ends(self) -> "pd.Series[float]":
+        """The elapsed second at which each request ended, in the order of the requests."""
+        return _ends(self.requests, "elapsed")
+
+    @property
+    def experiment(self) -> str:
+        """The task's name without the number of the repeat."""
+        return _experiment_and_repeat(self.task)[0]
+
+    @property
+    def repeat(self) -> int:
+        """The number of the repeat, with which the task's name ends; 1 if it bears none."""
+        return _experiment_and_repeat(self.task)[1]
 
 
 def find_runs(folder: Path) -> list[Run]:
     """Read every repeat in `folder`, in natural order of their names (`...-2` before `...-10`).
 
+    A repeat whose requests are empty or cannot be read is left out, with a note on a run of the same experiment, or on
+    the first.
+
     Raises:
-        ResultsError: there is no such folder or no run in it, or the requests of one are empty or malformed.
+        ResultsError: there is no such folder or no run in it, or the requests of none can be read.
     """
     if not folder.is_dir():
         raise ResultsError(f"{folder} is not a folder: name a results folder, such as results-autoscaling-cpu")
     tasks = sorted((path.stem for path in _request_files(folder)), key=_natural)
     if not tasks:
-        raise ResultsError(f"{folder} holds no run (a .csv with the columns {', '.join(_FIRST_SEVEN)})")
-    return [_read_run(results.RunFiles(folder, task), tasks) for task in tasks]
+        raise ResultsError(f"{folder} holds no run (a .csv with the columns {', '.join(reading.FIRST_SEVEN)})")
+    found: list[Run] = []
+    left_out: dict[str, ResultsError] = {}
+    for task in tasks:
+        try:
+            found.append(_read_run(results.RunFiles(folder, task), tasks))
+        except ResultsError as error:
+            left_out[task] = error
+    if not found:
+        raise left_out[tasks[0]]
+    for task, why in left_out.items():
+        siblings = (place for place, run in enumerate(found) if run.experiment == _experiment_and_repeat(task)[0])
+        place = next(siblings, 0)
+        note = f"{task} is left out: {str(why).removeprefix(f'{folder}/')}."
+        found[place] = replace(found[place], notes=(*found[place].notes, note))
+    return found
+
+
+def by_experiment(found: Sequence[Run]) -> dict[str, list[Run]]:
+    """Give the repeats of each experiment by its name, in the order in which they come."""
+    experiments: dict[str, list[Run]] = {}
+    for run in found:
+        experiments.setdefault(run.experiment, []).append(run)
+    return experiments
 
 
 def newest_results(parent: Path) -> Path:
@@ -82,118 +109,155 @@ def newest_results(parent: Path) -> Path:
     Raises:
         ResultsError: none holds a request.
     """
-    files = [
-        path
-        for folder in parent.glob("results-*")
-        for path in _request_files(folder)
-        if path.read_bytes().count(b"\n") > 1
-    ]
+    files = [path for folder in parent.glob("results-*") for path in _request_files(folder) if reading.has_rows(path)]
     if not files:
         raise ResultsError(f"no results-* folder in {parent} holds a run: run ./autoscale-cpu.sh first")
     return max(files, key=lambda path: path.stat().st_mtime).parent
 
 
 def _request_files(folder: Path) -> list[Path]:
-    """Give the files of requests in `folder`; one of 0 bytes counts, as it is where a run came to nothing."""
+    """Give the files of requests in `folder`.
+
+    One of 0 bytes counts, as it is where a run came to nothing, and one beside its description, whatever is in it.
+    """
     others = ("-serverlogs", "-gpu-monitoring")
     files = [path for path in folder.glob("*.csv") if path.is_file() and not path.stem.endswith(others)]
-    return [path for path in files if not path.stat().st_size or _header(path)[:7] == _FIRST_SEVEN]
+    return [path for path in files if not path.stat().st_size or _is_meant_as_requests(path)]
 
 
-def _header(path: Path) -> tuple[str, ...]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return tuple(file.readline(1000).strip().split(","))
+def _is_meant_as_requests(path: Path) -> bool:
+    return reading.first_line(path)[:7] == reading.FIRST_SEVEN or path.with_name(f"{path.stem}.md").exists()
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
+def _experiment_and_repeat(task: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(.+)-(\d+)", task)
+    return (match[1], int(match[2])) if match else (task, 1)
+
+
 def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
     notes: list[str] = []
-    requests = _read_requests(files.requests, notes)
-    parameters = results.read_description(files.description)
-    if not parameters:
-        notes.append(f"{files.description.name} is missing or empty: the parameters are not known.")
-    serverlogs = _read_or_empty(_beside(files.serverlogs, files.task, tasks, notes), _EVENT_TYPES, 3, notes)
-    # The published files have no column `event`, and hold boots only.
-    serverlogs["event"] = serverlogs["event"].replace("", "booted")
-    monitoring = _read_or_empty(_beside(files.monitoring, files.task, tasks, notes), _MONITORING_TYPES, 2, notes)
-    start = requests["timestamp"].iloc[0]
-    for frame in (requests, serverlogs, monitoring):
+    requests, shown = _first_longest(files.requests.name, reading.read_requests(files.requests, notes), notes)
+    start, end = requests["timestamp"].iloc[0], float(_ends(requests).max())
+    if not (requests["status"] == "ok").any():
+        notes.append(f"{files.requests.name} has no request that was served: there are no completion times to show.")
+    parameters = _parameters(files.description, notes)
+
+    log, path = (_beside(wanted, files.task, tasks) for wanted in (files.serverlogs, files.monitoring))
+    if shorter := [taken.name for taken in (log, path) if not taken.name.startswith(files.task)]:
+        were = "were" if len(shorter) > 1 else "was"
+        notes.append(f"{' and '.join(shorter)}, named for a shorter task, {were} read as its own.")
+    events = _between(reading.read_events(log, notes), shown)
+    events = _of_the_run(log.name, events, (start - _SERVER_WITHOUT_WORK_S, end), notes)
+
+    monitoring, is_local = reading.read_monitoring(path, notes)
+    offset_h = None
+    if is_local and len(monitoring):
+        try:
+            offset_h = nvidia_logs.zone_offset_h(monitoring, start, end)
+            monitoring["timestamp"] -= offset_h * 3600
+        except ResultsError as error:
+            notes.append(f"{path.name} is left out: {error}.")
+            monitoring = monitoring.iloc[:0]
+    monitoring = _of_the_run(path.name, _between(monitoring, shown), (start, end), notes)
+
+    for frame in (requests, events, monitoring):
         frame["elapsed"] = frame["timestamp"] - start
     # The original counted the clients when it wrote a row, at the request's end; ours when the request is sent.
-    at_end = "status" not in _header(files.requests)
-    requests["counted"] = requests["elapsed"] + (requests["outer_time_ms"] / 1000 if at_end else 0.0)
-    return Run(files.task, parameters, requests, serverlogs, monitoring, tuple(notes))
+    at_end = "status" not in reading.first_line(files.requests)
+    requests["counted"] = _ends(requests, "elapsed") if at_end else requests["elapsed"]
+    _note_silent_clients(requests, notes)
+    return Run(files.task, parameters, requests, events, monitoring, tuple(notes), files.folder, offset_h)
 
 
-def _read_requests(path: Path, notes: list[str]) -> pd.DataFrame:
+def _parameters(path: Path, notes: list[str]) -> dict[str, str]:
     try:
-        frame = _read_csv(path, _REQUEST_TYPES, _FIRST_SEVEN, notes)
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} is not a file of requests: {_one_line(error)}") from None
-    if frame.empty:
-        raise ResultsError(f"{path} holds no request: move it away, or run the experiment again")
-    served = (frame["inner_time_ms"] > 0).map({True: "ok", False: "rejected"})
-    frame["status"] = frame["status"].where(frame["status"] != "", served)
-    frame["waited_for_boot"] = frame["waited_for_boot"].fillna(False).astype("bool")
-    return frame
+        parameters = results.read_description(path)
+    except ValueError:  # not UTF-8
+        parameters = {}
+    if not parameters:
+        notes.append(f"{path.name} is missing or empty: the parameters are not known.")
+    return parameters
 
 
-def _read_or_empty(path: Path, types: Mapping[str, str], required: int, notes: list[str]) -> pd.DataFrame:
-    """Read a file that a run can do without; what hinders it is noted, and the frame is empty."""
-    needed = tuple(types)[:required]
-    hindrance = ""
-    if not path.exists():
-        hindrance = "is missing"
-    elif not path.stat().st_size:
-        hindrance = "is empty"
-    elif not set(needed) <= set(_header(path)):
-        hindrance = f"has another format (its first line does not name {', '.join(needed)})"
-    else:
-        try:
-            frame = _read_csv(path, types, needed, notes)
-        except (OSError, ValueError) as error:
-            hindrance = f"cannot be read ({_one_line(error)})"
-        else:
-            if len(frame):
-                return frame
-            hindrance = "has no rows"
-    notes.append(f"{path.name} {hindrance}: what it would show is left out.")
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
+def _ends(requests: pd.DataFrame, begins: str = "timestamp") -> "pd.Series[float]":
+    return requests[begins] + requests["outer_time_ms"] / 1000
 
 
-def _read_csv(path: Path, types: Mapping[str, str], required: tuple[str, ...], notes: list[str]) -> pd.DataFrame:
-    """Read the columns `types` in order of time; those not in the file are NaN, or "" if they are text."""
-    whole, _, torn = path.read_bytes().rpartition(b"\n")
-    if torn:
-        # Even if it has all its fields: the last number may lack digits.
-        notes.append(f"{path.name} ends in the middle of a line: that line was dropped.")
-    if not whole:
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
-    frame = pd.read_csv(io.BytesIO(whole), dtype=dict(types), index_col=False, keep_default_na=False, na_values=[""])
-    incomplete = frame[list(required)].isna().any(axis="columns").to_numpy()
-    if incomplete.any():
-        raise ValueError(f"line {incomplete.argmax() + 2} lacks a value")
-    texts = [name for name, kind in types.items() if kind == "str"]
-    frame = frame.reindex(columns=list(types))
-    frame[texts] = frame[texts].astype("object").fillna("")  # before pandas 3, a "str" of NaN is the word "nan"
-    frame = frame.astype(dict(types))
-    return frame.sort_values("timestamp", kind="stable", ignore_index=True)
+def _note_silent_clients(requests: pd.DataFrame, notes: list[str]) -> None:
+    """Note the clients that hung: silent at the end for longer than any request took, and any client paused before.
+
+    Clients are numbered from 0, as they start; one that never had a reply is known by those after it.
+    """
+    ends = _ends(requests, "elapsed")
+    pauses = requests["elapsed"] - ends.groupby(requests["copy"]).shift()
+    longest = max(_SILENT_FOR_S, requests["outer_time_ms"].max() / 1000, pauses.fillna(0.0).max())
+    last = ends.groupby(requests["copy"]).max()
+    silent = last[last < requests["elapsed"].max() - longest]
+    clients = int(last.index.max()) + 1
+    never = clients - len(last)
+    became = []
+    if len(silent):
+        since = " to ".join(dict.fromkeys(f"{second:.0f}" for second in (silent.min(), silent.max())))
+        became.append(f"{len(silent)} had no more replies after {since} s")
+    if never:
+        became.append(f"{never} never had any")
+    if became:
+        notes.append(f"Of {clients} clients {' and '.join(became)}.")
 
 
-def _beside(path: Path, task: str, tasks: list[str], notes: list[str]) -> Path:
+def _first_longest(name: str, requests: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
+    """Give the requests of one run, and the times between which nothing belongs to another.
+
+    A file may hold several runs, if they were written to one name: with each, the clients fall to as few as at first,
+    after nothing was in flight for longer than a client takes to ask again.
+    """
+    idle_since = _ends(requests).cummax().shift(fill_value=float("inf"))
+    clients = requests["concurrency"]
+    fewest = clients.iloc[0]
+    begins = (requests["timestamp"] > idle_since + _BEGINS_AGAIN_AFTER_S) & (clients <= fewest)
+    begins &= clients.shift(fill_value=fewest) > fewest
+    number = begins.cumsum()
+    if not begins.any():
+        return requests, (float("-inf"), float("inf"))
+    sizes = number.value_counts(sort=False).sort_index()
+    chosen = int(sizes.idxmax())
+    notes.append(
+        f"{name} holds {len(sizes)} runs one after the other ({', '.join(map(str, sizes))} requests): "
+        f"only number {chosen + 1}, the largest, is shown."
+    )
+    before, after = requests[number < chosen], requests[number > chosen]
+    shown = (
+        float(_ends(before).max()) if len(before) else float("-inf"),
+        float(after["timestamp"].min()) if len(after) else float("inf"),
+    )
+    return requests[number == chosen].reset_index(drop=True), shown
+
+
+def _between(frame: pd.DataFrame, times: tuple[float, float]) -> pd.DataFrame:
+    return frame[frame["timestamp"].between(*times)].reset_index(drop=True)
+
+
+def _of_the_run(name: str, frame: pd.DataFrame, times: tuple[float, float], notes: list[str]) -> pd.DataFrame:
+    """Leave out the whole of a file if nothing in it is of these times or around them: it is of something else."""
+    if frame.empty or (frame["timestamp"].iloc[0] <= times[1] and frame["timestamp"].iloc[-1] >= times[0]):
+        return frame
+    where = "before" if frame["timestamp"].iloc[-1] < times[0] else "after"
+    notes.append(f"{name} is left out: all of it is of a time {where} the requests, so it belongs to something else.")
+    return frame.iloc[:0].copy()
+
+
+def _beside(path: Path, task: str, tasks: list[str]) -> Path:
     """Find the file meant by `path`: the published ones are named for a shorter task than their requests are."""
     if path.exists():
         return path
     ending = path.name.removeprefix(task)
     names = [other.name.removesuffix(ending) for other in path.parent.glob("*" + ending)]
     near = [name for name in names if name not in tasks and _shortens(name, task)]
-    if len(near) != 1:
-        return path
-    notes.append(f"{path.name} is missing: {near[0]}{ending} was taken for it.")
-    return path.with_name(near[0] + ending)
+    return path.with_name(near[0] + ending) if len(near) == 1 else path
 
 
 def _shortens(name: str, task: str) -> bool:
@@ -201,7 +265,3 @@ def _shortens(name: str, task: str) -> bool:
     words, longer = name.split("-"), task.split("-")
     remaining = iter(longer)
     return words[-1] == longer[-1] and all(word in remaining for word in words)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -109,7 +109,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._reply([wire.encode_reply(Reply(status, text.encode(), request_id))])
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
-            asyncio.get_running_loop().call_later(LINGER, self.close)
+            self._patience = asyncio.get_running_loop().call_later(LINGER, self.close)
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:

@@ -17,7 +17,7 @@ from kaas.events import Event
 from kaas.server.account import Account, Sparing
 from kaas.server.placement import Place, Placement
 from kaas.server.process import Invocation, WorkerProcess
-from kaas.server.runners import TaskRunners
+from kaas.server.runners import MOST_FAILED_BOOTS, TaskRunners
 from kaas.server.settings import Settings
 from kaas.wire import Pieces, Reply, ReplyFrame
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:  # its library is imported only where metrics are wanted
     from kaas.server.metrics import Metrics
 
 log = logging.getLogger("kaas.server")
-
-_MOST_MOVES = 5
-"""Workers that may be lost while they boot for one invocation, until it is answered so."""
 
 
 class Pool:
@@ -46,6 +43,8 @@ class Pool:
         self.account = Account()
         self._kernel_errors = Sparing(log)
         self._no_gpu = ""  # why no GPU is left
+        # So many boots can fail for one invocation before no place is left; the machine may refuse them for longer.
+        self._most_moves = MOST_FAILED_BOOTS * settings.gpus * settings.workers_per_gpu
         self._drained = asyncio.Event()
         self._draining = False
 
@@ -187,7 +186,7 @@ class Pool:
         if invocation.answered:
             return True
         invocation.moves += 1
-        place = self._placement.acquire() if invocation.moves <= _MOST_MOVES else None
+        place = self._placement.acquire() if invocation.moves <= self._most_moves else None
         if place is not None:
             self._assign(invocation, place)
         return place is not None

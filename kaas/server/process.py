@@ -89,6 +89,7 @@ class WorkerProcess(asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self.child, link = forkserver.spawn(config | {"spawned": self._started})
+        self.linked = True
         self._connecting = loop.create_task(self._connect(link))
         self._timer = loop.call_later(limit, self._fail, f"not ready within {limit:g} s (--boot-timeout)")
         return self.child
@@ -112,7 +113,6 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The link is open."""
-        self.linked = True
         self._transport = cast("asyncio.Transport", transport)
         if self.state in _NO_MORE:
             transport.close()

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from kaas.analysis import energy, summary
+from kaas.analysis import energy
 from kaas.analysis.runs import Run
 
 NAN = float("nan")
@@ -114,14 +114,13 @@ def test_energy_per_request_is_that_of_all_gpus_for_each_that_was_served() -> No
         "energy per served request [J]": 150.0,
         "energy method": "power integral",
     }
-    assert list(summary.numbers(run).items())[-3:] == list(energy.numbers(run).items())
 
 
 def test_nothing_served_has_no_energy_per_request() -> None:
     run = run_of((0, 0, 30, None), (1, 0, 30, None), served=0)
 
     assert energy.per_request(run) == pytest.approx(NAN, nan_ok=True)
-    assert summary.numbers(run)["energy [J]"] == 30.0
+    assert energy.numbers(run)["energy [J]"] == 30.0
 
 
 @pytest.mark.parametrize("rows", [[], [(at, 0, None, None) for at in range(11)], [(-3, 0, 50, 1), (-2, 0, 50, 70)]])
@@ -133,7 +132,6 @@ def test_a_run_without_power_and_energy_has_no_such_rows(rows: list[tuple[float,
     assert energy.cumulative(run).empty
     assert energy.per_request(run) == pytest.approx(NAN, nan_ok=True)
     assert energy.energy(run)["method"].tolist() == (["-"] if rows and rows[0][0] >= 0 else [])
-    assert not [label for label in summary.numbers(run) if "energy" in label]
 
 
 def test_a_single_sample_of_power_is_logged_but_gives_no_energy() -> None:

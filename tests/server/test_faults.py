@@ -1,10 +1,7 @@
 """What goes wrong in kernels, workers and clients, and that the server goes on serving."""
 
-import os
-import signal
 from pathlib import Path
 
-import pytest
 from support import KERNELS, Server, StartServer, eventually
 
 
@@ -43,22 +40,6 @@ def test_an_error_text_that_is_not_unicode_is_the_kernels_error_too(start_server
     assert b"ValueError: a file named " in reply.payload
 
 
-@pytest.mark.parametrize(
-    ("kernel", "text"), [("exits", f"line {line_of('exits', 'sys.exit')}"), ("wrong_type", "returned str, not bytes")]
-)
-def test_a_kernel_that_exits_or_returns_no_bytes_is_the_kernels_error(
-    start_server: StartServer, kernel: str, text: str
-) -> None:
-    server = start_server(kernel, "-m", "1")
-    with server.connection() as kaas:
-        reply = kaas.invoke(b"")
-        pid = only_worker(server)
-        assert kaas.invoke(b"").status == "kernel_error"
-    assert reply.status == "kernel_error"
-    assert text in reply.payload.decode()
-    assert only_worker(server) == pid
-
-
 def test_a_worker_that_crashes_in_a_call_is_replaced(start_server: StartServer) -> None:
     server = start_server("crashes", "-m", "1")
     with server.connection() as kaas:
@@ -74,59 +55,6 @@ def test_a_worker_that_crashes_in_a_call_is_replaced(start_server: StartServer) 
     assert server.names_of_events() == ["booted", "ready", "lost", "ready"]
     lost = server.events()[2]
     assert (lost.worker, lost.gpu, lost.detail) == (0, 0, "ended by SIGKILL")
-
-
-def test_crashes_again_and_again_do_not_wear_the_server_out(start_server: StartServer) -> None:
-    server = start_server("crashes", "-m", "2")
-    with server.connection() as kaas:
-        assert [kaas.invoke(b"crash").status for _ in range(10)] == ["worker_lost"] * 10
-        assert kaas.invoke(b"").status == "ok"
-    eventually(lambda: len(server.workers("idle")) == 2)
-    assert server.status()["in_flight"] == 0
-
-
-def test_a_worker_killed_while_idle_is_replaced(start_server: StartServer) -> None:
-    server = start_server("crashes", "-m", "1")
-    with server.connection() as kaas:
-        before = int(kaas.invoke(b"").payload)
-        os.kill(before, signal.SIGKILL)
-        eventually(lambda: "lost" in server.names_of_events())
-        after = only_worker(server)
-        assert after != before
-        assert int(kaas.invoke(b"").payload) == after
-    assert server.status()["in_flight"] == 0
-
-
-def test_a_worker_killed_while_it_boots_is_replaced(start_server: StartServer, gate: Path) -> None:
-    gate.touch()
-    server = start_server("slow_import", "-m", "1", SLOW_IMPORT_GATE=str(gate))
-    eventually(lambda: not server.worker_processes(), what="the trial's process has ended")
-    gate.unlink()
-    with server.frames() as frames:
-        frames.invoke(b"", 1)
-        (booting,) = eventually(server.worker_processes)
-        assert server.status()["workers"] == [{"worker": 0, "gpu": 0, "pid": None, "state": "booting"}]
-        booting.kill()
-        reply = frames.reply(1)
-        assert (reply.status, reply.cold_start, reply.waited_for_boot) == ("worker_lost", True, True)
-        gate.touch()
-        frames.invoke(b"", 2)
-        assert frames.reply(2).status == "ok"
-    assert server.status()["in_flight"] == 0
-    assert server.names_of_events() == ["booted", "lost", "ready"]
-
-
-def test_a_worker_that_does_not_become_ready_in_time_is_killed_and_its_place_refilled(
-    start_server: StartServer, gate: Path
-) -> None:
-    gate.touch()
-    server = start_server("slow_import", "-m", "1", "--boot-timeout", "3", SLOW_IMPORT_GATE=str(gate))
-    gate.unlink()
-    with server.connection() as kaas:
-        reply = kaas.invoke(b"")
-        assert (reply.status, b"--boot-timeout" in reply.payload) == ("worker_lost", True)
-        gate.touch()
-        assert kaas.invoke(b"").status == "ok"
 
 
 def test_other_workers_serve_while_one_boots(start_server: StartServer, tmp_path: Path) -> None:
@@ -175,29 +103,6 @@ def test_a_timeout_while_its_worker_boots_leaves_the_worker_free(start_server: S
         gate.touch()
         pid = only_worker(server)
         assert int(kaas.invoke(b"").payload) == pid
-
-
-def test_a_client_gone_in_mid_call_frees_the_worker_when_the_call_ends(start_server: StartServer, gate: Path) -> None:
-    server = start_server("wait", "-m", "1")
-    with server.frames() as frames:
-        frames.invoke(gate)
-        (worker,) = eventually(lambda: server.workers("busy"))
-    eventually(lambda: server.status()["counters"]["abandoned"] == 1)
-    assert server.status()["in_flight"] == 0
-    assert server.workers("busy")
-    gate.touch()
-    assert only_worker(server) == worker["pid"]
-    with server.connection() as kaas:
-        assert kaas.invoke(str(gate).encode()).status == "ok"
-    assert server.counters() == {"accepted": 2, "ok": 1, "abandoned": 1, "replies": 1, "cold_starts": 1}
-
-
-def test_a_client_gone_in_mid_request_leaves_nothing(start_server: StartServer) -> None:
-    server = start_server("echo")
-    with server.frames() as frames:
-        frames.socket.sendall(b"KaaS\x01\x01")
-    assert server.status()["in_flight"] == 0
-    assert server.counters() == {}
 
 
 def test_when_the_fork_server_is_killed_workers_are_booted_again(start_server: StartServer, gate: Path) -> None:

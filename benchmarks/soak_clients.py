@@ -1,0 +1,248 @@
+"""The clients of the soak: processes in a closed loop that mix work and mischief, and keep account of every answer.
+
+A client's account lies in memory that it shares with the soak, so that it is there however the client ends.
+"""
+
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from common import ROOT
+
+from kaas import matrices, wire
+from kaas.client import Connection, split_address
+from kaas.errors import KaasError
+from kaas.matrices import Task
+from kaas.wire import Reply, Request
+
+MESSAGE_SIZE = 8 * 1024 * 1024
+"""What the servers must have as --message-size."""
+COMMON_OPTIONS = ("-g", "2", "--message-size", str(MESSAGE_SIZE), "--idle-timeout", "1", "--call-timeout", "1")
+LINES = {
+    "faulty": ("faulty", "-m", "3", "--when-full", "queue", "--max-queue", "16"),
+    "matrix": (ROOT / "cuda-matmul-cpu.py", "-m", "2"),
+}
+"""By server: its kernel, tests/example_kernels/faulty.py being the one, and its options."""
+SERVERS = tuple(LINES)
+ASKED, LEFT = "asked", "left"
+"""Invocations begun, and those that their client did not wait for."""
+END = -2
+"""An order, besides the numbers of the phases: in odd ones the clients are calm."""
+
+_LIMIT = 30.0
+_BY_FAULTS = {"worker_lost", "timeout", "rejected"}
+"""Statuses that any invocation may get while faults are injected."""
+_DEEDS: dict[str, tuple[str, float]] = {
+    "raise an error": ("kernel_error", 20),
+    "exit": ("kernel_error", 20),
+    "text": ("kernel_error", 20),
+    f"zeros {MESSAGE_SIZE + 1}": ("kernel_error", 5),
+    "zeros 3000000": ("ok", 10),
+    "fork": ("ok", 5),
+    "fork-and-keep": ("ok", 5),
+    "print 1": ("ok", 0.2),
+    "exit-at-once": ("worker_lost", 3),
+    "segfault": ("worker_lost", 3),
+    "hang": ("timeout", 2),
+    "ignore-signals-and-hang": ("timeout", 1),
+}
+"""What the faulty kernel can be asked for, the status that comes of it, and how often, against the rest of the work."""
+
+
+class Cells:
+    """Named numbers in memory that is shared with the processes which are forked from here."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._at = {name: at for at, name in enumerate(names)}
+        self._cells = memoryview(mmap.mmap(-1, 8 * len(names))).cast("q")
+
+    def __getitem__(self, name: str) -> int:
+        return self._cells[self._at[name]]
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self._cells[self._at[name]] = value
+
+    def count(self) -> Counter[str]:
+        """Give them as they are now."""
+        return Counter({name: self[name] for name in self._at})
+
+
+def new_account() -> Cells:
+    """Make a client's account: by server what it asked and got, by name what it did, and the phase that it is in."""
+    by_server = [f"{server} {what}" for server in SERVERS for what in (ASKED, LEFT, *wire.STATUSES)]
+    return Cells([*by_server, *_WORK, "phase"])
+
+
+def be_client(addresses: dict[str, str], account: Cells, order: Cells, problems: Path, seed: int) -> None:
+    """Be a client's process: work in even phases, be calm in odd ones, until the order is to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the soak's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    client, parent = _Client(addresses, account, Random(seed)), os.getppid()
+    while (phase := order["order"]) != END and os.getppid() == parent:
+        if phase % 2:
+            client.close()
+            account["phase"] = phase
+            time.sleep(0.01)
+            continue
+        try:
+            client.work()
+        except (KaasError, OSError, AssertionError) as error:
+            client.close()
+            with problems.open("a") as file:
+                file.write(f"a client, at {client.work_name!r}: {type(error).__name__}: {error}\n")
+    client.close()
+
+
+class _Client:
+    def __init__(self, addresses: dict[str, str], account: Cells, random: Random) -> None:
+        self._addresses = addresses
+        self._account = account
+        self._random = random
+        self._kept: dict[str, Connection] = {}
+        self.work_name = ""
+
+    def work(self) -> None:
+        """Do one piece of work, drawn by weight."""
+        weights = [weight for _, weight in _WORK.values()]
+        self.work_name = self._random.choices(list(_WORK), weights)[0]
+        self._account[self.work_name] += 1
+        _WORK[self.work_name][0](self)
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        for connection in self._kept.values():
+            connection.close()
+        self._kept.clear()
+
+    def small(self) -> None:
+        self._invoke("faulty", b"nothing", "ok")
+
+    def large(self) -> None:
+        self._invoke("faulty", b"x" * self._random.randint(10_000, MESSAGE_SIZE // 2), "ok")
+
+    def deed(self, deed: str) -> None:
+        reply = self._invoke("faulty", deed.encode(), _DEEDS[deed][0])
+        if deed.startswith("zeros") and reply.status == "ok":
+            assert len(reply.payload) == int(deed.split()[1]), f"{len(reply.payload)} bytes"
+
+    def impatient(self) -> None:
+        self._invoke("faulty", b"hang", "timeout", timeout=self._random.choice((0.001, 0.05)))
+
+    def matrix(self) -> None:
+        n, timeout = self._random.choice((8, 32, 64, 128)), self._random.choice((None, None, None, 0.002))
+        matrix = matrices.random_matrix(n)
+        with matrices.shared_matrix(n) as a, matrices.shared_matrix(n) as c:
+            a.matrix[:] = matrix
+            reply = self._invoke("matrix", Task(a.name, c.name, n).encode(), "ok", timeout)
+            if reply.status == "ok":
+                assert matrices.is_square_of(np.array(c.matrix), matrix), "the product is wrong"
+
+    def bad_task(self) -> None:
+        with matrices.shared_matrix(8) as a:
+            task = Task(a.name, self._random.choice((a.name, f"kaas_{'0' * 20}", "passwd")), 500)
+            self._invoke("matrix", self._random.choice((task.encode(), b"{}", b"\xff")), "kernel_error")
+
+    def status(self) -> None:
+        with Connection(self._addresses[self._random.choice(SERVERS)]) as kaas:
+            assert kaas.status()["in_flight"] >= 0
+
+    def pipelined(self) -> None:
+        number = self._random.randint(2, 8)
+        with self._asking("faulty", [b"nothing"] * number) as connection:
+            decoder, waiting = wire.reply_decoder(), set(range(number))
+            while waiting:
+                data = connection.recv(65536)
+                assert data, f"closed with {waiting} not answered"
+                for reply in decoder.feed(data):
+                    assert reply.id in waiting, f"answered twice: {reply}"
+                    waiting.remove(reply.id)
+                    self._answered("faulty", reply, "ok")
+
+    def slow(self) -> None:
+        with self._connected("faulty") as connection:
+            self._account["faulty asked"] += 1
+            for byte in wire.encode_request(Request(wire.INVOKE, b"slow", 1)):
+                connection.sendall(bytes([byte]))
+                time.sleep(0.005)
+            self._answered("faulty", self._only_reply(connection), "ok")
+
+    def leave(self) -> None:
+        payloads = [self._random.choice((b"nothing", b"hang", b"zeros 3000000"))] * self._random.randint(1, 4)
+        with self._asking("faulty", payloads) as connection:
+            if self._random.random() < 0.5:
+                connection.shutdown(socket.SHUT_WR)
+            time.sleep(self._random.choice((0.0, 0.01, 0.2)))
+            self._account["faulty left"] += len(payloads)
+
+    def cut(self) -> None:
+        frame = wire.encode_request(Request(wire.INVOKE, b"x" * 1000, 1))
+        with self._connected(self._random.choice(SERVERS)) as connection:
+            connection.sendall(frame[: self._random.randrange(1, len(frame))])
+
+    def garbage(self) -> None:
+        server = self._random.choice(SERVERS)
+        announced = wire.encode_request(Request(wire.INVOKE))[:16] + (MESSAGE_SIZE + 1).to_bytes(8, "big")
+        with self._connected(server) as connection:
+            connection.sendall(self._random.choice((announced, self._random.randbytes(100))))
+            reply = self._only_reply(connection)
+            assert reply.status == "bad_request", reply
+            self._account[f"{server} bad_request"] += 1
+            assert not connection.recv(1), "not closed"
+
+    def _invoke(self, server: str, payload: bytes, expected: str, timeout: float | None = None) -> Reply:
+        if self._random.random() < 0.2:
+            self._kept.pop(server, Connection(self._addresses[server])).close()
+        connection = self._kept.setdefault(server, Connection(self._addresses[server]))
+        self._account[f"{server} {ASKED}"] += 1
+        reply = connection.invoke(payload, timeout)
+        self._answered(server, reply, expected)
+        return reply
+
+    def _answered(self, server: str, reply: Reply, expected: str) -> None:
+        self._account[f"{server} {reply.status}"] += 1
+        assert reply.status in {expected, *_BY_FAULTS}, f"{reply} is not {expected}"
+
+    @contextlib.contextmanager
+    def _asking(self, server: str, payloads: list[bytes]) -> Iterator[socket.socket]:
+        with self._connected(server) as connection:
+            self._account[f"{server} {ASKED}"] += len(payloads)
+            frames = [wire.encode_request(Request(wire.INVOKE, each, number)) for number, each in enumerate(payloads)]
+            connection.sendall(b"".join(frames))
+            yield connection
+
+    def _connected(self, server: str) -> socket.socket:
+        return socket.create_connection(split_address(self._addresses[server]), timeout=_LIMIT)
+
+    def _only_reply(self, connection: socket.socket) -> Reply:
+        decoder = wire.reply_decoder()
+        while data := connection.recv(65536):
+            for reply in decoder.feed(data):
+                return reply
+        raise AssertionError("closed without an answer")
+
+
+_WORK: dict[str, tuple[Callable[["_Client"], None], float]] = {
+    "small payload": (_Client.small, 400),
+    "large payload": (_Client.large, 20),
+    "timeout of the client": (_Client.impatient, 2),
+    "matrix task": (_Client.matrix, 300),
+    "bad matrix task": (_Client.bad_task, 20),
+    "status query": (_Client.status, 20),
+    "pipelined requests": (_Client.pipelined, 30),
+    "slow client": (_Client.slow, 3),
+    "client gone before its answer": (_Client.leave, 5),
+    "connection closed in a frame": (_Client.cut, 20),
+    "garbage": (_Client.garbage, 20),
+    **{f"kernel: {deed}": (partial(_Client.deed, deed=deed), weight) for deed, (_, weight) in _DEEDS.items()},
+}
+"""What a client does, and how often, against the rest."""
+WORK = tuple(_WORK)

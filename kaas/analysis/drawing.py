@@ -1,0 +1,204 @@
+"""What the figures share: their size, colours, bars, lines, legends and words. Never through pyplot.
+
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with impaired colour vision can
+tell apart.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+WIDTH_IN = 7.2
+DPI = 200
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+# Black is left to the mean of all GPUs, grey takes its place; a thin line in yellow is hardly seen on paper, so its
+# place takes the wine of Paul Tol's "muted" colours. From the ninth GPU on the line is dashed instead.
+_GPU_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, "#999999", "#882255")
+_MOST_NAMED_GPUS = 2 * len(_GPU_COLOURS)
+# From dark to light, in the same order in print and for the colour-blind; its lightest would not be seen on paper.
+_GPU_MAP, _GPU_MAP_END = "cividis", 0.85
+
+MOST_POINTS = 1200
+"""Of a line: more than can be told apart in print."""
+MOST_VECTORS = 2000
+"""Of a scatter or of bars: more make a PDF that pages slowly, and are drawn as pixels."""
+
+# From this factor on, a logarithmic axis has room for the powers of ten only.
+_WIDE = 1e3
+
+# Of a legend, in points; the width of a character is the mean one of its font.
+_LEGEND_SIZE, _CHARACTER, _SWATCH, _PANEL_WIDTH = 7, 4.1, 26, 450
+
+Style = dict[str, Any]
+
+WARM: Style = {"marker": ".", "markersize": 2.5, "color": BLUE, "markeredgewidth": 0, "rasterized": True}
+WAITED: Style = {"marker": "^", "markersize": 4, "color": GREEN, "markeredgewidth": 0, "clip_on": False}
+COLD: Style = {
+    "marker": "D",
+    "markersize": 5,
+    "color": ORANGE,
+    "markeredgecolor": BLACK,
+    "markeredgewidth": 0.6,
+    "clip_on": False,
+    "zorder": 3,
+}
+REFUSED: Style = {"marker": "|", "markersize": 7, "color": VERMILLION, "clip_on": False, "zorder": 4}
+FAILED: Style = {"marker": "x", "markersize": 6, "color": VERMILLION, "clip_on": False, "zorder": 4}
+
+
+def new_figure(height_in: float) -> Figure:
+    """Make a figure of the width of a page of print."""
+    return Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
+
+
+def window_s(duration_s: float) -> float:
+    """Choose the window of a rolling mean."""
+    # Wide enough to be read over any length of run, and never so wide as to blur what booting one GPU did.
+    return min(10.0, max(1.0, round(duration_s / 100)))
+
+
+def plain(panels: Sequence[Axes]) -> None:
+    """Give panels a light grid, and no frame where it bounds nothing."""
+    for panel in panels:
+        panel.grid(color="0.9", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+
+
+def over_time(figure: Figure, panels: Sequence[Axes], duration_s: float, label: str = "Experiment time [s]") -> None:
+    """Finish panels that stand above each other and share the time from 0 to the run's end."""
+    plain(panels)
+    panels[-1].set_xlim(0, duration_s or 1.0)
+    panels[-1].set_xlabel(label)
+    figure.align_ylabels(panels)
+
+
+def whole_numbers(axes: Axes, highest: float) -> None:
+    """Let the y axis count from 0 to the highest value."""
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=[1, 2, 5, 10]))
+    axes.set_ylim(0, max(1, highest) * 1.1)
+
+
+def from_zero(axes: Axes, highest: float) -> None:
+    """Let the y axis go from 0 to a little above the highest value, which may be NaN."""
+    axes.set_ylim(0, highest * 1.1 if highest > 0 else 1.0)
+
+
+def logarithmic(axes: Axes, which: Literal["x", "y"], lowest: float, highest: float) -> None:
+    """Make an axis logarithmic, with plain numbers on it."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if highest < _WIDE * lowest else (1.0,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def time_unit(highest_ms: float) -> tuple[str, float]:
+    """Choose the unit of durations up to this one, and the factor from ms to it."""
+    return ("s", 1e-3) if highest_ms >= 1e3 else ("ms", 1.0)  # noqa: PLR2004
+
+
+def steps(axes: Axes, values: "pd.Series[int]", duration_s: float, **style: Any) -> None:
+    """Draw steps until the end of the run; what comes after it (that task runners stop with the server) is no news."""
+    values = values[values.index <= duration_s]
+    axes.plot([*values.index, duration_s], [*values, values.iloc[-1]], drawstyle="steps-post", **style)
+
+
+def bars(axes: Axes, sides: tuple[Any, Any, Any, Any], **style: Any) -> PolyCollection:
+    """Draw rectangles as one artist.
+
+    Args:
+        axes: where to. Its limits stay as they are.
+        sides: left, right, bottom and top of all of them, arrays or numbers.
+        style: of the collection.
+    """
+    left, right, bottom, top = np.broadcast_arrays(*(np.asarray(side, dtype="float64") for side in sides))
+    corners = np.stack([left, bottom, left, top, right, top, right, bottom], axis=-1).reshape(-1, 4, 2)
+    return axes.add_collection(PolyCollection(corners, **style), autolim=False)  # type: ignore[arg-type, return-value]
+
+
+def gpu_style(gpu: int, number: int) -> Style:
+    """Give a GPU's line its colour and dashes; of more GPUs than can be told apart, one shade after the other."""
+    if number > _MOST_NAMED_GPUS:
+        return {"color": to_hex(colormaps[_GPU_MAP](_GPU_MAP_END * gpu / (number - 1))), "linewidth": 0.5}
+    dashes = "-" if gpu < len(_GPU_COLOURS) else "--"
+    return {"color": _GPU_COLOURS[gpu % len(_GPU_COLOURS)], "linestyle": dashes, "linewidth": 0.9}
+
+
+def gpu_label(gpu: int, number: int) -> str:
+    """Name a GPU's line, or no more than the first and the last where they are too many to name."""
+    named = number <= _MOST_NAMED_GPUS or gpu in {0, number - 1}
+    return f"GPU {gpu}" if named else "_"
+
+
+def thinned(values: pd.DataFrame) -> pd.DataFrame:
+    """Leave out rows that no eye could tell apart, but none that breaks a line, nor the last one."""
+    every = -(-len(values) // MOST_POINTS)
+    keep = values.isna().all(axis="columns").to_numpy(copy=True)
+    keep[::every] = keep[-1] = True
+    return values[keep]
+
+
+def shortened(name: str, longest: int = 24) -> str:
+    """Leave out the middle of a name that is too long for a legend."""
+    if len(name) <= longest:
+        return name
+    head = longest // 2
+    return f"{name[:head]}…{name[head + 1 - longest :]}"
+
+
+def legend(axes: Axes, most_columns: int = 5) -> None:
+    """Name what is drawn, in rows above the panel: it hides no data there."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    columns = _columns_that_fit(labels, most_columns)
+    # Read by rows, while matplotlib fills one column after the other.
+    order = [place for column in range(columns) for place in range(column, len(labels), columns)]
+    drawn = axes.legend(
+        [handles[place] for place in order],
+        [labels[place] for place in order],
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=columns,
+        fontsize=_LEGEND_SIZE,
+        frameon=False,
+        borderaxespad=0.1,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
+    for swatch in drawn.get_lines():
+        swatch.set_markersize(max(5.0, swatch.get_markersize()))
+        swatch.set_linewidth(min(5.0, max(1.6, swatch.get_linewidth())))
+
+
+def _columns_that_fit(labels: Sequence[str], most: int) -> int:
+    for rows in range(1, len(labels)):
+        columns = -(-len(labels) // rows)
+        longest = (max(map(len, labels[column::columns])) for column in range(columns))
+        if columns <= most and sum(longest) * _CHARACTER + columns * _SWATCH <= _PANEL_WIDTH:
+            return columns
+    return 1
+
+
+def say(axes: Axes, words: str) -> None:
+    """Write into a panel that has nothing to show why it has not."""
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color="0.4", style="italic")

@@ -1,0 +1,195 @@
+"""Read the CSV files of a run, as whole as they are: sound lines become frames, what hinders becomes a sentence.
+
+Only reads: the files of a run are never written to. How `nvidia-smi` prints its samples stands in
+kaas.analysis.nvidia_logs, and which files make up a run in kaas.analysis.runs.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from kaas import events, results
+from kaas.analysis import cells, nvidia_logs
+from kaas.errors import ResultsError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets lead with it
+
+FIRST_SEVEN = tuple(results.COLUMNS)[:7]
+"""The columns that every file of requests has."""
+
+REQUEST_TYPES = {
+    "timestamp": "float64",
+    "inner_time_ms": "float64",
+    "outer_time_ms": "float64",
+    "setup_time": "float64",
+    "cold_start": "bool",
+    "copy": "int64",
+    "concurrency": "int64",
+    "status": "str",
+    "waited_for_boot": "boolean",
+    "gpu": "Int64",
+    "worker": "Int64",
+    "queued_ms": "float64",
+    "kernel_ms": "float64",
+    "error": "str",
+}
+EVENT_TYPES = dict(zip(events.COLUMNS, ("int64", "int64", "float64", "str", "Int64", "str"), strict=True))
+MONITORING_TYPES = {"timestamp": "float64", "gpu": "int64", "bus_id": "str", "uuid": "str"} | dict.fromkeys(
+    ("utilization_pct", "power_w", "energy_j", "memory_mib", "sm_clock_mhz", "temperature_c"), "float64"
+)
+
+
+def first_line(path: Path) -> tuple[str, ...]:
+    """Give the cells of the first line; none if the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return _header(file.readline(1000).removeprefix(_BYTE_ORDER_MARK))
+    except OSError:
+        return ()
+
+
+def has_rows(path: Path) -> bool:
+    """Say if there is anything below the first line; not, if the file cannot be read."""
+    try:
+        return path.read_bytes().count(b"\n") > 1
+    except OSError:
+        return False
+
+
+def empty(types: Mapping[str, str]) -> pd.DataFrame:
+    """Give a frame of the columns `types` without a row."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
+
+
+def read_requests(path: Path, notes: list[str]) -> pd.DataFrame:
+    """Read a file of requests in order of time, with the columns of kaas.results.
+
+    Raises:
+        ResultsError: it cannot be read, or holds no request.
+    """
+    try:
+        content = _whole_lines(path, notes)
+        frame = _read_table(path.name, content, REQUEST_TYPES, len(FIRST_SEVEN), notes) if content else None
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ResultsError(f"{path} is not a file of requests: {_one_line(error)}") from None
+    if frame is None or frame.empty:
+        raise ResultsError(f"{path} holds no request: move it away, or run the experiment again")
+    served = (frame["inner_time_ms"] > 0).map({True: "ok", False: "rejected"})
+    frame["status"] = frame["status"].where(frame["status"] != "", served)
+    frame["waited_for_boot"] = frame["waited_for_boot"].fillna(False).astype("bool")
+    return frame
+
+
+def read_events(path: Path, notes: list[str]) -> pd.DataFrame:
+    """Read a server log's CSV; what hinders it is noted, and the frame is empty."""
+    frame = _read_or_empty(
+        path, EVENT_TYPES, lambda content: _read_table(path.name, content, EVENT_TYPES, 3, notes), notes
+    )
+    # The published files have no column `event`, and hold boots only.
+    frame["event"] = frame["event"].replace("", "booted")
+    return frame
+
+
+def read_monitoring(path: Path, notes: list[str]) -> tuple[pd.DataFrame, bool]:
+    """Read a monitoring file of any form, and say if its time stamps are host-local (then numbered as if in UTC).
+
+    What hinders it is noted, and the frame is empty.
+    """
+    local = False
+
+    def read(content: bytes) -> pd.DataFrame:
+        nonlocal local
+        if {"timestamp", "gpu"} <= set(_header(content)):
+            return _read_table(path.name, content, MONITORING_TYPES, 2, notes)
+        local = True
+        frame, dropped = nvidia_logs.parse(content)
+        _note_dropped(path.name, dropped, notes)
+        return frame.reindex(columns=list(MONITORING_TYPES)).astype(MONITORING_TYPES)
+
+    return _read_or_empty(path, MONITORING_TYPES, read, notes), local
+
+
+def _read_or_empty(
+    path: Path, types: Mapping[str, str], read: Callable[[bytes], pd.DataFrame], notes: list[str]
+) -> pd.DataFrame:
+    try:
+        content = _whole_lines(path, notes)
+        frame = read(content) if content else None
+    except FileNotFoundError:
+        hindrance = "is missing"
+    except OSError as error:
+        hindrance = f"cannot be read ({error.strerror})"
+    except ValueError as error:
+        hindrance = f"cannot be read ({_one_line(error)})"
+    else:
+        if frame is not None and len(frame):
+            return frame
+        hindrance = "is empty" if frame is None else "has no rows"
+    notes.append(f"{path.name} {hindrance}: what it would show is left out.")
+    return empty(types)
+
+
+def _whole_lines(path: Path, notes: list[str]) -> bytes:
+    whole, end, torn = path.read_bytes().removeprefix(_BYTE_ORDER_MARK).rpartition(b"\n")
+    if torn:
+        # Even if it has all its fields: the last number may lack digits.
+        notes.append(f"{path.name} ends in mid-line: that line was dropped.")
+    return whole + end
+
+
+def _read_table(name: str, content: bytes, types: Mapping[str, str], required: int, notes: list[str]) -> pd.DataFrame:
+    """Read the columns `types` in order of time; those not in the file are NaN, or "" if they are text.
+
+    Malformed lines, in which a value is none of its type or one of the first `required` is missing, are left out.
+
+    Raises:
+        ValueError: a required column is missing, or every line is malformed.
+    """
+    header = _header(content)
+    if missing := [column for column in list(types)[:required] if column not in header]:
+        raise ValueError(f"its first line does not name {', '.join(missing)}")
+    places = {column: header.index(column) for column in types if column in header}
+    texts = [column for column in types if types[column] == "str"]
+    text_types = {place: "str" for column, place in places.items() if column in texts}
+    lines = content.partition(b"\n")[2]
+    try:
+        raw = cells.read(lines, len(header), text_types, quoted=True)
+    except ValueError:  # a stray quote would swallow all lines after it
+        raw = cells.read(lines, len(header), text_types, quoted=False)
+    frame = pd.DataFrame({column: _convert(raw[place], types[column]) for column, place in places.items()})
+    is_sound = raw.iloc[:, -1].isna() & frame[list(types)[:required]].notna().all(axis="columns")
+    for column, place in places.items():
+        is_sound &= frame[column].notna() | raw[place].isna()
+    frame = frame[is_sound].reindex(columns=list(types))
+    if len(raw) and frame.empty:
+        raise ValueError("every line of it is malformed")
+    _note_dropped(name, len(raw) - len(frame), notes)
+    frame[texts] = frame[texts].astype("object").fillna("")  # before pandas 3, a "str" of NaN is the word "nan"
+    return frame.astype(dict(types)).sort_values("timestamp", kind="stable", ignore_index=True)
+
+
+def _convert(raw: pd.Series, kind: str) -> pd.Series:
+    """Give the values of a column; NaN where a cell is no value of that type."""
+    if kind == "str":
+        return raw
+    if kind.startswith("bool"):
+        return raw.astype("object").map({"True": True, "False": False, True: True, False: False}).astype("boolean")
+    numbers = pd.to_numeric(raw, errors="coerce").astype("float64")
+    numbers = numbers.where(numbers.abs() < float("inf"))
+    return numbers if kind == "float64" else numbers.where(numbers % 1 == 0)
+
+
+def _note_dropped(name: str, dropped: int, notes: list[str]) -> None:
+    if dropped:
+        notes.append(f"{name} has {dropped} malformed line{' that was' if dropped == 1 else 's that were'} dropped.")
+
+
+def _header(content: bytes) -> tuple[str, ...]:
+    return tuple(cells.split_line(content.partition(b"\n")[0]))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,56 @@
+"""What the notebook needs besides figures and tables: an output folder, which repeat is drawn, readable numbers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from kaas.analysis import figures
+from kaas.analysis.runs import Run
+from kaas.errors import ResultsError
+
+_PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html")
+
+
+def clear(folder: Path) -> None:
+    """Remove an earlier report, so that nothing in `folder` is of another one; files of other makers stay.
+
+    Raises:
+        ResultsError: it cannot be removed.
+    """
+    for path in [path for pattern in _PRODUCTS for path in folder.glob(pattern)]:
+        try:
+            if path.suffix not in {".pdf", ".png"} or figures.is_ours(path):
+                path.unlink()
+        except OSError as error:
+            raise ResultsError(f"{path}: {error.strerror}") from None
+
+
+def choose(repeats: Sequence[Run], number: str) -> Run:
+    """Give the repeat of that number; without a number the first.
+
+    Raises:
+        ResultsError: there is no such repeat.
+    """
+    if not number:
+        return repeats[0]
+    chosen = [run for run in repeats if str(run.repeat) == number]
+    if not chosen:
+        there = ", ".join(run.task for run in repeats)
+        raise ResultsError(f"there is no repeat {number} (--repeat, KAAS_REPEAT) among {there}")
+    return chosen[0]
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Write every number of a table as text: whole, or of at least four digits; "-" for what is not known."""
+    return frame.map(_readable)
+
+
+def _readable(value: object) -> object:
+    if pd.isna(value):  # type: ignore[call-overload]
+        return "-"
+    if not isinstance(value, int | float):
+        return value
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}" if abs(value) >= 0.001 else f"{value:.1g}"  # noqa: PLR2004

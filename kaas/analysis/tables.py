@@ -1,0 +1,255 @@
+"""The numbers of runs as tables: per repeat, pooled over repeats, the boots, Little's law; and all of them as CSV."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from kaas.analysis import claims, energy, runs, series, statistics
+from kaas.analysis.runs import Run
+from kaas.errors import ResultsError
+
+HOW_TO_READ_REPEATS = (
+    "Read each line as one repeat. Warm requests met a ready worker; cold ones made the server boot a task runner. "
+    "The last step is the time with the most clients, until the last request begins. A dash is what is not known: "
+    "of percentiles, p95 takes 20 requests, and p99 takes 100."
+)
+HOW_TO_READ_POOLED = (
+    "Read each line as one number of a repeat: its mean over the repeats with the 95 % bootstrap interval of that "
+    "mean, its range, and, for a percentile, the same one over the requests of all repeats together. One repeat alone "
+    "has no interval. Of two repeats the interval is just their range, and misses the true mean half of the time; of a "
+    "few it is still too narrow."
+)
+HOW_TO_READ_BOOTS = (
+    "Read each line as one GPU: the seconds from a repeat's first request to the GPU's first boot, and where the "
+    "server logged it, the seconds from there until the last of its workers was ready."
+)
+HOW_TO_READ_LITTLES_LAW = (
+    "Read each line as a check of one repeat's time stamps: over its last step, the mean number in flight should be "
+    "the throughput times the mean completion time, and the ratio 1. Requests that cross the edges of the step make "
+    "it differ a little; a clock or a count that is wrong makes it differ a lot."
+)
+
+FIRST_BOOTED = "first booted [s]"
+BOOT_TOOK = "boot took [s]"
+RATIO = "ratio"
+
+_PERCENTILES = {"p50": (0.50, 1), "p95": (0.95, 20), "p99": (0.99, 100)}
+"""The part of the requests below it, and how many it takes: with fewer, it would be the slowest one by another name."""
+_COUNTS = ("requests", "ok", "refused", "failed", "cold starts", "waited for a boot besides")
+_METHOD = "energy method"
+_ZONE = "monitoring's clock ahead of UTC [h]"
+_NO_MEANS = (_METHOD, _ZONE)
+
+
+def per_repeat(found: Sequence[Run]) -> pd.DataFrame:
+    """Give the main numbers of each repeat: a row a repeat (index: its task), a column a number, with its unit.
+
+    Counts are whole numbers (Int64). `failed` is every request that was neither ok nor refused; where there are any,
+    `failed: <status>` tells them apart. `throughput` is of the requests that were ok, per second of the whole run;
+    `throughput in the last step` is that of the longest stretch of time with the most clients, which ends, if nothing
+    else ends it, when the last request begins (see `statistics.steps`). The clock of the monitoring is known only where
+    its stamps were local (see `runs.Run`).
+    p95 takes 20 requests at least, and p99 takes 100. NaN, or `-` for the energy method, is what is not known.
+    """
+    frame = pd.DataFrame([_numbers(run) for run in found], index=pd.Index([run.task for run in found], name="task"))
+    told_apart = sorted(name for name in frame.columns if name.startswith("failed: "))
+    counts = [*_COUNTS[:4], *told_apart, *_COUNTS[4:]]
+    frame[told_apart] = frame[told_apart].fillna(0)
+    return frame[counts + [name for name in frame.columns if name not in counts]].astype(dict.fromkeys(counts, "Int64"))
+
+
+def boots(found: Sequence[Run]) -> pd.DataFrame:
+    """Give when each GPU (index: its number) was booted for the first time, in each repeat.
+
+    Columns have two levels. `first booted [s]` holds a column a repeat (its task): seconds from its first request;
+    NaN if the GPU never was. `boot took [s]` holds one for each repeat whose server logged it: seconds from there until
+    the last worker was ready; NaN if one never was.
+    """
+    first = {run.task: _first_boots(run) for run in found}
+    took = {run.task: _boots_took(run) for run in found}
+    columns = {FIRST_BOOTED: pd.DataFrame(first), BOOT_TOOK: pd.DataFrame(took).dropna(axis="columns", how="all")}
+    frame = pd.concat(columns, axis="columns", names=["number", "task"])
+    return frame.sort_index().rename_axis("gpu").astype("float64")
+
+
+def littles_law(found: Sequence[Run]) -> pd.DataFrame:
+    """Compare the mean number of requests in flight with throughput times mean completion time (index: the task).
+
+    Over a whole run the two are the same sum written twice. Over a part of it they are not: requests cross its edges,
+    what is counted in flight are the intervals from a request's begin to its end as far as they lie inside, and
+    throughput and completion time are of the requests that ended inside. So this takes the last step (see
+    `statistics.steps`), where the number of clients is steady, and all requests, whatever became of them.
+
+    Columns: `begin [s]` and `end [s]` of the step, `mean in flight`, `throughput [1/s]`, `mean completion time [ms]`,
+    `throughput x time`, and the `ratio` of the mean in flight to it. NaN where the step has no length or no request
+    ended in it.
+
+    Source: J. D. C. Little, "A Proof for the Queuing Formula L = lambda W", Operations Research 9 (1961).
+    """
+    frame = pd.DataFrame([_littles_law(run) for run in found], index=[run.task for run in found])
+    frame["throughput x time"] = frame["throughput [1/s]"] * frame["mean completion time [ms]"] / 1000
+    frame[RATIO] = frame["mean in flight"] / frame["throughput x time"]
+    return frame.rename_axis("task")
+
+
+def numbers(found: Sequence[Run]) -> pd.DataFrame:
+    """Give all numbers of each repeat that can be averaged: `per_repeat`, the ratio of Little's law, the boots."""
+    first = boots(found)[FIRST_BOOTED].T.add_prefix("GPU ").add_suffix(f" {FIRST_BOOTED}")
+    ratio = littles_law(found)[RATIO].rename("Little's law, ratio")
+    frame = per_repeat(found).drop(columns=list(_NO_MEANS)).astype("float64")
+    return frame.join(ratio).join(first).rename_axis("number", axis="columns")
+
+
+def pooled(found: Sequence[Run]) -> pd.DataFrame:
+    """Give each of `numbers` over the repeats of one experiment (index: the number).
+
+    Columns: `repeats` in which it is known, their `mean`, `ci low` and `ci high` (see `statistics.bootstrap_mean`; NaN
+    with fewer than two repeats), `min` and `max`; and for percentiles, `all requests`: the same one over the requests
+    of all repeats together.
+
+    Raises:
+        ResultsError: the runs are of several experiments.
+    """
+    one_experiment(found)
+    frame = numbers(found)
+    intervals = [statistics.bootstrap_mean(values) for values in frame.to_numpy().T]
+    together = {"warm": pd.concat([_warm(run) for run in found]), "cold": pd.concat([_cold(run) for run in found])}
+    columns = {
+        "repeats": frame.count(),
+        "mean": [interval.mean for interval in intervals],
+        "ci low": [interval.low for interval in intervals],
+        "ci high": [interval.high for interval in intervals],
+        "min": frame.min(),
+        "max": frame.max(),
+        "all requests": pd.Series(_percentiles(together)),
+    }
+    return pd.DataFrame(columns, index=frame.columns)
+
+
+def one_experiment(found: Sequence[Run]) -> None:
+    """Raise `ResultsError` if the runs are of several experiments: their numbers must not be mixed."""
+    names = list(runs.by_experiment(found))
+    if len(names) > 1:
+        raise ResultsError(f"runs of several experiments cannot be pooled ({', '.join(names)}): take one at a time")
+
+
+def write(found: Sequence[Run], folder: Path) -> list[Path]:
+    """Write all tables as CSV files into `folder`, which is made if need be; give their paths.
+
+    These are `table-repeats.csv`, `table-pooled.csv`, `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`
+    and, of the runs of which any energy was logged, `table-energy.csv`; earlier ones are replaced, each at once.
+
+    Raises:
+        ResultsError: a file cannot be written.
+    """
+    by_experiment = {name: pooled(repeats) for name, repeats in runs.by_experiment(found).items()}
+    by_gpu = boots(found)
+    by_gpu.columns = by_gpu.columns.map(", ".join)
+    frames = {
+        "repeats": per_repeat(found),
+        "pooled": pd.concat(by_experiment, names=["experiment"]),
+        "boots": by_gpu,
+        "littles-law": littles_law(found),
+        "claims": claims.check(found),
+    }
+    if by_task := {run.task: energy.energy(run) for run in found if energy.logged(run)}:
+        frames["energy"] = pd.concat(by_task, names=["task"]).rename(columns=energy.LABELS)
+    return write_frames(frames, folder)
+
+
+def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
+    """Write each frame to `table-<its name>.csv` in `folder`, which is made if need be; give their paths.
+
+    Raises:
+        ResultsError: a file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{folder}: {error.strerror}") from None
+    return [_write(frame, folder / f"table-{name}.csv") for name, frame in frames.items()]
+
+
+def _write(table: pd.DataFrame, path: Path) -> Path:
+    begun = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            table.to_csv(begun, lineterminator="\n", encoding="utf-8")
+            begun.replace(path)
+        finally:
+            begun.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultsError(f"{path}: {error.strerror or error}") from None
+    return path
+
+
+def _numbers(run: Run) -> dict[str, float | str]:
+    requests = run.requests
+    status = requests["status"].value_counts()
+    served, refused = int(status.get("ok", 0)), int(status.get("rejected", 0))
+    failed = status.drop(["ok", "rejected"], errors="ignore")
+    step = statistics.last_step(run)
+    return {
+        "requests": len(requests),
+        "ok": served,
+        "refused": refused,
+        "failed": int(failed.sum()),
+        **{f"failed: {name}": int(number) for name, number in failed.items()},
+        "cold starts": int(requests["cold_start"].sum()),
+        "waited for a boot besides": int((requests["waited_for_boot"] & ~requests["cold_start"]).sum()),
+        "duration [s]": run.duration,
+        **_percentiles({"warm": _warm(run), "cold": _cold(run)}),
+        "throughput [1/s]": served / run.duration if run.duration else statistics.NAN,
+        "throughput in the last step [1/s]": statistics.NAN if step is None else step.throughput,
+        "energy [J]": statistics.NAN,
+        "energy per served request [J]": statistics.NAN,
+        _METHOD: energy.UNKNOWN,
+        **energy.numbers(run),
+        _ZONE: statistics.NAN if run.zone_offset_h is None else run.zone_offset_h,
+    }
+
+
+def _warm(run: Run) -> "pd.Series[float]":
+    return run.requests["outer_time_ms"][series.warm(run)]
+
+
+def _cold(run: Run) -> "pd.Series[float]":
+    return run.requests["outer_time_ms"][run.requests["cold_start"] & (run.requests["status"] == "ok")]
+
+
+def _percentiles(times_ms: "dict[str, pd.Series[float]]") -> dict[str, float]:
+    return {
+        f"{kind} completion time, {name} [ms]": float(times.quantile(part)) if len(times) >= needed else statistics.NAN
+        for kind, times in times_ms.items()
+        for name, (part, needed) in _PERCENTILES.items()
+    }
+
+
+def _first_boots(run: Run) -> "pd.Series[float]":
+    return run.events[run.events["event"] == "booted"].groupby("gpu")["elapsed"].min()
+
+
+def _boots_took(run: Run) -> "pd.Series[float]":
+    """Give the seconds of each GPU's first boot; NaN where not all of its workers became ready."""
+    boot = (run.events["event"] == "booted").groupby(run.events["gpu"]).cumsum()
+    of_first = run.events[boot == 1]
+    booted = of_first[of_first["event"] == "booted"].set_index("gpu")
+    # A worker that is started anew, in the place of one that was lost, is ready once more.
+    ready = of_first[of_first["event"] == "ready"].drop_duplicates(["gpu", "worker"]).groupby("gpu")["elapsed"]
+    is_whole = ready.count().reindex(booted.index) >= booted["num_workers"]
+    return (ready.max() - booted["elapsed"]).where(is_whole)
+
+
+def _littles_law(run: Run) -> dict[str, float]:
+    step = statistics.last_step(run)
+    begin, end = (statistics.NAN, statistics.NAN) if step is None else step[:2]
+    ended = run.ends.between(begin, end, inclusive="left")
+    return {
+        "begin [s]": begin,
+        "end [s]": end,
+        "mean in flight": statistics.mean_in_flight(run, begin, end),
+        "throughput [1/s]": int(ended.sum()) / (end - begin),
+        "mean completion time [ms]": float(run.requests["outer_time_ms"][ended].mean()),
+    }

@@ -1,0 +1,285 @@
+"""`scripts/report` and the notebook that it runs."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from example_runs import log_power, request, write_run
+
+from kaas import ROOT
+from kaas.analysis import claims, energy, figures, report, runs
+from kaas.errors import ResultsError
+
+PUBLISHED = ROOT.parent / "shared" / "paper-results"
+
+
+def run_report(*arguments: Path | str, cwd: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [ROOT / "scripts" / "report", *arguments],
+        cwd=cwd,
+        env=os.environ | {"KAAS_PYTHON": sys.executable} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "autoscaling-report.html").read_text()
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def row(page: str, name: str) -> list[str]:
+    """Give the cells of the first row of a table that begins with `name`."""
+    found = re.search(rf"<th>{re.escape(name)}</th>((?:\s*<td>[^<]*</td>)+)", page)
+    assert found is not None, f"no row {name}"
+    return re.findall(r"<td>([^<]*)</td>", found[1])
+
+
+def test_the_notebook_is_kept_without_outputs_and_with_an_id_for_each_cell() -> None:
+    notebook = json.loads((ROOT / "plot-autoscaling.ipynb").read_text())
+
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [(cell["outputs"], cell["execution_count"]) for cell in code] == [([], None)] * len(code)
+
+
+def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(tmp_path: Path) -> None:
+    folder, home, temporary = (tmp_path / name for name in ("results-with a blank", "home", "tmp"))
+    write_run(folder, "task-1")
+    home.mkdir()
+    temporary.mkdir()
+    notebook = (ROOT / "plot-autoscaling.ipynb").read_bytes()
+    before = {path.name for path in folder.iterdir()}
+
+    done = run_report(folder, HOME=str(home), TMPDIR=str(temporary), MPLCONFIGDIR=str(tmp_path / "matplotlib"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    pictures = sorted(path.stem for path in folder.glob("autoscaling-*.pdf"))
+    tables = sorted(path.name for path in folder.glob("table-*.csv"))
+    known = [picture.name for picture in figures.GALLERY if picture.name not in {"power", "requests-per-task-runner"}]
+    assert pictures == sorted(f"autoscaling-{name}" for name in ["combined", *known])
+    assert len(tables) == 5
+    assert done.stdout.splitlines() == [
+        *(f"Figure: {folder}/{name}.pdf (and .png)" for name in pictures),
+        *(f"Table: {folder}/{name}" for name in tables),
+        f"Report: {folder}/autoscaling-report.html",
+    ]
+    assert {path.name for path in folder.iterdir()} - before == {
+        *(f"{name}.{kind}" for name in pictures for kind in ("pdf", "png")),
+        *tables,
+        "autoscaling-report.html",
+    }
+    page = page_of(folder)
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == len(pictures)
+    assert re.findall(r'alt="([^"]*)"', page)[0] == "task-1"
+    assert set(re.findall(r'alt="([^"]*)"', page)) >= {picture.title for picture in figures.GALLERY[:6]}
+    assert "a client" in page
+    assert "find_runs" not in page
+    assert figures.HOW_TO_READ in page
+    assert row(page, "refused") == ["2"]
+    assert row(page, "duration [s]") == ["24"]
+    assert row(page, "energy [J]") == ["-"]
+    assert "Side by side" not in page
+    assert "<script" not in page
+    loaded = re.findall(r"""(?:src|href)=["']?([^"'>]*)|@import ([^;]*)|url\(([^)]*)""", page)
+    assert {link.split(":")[0] for links in loaded for link in links if link and not link.startswith("#")} == {"data"}
+    assert (ROOT / "plot-autoscaling.ipynb").read_bytes() == notebook
+    assert list(home.iterdir()) == list(temporary.iterdir()) == []
+
+
+def test_a_folder_that_is_not_ours_is_only_read_and_its_report_is_put_where_the_user_is(tmp_path: Path) -> None:
+    folder, here = tmp_path / "published", tmp_path / "here"
+    log_power(write_run(folder, "task-1"))
+    log_power(write_run(folder, "task-2"))
+    here.mkdir()
+    before = checksums(folder)
+
+    done = run_report(folder, cwd=here)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert checksums(folder) == before
+    (output,) = here.iterdir()
+    assert output.name == "report-published"
+    page = page_of(output)
+    assert figures.HOW_TO_READ_ALL in page
+    assert page.count(energy.HOW_TO_READ_TABLE) == 2
+    # 24 s of 60 W and of 80 W, and 4 requests that were served.
+    assert row(page, "energy [J]") == ["3,360", "3,360"]
+    assert row(page, "energy per served request [J]") == ["672", "672"]
+    assert row(page[page.index("Energy of each GPU") :], "1") == ["1,920", "power integral", "80", "80", "24", ""]
+    repeats = pd.read_csv(output / "table-repeats.csv", index_col="task")
+    assert repeats["energy [J]"].tolist() == [3360.0, 3360.0]
+
+
+def test_two_folders_are_set_side_by_side(tmp_path: Path) -> None:
+    write_run(tmp_path / "own", "task-1")
+    slower = [request(at, 2000.0) for at in range(0, 20, 2)]
+    write_run(tmp_path / "published", "task-1", slower)
+
+    done = run_report(tmp_path / "own", "--output", tmp_path / "new" / "out", "--compare", tmp_path / "published")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "new" / "out" / "autoscaling-compared.pdf").is_file()
+    page = page_of(tmp_path / "new" / "out")
+    for words in ("Side by side", figures.HOW_TO_READ_COMPARED):
+        assert words in page
+    assert claims.CANNOT_BE_TOLD in page
+    assert (tmp_path / "new" / "out" / "table-compared.csv").is_file()
+    assert "Both were set alike." in page
+    side_by_side = page[page.index("Side by side") :]
+    assert row(side_by_side, "warm completion time, p50 [ms]")[0::4][:2] == ["90", "2,000"]
+
+
+def test_the_pictures_are_of_the_repeat_that_is_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "results-two"
+    write_run(folder, "task-1")
+    write_run(folder, "task-2", [request(0, 1)])
+
+    first = run_report(folder, "--output", tmp_path / "out")
+    assert first.returncode == 0
+    assert (tmp_path / "out" / "autoscaling-refusals.pdf").exists()
+    shown = run_report(folder, "--repeat", "2", "--output", tmp_path / "out")
+    refused = run_report(folder, "--repeat", "7", "--output", tmp_path / "none")
+
+    assert shown.returncode == 0
+    assert not (tmp_path / "out" / "autoscaling-refusals.pdf").exists(), "it is of the first repeat, and would mislead"
+    assert not (tmp_path / "none").exists()
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "report: there is no repeat 7 (--repeat, KAAS_REPEAT) among task-1, task-2\n"
+
+
+def test_each_experiment_in_a_folder_has_its_own_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "results-mixed"
+    write_run(folder, "small-1")
+    write_run(folder, "large-1", [request(0, 5000)])
+
+    done = run_report(folder, "--compare", folder)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "several experiments cannot be pooled" in page_of(folder)
+    for name in ("small", "large"):
+        assert (folder / f"autoscaling-combined-{name}.pdf").is_file()
+        assert (folder / f"autoscaling-throughput-{name}.png").is_file()
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published results lie outside the project, and not here")
+def test_the_report_of_the_published_data_is_the_same_in_every_zone_and_they_are_left_as_they_are(
+    tmp_path: Path,
+) -> None:
+    before = checksums(PUBLISHED)
+
+    for zone in ("Asia/Tokyo", "America/Los_Angeles"):
+        done = run_report(PUBLISHED, "--output", tmp_path / zone, TZ=zone)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    tokyo, los_angeles = tmp_path / "Asia" / "Tokyo", tmp_path / "America" / "Los_Angeles"
+    assert checksums(PUBLISHED) == before
+    for path in [*tokyo.glob("*.csv"), *tokyo.glob("*.png")]:
+        assert path.read_bytes() == (los_angeles / path.name).read_bytes()
+    page = page_of(tokyo)
+    assert row(page, "requests") == ["2,770", "2,767"]
+    assert row(page, "refused") == ["0", "2"]
+    assert row(page, "cold starts") == ["8", "8"]
+    assert row(page, "monitoring's clock ahead of UTC [h]") == ["-5", "-5"]
+
+
+def test_the_report_runs_on_this_python_whatever_kernel_the_user_has(tmp_path: Path) -> None:
+    folder = tmp_path / "results-here"
+    write_run(folder, "task-1")
+    for place in ("share", "home/.local/share/jupyter", "home/Library/Jupyter"):
+        kernel = tmp_path / place / "kernels" / "python3"
+        kernel.mkdir(parents=True)
+        command = {"argv": ["/bin/false"], "display_name": "Broken", "language": "python"}
+        (kernel / "kernel.json").write_text(json.dumps(command))
+
+    done = run_report(folder, HOME=str(tmp_path / "home"), JUPYTER_PATH=str(tmp_path / "share"))
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_report_of_a_broken_run_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "task-1.csv").touch()
+
+    done = run_report(tmp_path, "--output", tmp_path / "out")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"report: {tmp_path}/task-1.csv holds no request: move it away, or run the experiment again\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["task-1.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (("nowhere",), 1, "there is no folder nowhere: name a results folder, such as results-autoscaling-cpu"),
+        ((".", "--compare", "nowhere"), 1, "there is no folder nowhere: name a results folder, such as"),
+        ((".", "--output", "--repeat"), 2, "--output needs a value: see scripts/report --help"),
+        ((".", "--output"), 2, "--output needs a value: see scripts/report --help"),
+        ((".", "--pdf"), 2, "there is no option --pdf: see scripts/report --help"),
+        ((".", "other"), 2, "one FOLDER, not also other: to set two side by side, use --compare"),
+    ],
+)
+def test_what_the_report_cannot_do_is_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, reason: str
+) -> None:
+    done = run_report(*arguments, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(f"report: {reason}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_picture_of_another_maker_is_not_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "results-of-the-paper"
+    write_run(folder, "task-1")
+    (folder / "autoscaling-combined.pdf").write_text("the paper's own")
+
+    done = run_report(folder)
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"report: {folder}/autoscaling-combined.pdf was not drawn by this program, and stays: choose another --output\n"
+    )
+    assert (folder / "autoscaling-combined.pdf").read_text() == "the paper's own"
+
+
+def test_an_output_that_is_no_folder_is_one_line(tmp_path: Path) -> None:
+    write_run(tmp_path / "results-here", "task-1")
+    (tmp_path / "file").touch()
+
+    done = run_report(tmp_path / "results-here", "--output", tmp_path / "file")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"report: {tmp_path}/file: File exists\n"
+
+
+def test_numbers_are_readable_and_what_is_not_known_is_a_dash() -> None:
+    frame = pd.DataFrame(
+        {"a": [1234.5, 0.00012345, 12.0], "b": pd.array([2770, None, 7], dtype="Int64"), "c": ["word", "", None]}
+    )
+
+    assert report.readable(frame).to_numpy().tolist() == [
+        ["1,234.5", "2,770", "word"],
+        ["0.0001", "-", ""],
+        ["12", "7", "-"],
+    ]
+
+
+def test_a_repeat_is_chosen_by_its_number(tmp_path: Path) -> None:
+    for number in (2, 10):
+        write_run(tmp_path, f"task-{number}", [request(0, 1)])
+    found = runs.find_runs(tmp_path)
+
+    assert [report.choose(found, number).task for number in ("", "10", "2")] == ["task-2", "task-10", "task-2"]
+    with pytest.raises(ResultsError, match="there is no repeat 1 "):
+        report.choose(found, "1")
