@@ -26,7 +26,8 @@ def _parts(reports: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     ]
     if first["quick"]:
         yield ["**A smoke run: these figures mean nothing.**"]
-    yield _table(("machine", ""), [(name, first["machine"][name]) for name in _FACTS if name in first["machine"]])
+    machine = first["machine"] | {"Python": first["machine"]["Python"].partition(" (")[0]}  # not where it lies here
+    yield _table(("machine", ""), [(name, machine[name]) for name in _FACTS if name in machine])
     yield ["## Targets"]
     yield _results([result for one in reports for result in one["results"] if result["target"]])
     for one in reports:

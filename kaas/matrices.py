@@ -131,17 +131,24 @@ def answer(payload: bytes, multiply: Multiply) -> bytes:
         Exception: whatever `multiply` raises.
     """
     task = Task.decode(payload)
-    with (
-        attached_matrix(task.a, task.n, task.dtype) as a,
-        attached_matrix(task.c, task.n, task.dtype) as c,
-    ):
+    with contextlib.ExitStack() as attached:
+        a = attached.enter_context(attached_matrix(task.a, task.n, task.dtype))
+        c = attached.enter_context(attached_matrix(task.c, task.n, task.dtype))
         try:
             inner_ms = _milliseconds(multiply, a.matrix, c.matrix)
         except Exception as error:
             # The frames of the traceback hold the matrices, and while they are held no segment can be closed.
             traceback.clear_frames(error.__traceback__)
             raise
-    return json.dumps({"inner_time_ms": inner_ms}).encode()
+        answer = _Answer(json.dumps({"inner_time_ms": inner_ms}).encode())
+        answer.attached = attached.pop_all()
+        return answer
+
+
+class _Answer(bytes):
+    """Bytes that keep the segments attached as long as they are there: a worker detaches once its reply is sent."""
+
+    attached: contextlib.ExitStack
 
 
 def run_kernel_alone(multiply: Multiply) -> None:
