@@ -7,6 +7,7 @@ What a child has started is killed when it has ended.
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import resource
@@ -20,7 +21,7 @@ from typing import Any
 
 from kaas import ROOT, SINGLE_THREADED
 from kaas.errors import ProcessFailed
-from kaas.forkserver import BUFFER, Config
+from kaas.forkserver import BUFFER, Config, kill_with_group
 
 Ended = Callable[[int, int | None], None]
 
@@ -28,6 +29,8 @@ _LINK_BUFFER = 1024 * 1024
 """Bytes that a link takes before its reader has run, if the system lets it: large messages need fewer turns then."""
 _RETRY = 0.1
 """Seconds until a line is sent again for whose descriptor there was no room."""
+_GRACE = 5.0
+"""Seconds that the fork server has to end once its children have ended or must be killed."""
 
 
 class ForkServer:
@@ -39,17 +42,23 @@ class ForkServer:
         on_ended: called with a child's number and its exit code (minus the signal's number if one ended it; None if
             it is not known because the fork server itself was lost).
         kill_after: seconds that children have to end by themselves once their links are closed.
+        kill_orphans: kill the children when the fork server is lost; else the ends of their links must do.
     """
 
-    def __init__(self, module: str, config: Config, on_ended: Ended, kill_after: float) -> None:
+    def __init__(
+        self, module: str, config: Config, on_ended: Ended, kill_after: float, *, kill_orphans: bool = False
+    ) -> None:
+        self.failure = ""  # why it could not import what it shall, the last time that it was started
         self._arguments = [module, json.dumps({"config": config, "kill_after": kill_after})]
         self._on_ended = on_ended
+        self._kill_after = kill_after
+        self._kill_orphans = kill_orphans
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._pending = b""
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._started = 0
-        self._children: set[int] = set()
+        self._children: dict[int, int | None] = {}  # the process of each, once it is known
         self._in_transit: dict[int, socket.socket] = {}
         self._preloaded: asyncio.Future[float] | None = None
         self._gone = asyncio.Event()
@@ -61,7 +70,10 @@ class ForkServer:
             ProcessFailed: it could not.
         """
         self._preloaded = asyncio.get_running_loop().create_future()
-        self._launch()
+        try:
+            self._launch()
+        except OSError as error:
+            raise ProcessFailed(f"the fork server cannot be started: {error.strerror}") from None
         return await self._preloaded
 
     def spawn(self, config: Config) -> tuple[int, socket.socket]:
@@ -78,7 +90,7 @@ class ForkServer:
         self._started += 1
         # Kept until it has arrived: macOS may lose a descriptor that is closed on its way.
         self._in_transit[self._started] = theirs
-        self._children.add(self._started)
+        self._children[self._started] = None
         self._send({"spawn": self._started, "config": config}, theirs.fileno())
         return self._started, ours
 
@@ -90,14 +102,31 @@ class ForkServer:
     async def close(self) -> None:
         """Start no more children, and wait until all have ended: by themselves, or killed after `kill_after`.
 
-        Close the children's links first: that is what ends them.
+        Close the children's links first: that is what ends them. A fork server that does not do its part in time (it
+        was stopped, say) is killed with them.
         """
         if self._control is not None:
             self._send({"close": True})
-            await self._gone.wait()
+            try:
+                await asyncio.wait_for(self._gone.wait(), self._kill_after + _GRACE)
+            except TimeoutError:
+                self.abort()
+
+    def abort(self) -> None:
+        """Kill the fork server and all children, without asking it; `on_ended` is called for each."""
+        if self._control is None:
+            return
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(BlockingIOError):
+            while self._receive():  # which children it has started, and which have ended
+                pass
+        self._lost(killed=True)
 
     def _launch(self) -> None:
-        ours, theirs = socket.socketpair()
+        ours, theirs = _high_socketpair()
+        output = sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL
         environment = (
             os.environ | SINGLE_THREADED | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
         )
@@ -108,7 +137,8 @@ class ForkServer:
                 [sys.executable, "-P", "-m", "kaas.forkserver", str(theirs.fileno()), *self._arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
+                stdout=output,  # our own is for events
+                stderr=output,
                 env=environment,
                 # A Ctrl-C at the terminal is the parent's to handle. A session of its own would keep it away, too, but
                 # Linux schedules each session as one: workers had to wait for hundreds of milliseconds.
@@ -116,7 +146,7 @@ class ForkServer:
             )
             on_failure.pop_all()
         ours.setblocking(False)
-        self._control, self._pending = ours, b""
+        self._control, self._pending, self.failure = ours, b"", ""
         self._gone.clear()
         asyncio.get_running_loop().add_reader(ours.fileno(), self._read)
 
@@ -149,31 +179,47 @@ class ForkServer:
                 self._unsent[0] = line[sent:], []
 
     def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._receive():  # to the end, if it is there: uvloop calls only once for one that ends by an error
+                pass
+            self._lost()
+
+    def _receive(self) -> bool:
+        """Take what the fork server has said; tell whether it may say more.
+
+        Raises:
+            BlockingIOError: it has said nothing.
+        """
         assert self._control is not None
         try:
             data = self._control.recv(BUFFER)
         except ConnectionError:
-            data = b""
-        if not data:
-            self._lost()
-            return
+            return False
         *lines, self._pending = (self._pending + data).split(b"\n")
         for line in lines:
-            self._handle(json.loads(line))
+            try:
+                self._handle(json.loads(line))
+            except Exception as error:  # one line that goes wrong must not take the others with it
+                asyncio.get_running_loop().call_exception_handler({"message": f"on {line!r}", "exception": error})
+        return bool(data)
 
     def _handle(self, message: dict[str, Any]) -> None:
         if "started" in message:
+            self._children[message["started"]] = message["pid"]
             self._in_transit.pop(message["started"]).close()
         elif "ended" in message:
-            self._children.discard(message["ended"])
+            if link := self._in_transit.pop(message["ended"], None):  # it never started
+                link.close()
+            del self._children[message["ended"]]
             self._on_ended(message["ended"], message["code"])
+        elif "error" in message:
+            self.failure = message["error"]
+            if self._preloaded is not None and not self._preloaded.done():
+                self._preloaded.set_exception(ProcessFailed(self.failure))
         elif self._preloaded is not None and not self._preloaded.done():
-            if "error" in message:
-                self._preloaded.set_exception(ProcessFailed(message["error"]))
-            else:
-                self._preloaded.set_result(message["preloaded"])
+            self._preloaded.set_result(message["preloaded"])
 
-    def _lost(self) -> None:
+    def _lost(self, *, killed: bool = False) -> None:
         assert self._control is not None
         assert self._process is not None
         loop, control = asyncio.get_running_loop(), self._control.fileno()
@@ -190,9 +236,11 @@ class ForkServer:
         for link in self._in_transit.values():
             link.close()
         self._in_transit.clear()
-        lost, self._children = self._children, set()
-        for child in lost:
-            self._on_ended(child, None)
+        lost, self._children = self._children, {}
+        for child, pid in lost.items():
+            if pid is not None and (killed or self._kill_orphans):
+                kill_with_group(pid)
+            self._on_ended(child, -signal.SIGKILL if killed else None)
         self._gone.set()
 
 
@@ -200,7 +248,25 @@ def describe(code: int | None) -> str:
     """Say in words how a process ended."""
     if code is None:
         return "ended, it is not known how"
-    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"ended by {signal.Signals(-code).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"ended by signal {-code}"
+
+
+def _high_socketpair() -> tuple[socket.socket, socket.socket]:
+    """Make a pair of which the second may be handed to a process whose stdin, stdout and stderr are others.
+
+    Who was started with one of these closed gets its number for the next thing that is opened.
+    """
+    ours, low = socket.socketpair()
+    with low, contextlib.ExitStack() as on_failure:
+        on_failure.callback(ours.close)
+        theirs = socket.socket(fileno=fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3))
+        on_failure.pop_all()
+    return ours, theirs
 
 
 @contextlib.contextmanager

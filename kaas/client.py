@@ -129,7 +129,7 @@ class Connection:
             self._decoder = wire.reply_decoder()
             self._socket = _connect(self._host, self._port, limit)
             if self._token:
-                self._socket.sendall(wire.encode_request(wire.Request(wire.TOKEN, self._token.encode())))
+                self._socket.sendall(wire.encode_request(wire.Request(wire.TOKEN, os.fsencode(self._token))))
         return self._socket
 
 

@@ -9,12 +9,14 @@ A child's code is a module with these functions:
 Between parent and fork server go lines of JSON over a socket pair, a child's end of its link beside its line:
 
     {"spawn": child, "config": {...}} and a descriptor    {"kill": child}    {"close": true}    to the fork server
-    {"preloaded": seconds} or {"error": text}    {"started": child}
+    {"preloaded": seconds} or {"error": text}    {"started": child, "pid": its process}
     {"ended": child, "code": exit code or minus the signal}                  from the fork server
 
 When it is told to close, or the parent is gone, the fork server gives its children `kill_after` seconds to end by
 themselves, kills those that are left, and ends. Each child leads a process group of its own, which is killed when the
 child has ended: what a child has started does not outlive it, unless it has left that group.
+
+It may block where it writes: the parent never does, and so always comes to read.
 """
 
 import contextlib
@@ -35,6 +37,7 @@ Config = dict[str, Any]
 
 BUFFER = 64 * 1024
 _MOST_DESCRIPTORS = 64
+_LONGEST_TEXT = 2000
 
 
 class Target(Protocol):
@@ -111,15 +114,15 @@ class _Server:
     def _kill(self, pids: list[int]) -> None:
         """Kill children that are not yet reaped, each with its group."""
         for pid in pids:
-            _kill_group(pid)
+            kill_with_group(pid)
 
     def _spawn(self, child: int, config: Config, descriptor: int) -> None:
         with socket.socket(fileno=descriptor) as link:
-            self._tell({"started": child})
+            name = config.get("name", f"child {child}")
             try:
                 pid = os.fork()
             except OSError as error:
-                print(f"no process can be started: {error.strerror}", file=sys.stderr)  # noqa: T201
+                print(f"{name}: no process can be started: {error.strerror}", file=sys.stderr)  # noqa: T201
                 self._tell({"ended": child, "code": None})
                 return
             if pid == 0:
@@ -127,8 +130,11 @@ class _Server:
                 try:
                     self._become_child()
                     code = self._target.run(link, config)
-                except BaseException:  # nothing may return into the fork server's loop
-                    traceback.print_exc()
+                except BaseException as error:  # nothing may return into the fork server's loop
+                    with contextlib.suppress(Exception):  # whoever it is may have closed its stderr
+                        print(f"{name} ended by an error: {say(error)}", file=sys.stderr)  # noqa: T201
+                        if config.get("tracebacks"):
+                            traceback.print_exc()
                 finally:
                     with contextlib.suppress(Exception):
                         sys.stdout.flush()
@@ -137,6 +143,7 @@ class _Server:
         with contextlib.suppress(OSError):  # it has done so itself, and may have ended since
             os.setpgid(pid, pid)
         self._children[pid] = child
+        self._tell({"started": child, "pid": pid})
 
     def _become_child(self) -> None:
         os.setpgid(0, 0)
@@ -183,10 +190,29 @@ def _reap_with_group() -> tuple[int, int]:
     return os.waitpid(found.si_pid, 0)
 
 
+def kill_with_group(pid: int) -> None:
+    """Kill a child that is not yet reaped, also if it has moved to another group, and all that is in its own."""
+    _kill_group(pid)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def _kill_group(pid: int) -> None:
     # PermissionError: all that is left of it are the dead, on macOS.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def say(error: BaseException, *, kind: bool = True) -> str:
+    """Say in one line of printable text what was raised, with its class unless `kind` is false."""
+    try:
+        text = str(error)
+    except BaseException:  # it is a kernel's code that makes this text, and it may do anything
+        text = "(what it says cannot be had)"
+    line = " ".join((f"{type(error).__name__}: {text}".removesuffix(": ") if kind else text).split())
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line[:_LONGEST_TEXT]
+    )
 
 
 def main() -> None:
@@ -197,14 +223,15 @@ def main() -> None:
     try:
         target = importlib.import_module(sys.argv[2])
         target.preload(settings["config"])
+        server = _Server(control, target, settings["kill_after"])
     except BaseException as error:  # whatever it is, sys.exit included, the parent is told
-        _send(control, {"error": f"{type(error).__name__}: {error}"})
+        _send(control, {"error": say(error)})
         return
     # What is here now is shared with every child as long as nobody writes to it, the garbage collector included.
     gc.collect()
     gc.freeze()
     _send(control, {"preloaded": time.monotonic() - begun})
-    _Server(control, target, settings["kill_after"]).serve()
+    server.serve()
     target.clean_up(settings["config"])
 
 

@@ -36,6 +36,11 @@ def describe() -> dict[str, str]:
     return facts
 
 
+def environment() -> dict[str, str]:
+    """Give the environment for a program that does not talk to the server: without the token."""
+    return {name: value for name, value in os.environ.items() if name != "KAAS_TOKEN"}
+
+
 def _processor() -> str:
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
@@ -67,7 +72,9 @@ def _output(program: str, *arguments: str) -> str:
     if path is None:
         return ""
     try:
-        done = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            [path, *arguments], env=environment(), capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

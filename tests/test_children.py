@@ -1,6 +1,7 @@
 import asyncio
 import os
 import pty
+import resource
 import signal
 import socket
 import subprocess
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 from support import LIMIT, Marked, eventually, exists
 
 from kaas import ROOT, children
 from kaas.children import ForkServer
 from kaas.errors import ProcessFailed
 from kaas.forkserver import Config
+
+MANY = 300
 
 
 class Family:
@@ -50,6 +54,18 @@ class Family:
             await self.forkserver.close()
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process have as many links as these tests make."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MANY + 200
+    if hard not in {-1, resource.RLIM_INFINITY} and hard < wanted:
+        pytest.skip(f"a process may have {hard} descriptors here, and this takes {wanted}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @pytest.fixture(autouse=True)
 def no_child_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     marked = Marked()
@@ -64,7 +80,10 @@ def no_child_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def with_family(
-    test: Callable[[Family], Coroutine[None, None, None]], kill_after: float = LIMIT, config: Config | None = None
+    test: Callable[[Family], Coroutine[None, None, None]],
+    kill_after: float = LIMIT,
+    config: Config | None = None,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
 ) -> None:
     async def run() -> None:
         family = Family(kill_after, config)
@@ -74,7 +93,8 @@ def with_family(
         finally:
             await family.close()
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
 
 
 def test_a_child_ends_when_its_link_does_and_its_exit_code_is_told() -> None:
@@ -202,6 +222,81 @@ def test_more_children_than_their_fork_server_takes_at_once_all_come() -> None:
     with_family(test)
 
 
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.usefixtures("many_descriptors")
+def test_hundreds_of_children_all_come_and_are_killed_though_their_fork_server_was_stopped(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def test(family: Family) -> None:
+        family.links = dict(family.forkserver.spawn({"do": "stay"}) for _ in range(MANY))
+        forkserver = psutil.Process(family.forkserver._process.pid)  # type: ignore[union-attr]
+        for link in family.links.values():
+            link.settimeout(LIMIT)
+            assert int(await asyncio.to_thread(link.recv, 100))
+        assert not family.ended
+        forkserver.suspend()
+        for child in family.links:
+            for _ in range(20):  # more lines than a socket keeps
+                family.forkserver.kill(child)
+        await asyncio.sleep(0.05)  # it may block now, but must not
+        assert not family.ended
+        forkserver.resume()
+        assert {await family.until_ended(child) for child in family.links} == {-signal.SIGKILL}
+
+    with_family(test, new_loop=new_loop)
+
+
+def test_an_end_that_cannot_be_told_does_not_keep_others_from_being_told() -> None:
+    async def test(family: Family) -> None:
+        problems = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context["exception"]))
+        first, second = await family.spawn("0"), await family.spawn("0")
+        family.ended[first[0]] = 0  # so that its end is told a second time, which raises
+        for _, pid in (first, second):
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: not psutil.pid_exists(pid))  # noqa: B023 - nothing is read meanwhile
+        assert await family.until_ended(second[0]) == -signal.SIGKILL
+        assert [str(problem).partition("\n")[0] for problem in problems] == ["told twice"]
+
+    with_family(test)
+
+
+def test_a_stopped_fork_server_is_killed_with_its_children_when_close_has_waited_long_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(family: Family) -> None:
+        monkeypatch.setattr(children, "_GRACE", 0.1)
+        child, pid = await family.spawn("stay")
+        psutil.Process(pid).parent().suspend()  # type: ignore[union-attr]
+        unborn, link = family.forkserver.spawn({"do": "stay"})
+        family.links[unborn] = link
+        await family.forkserver.close()
+        assert family.ended == {child: -signal.SIGKILL, unborn: -signal.SIGKILL}
+        await asyncio.to_thread(eventually, lambda: not exists(pid))
+
+    with_family(test, kill_after=0.1)
+
+
+def test_children_that_are_not_to_outlive_their_fork_server_are_killed_when_it_is_lost() -> None:
+    async def run() -> None:
+        ended: list[int | None] = []
+        forkserver = ForkServer("example_child", {}, lambda _, code: ended.append(code), LIMIT, kill_orphans=True)
+        await forkserver.start()
+        _, link = forkserver.spawn({"do": "stay"})
+        link.settimeout(LIMIT)
+        pid = int(await asyncio.to_thread(link.recv, 100))
+        psutil.Process(pid).parent().kill()  # type: ignore[union-attr]
+        async with asyncio.timeout(LIMIT):
+            while not ended:
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(eventually, lambda: not exists(pid))
+        link.close()
+        assert ended == [None]
+        await forkserver.close()
+
+    asyncio.run(run())
+
+
 def test_children_have_descriptors_of_their_own_only() -> None:
     async def test(family: Family) -> None:
         for _ in range(5):
@@ -222,6 +317,21 @@ def test_a_preload_that_fails_is_told(config: Config, text: str) -> None:
         family = Family(config=config)
         with pytest.raises(ProcessFailed, match=text):
             await family.forkserver.start()
+        await family.close()
+
+    asyncio.run(run())
+
+
+def test_a_fork_server_for_which_there_is_no_room_is_told() -> None:
+    async def run() -> None:
+        family = Family()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # what is open stays so
+        try:
+            with pytest.raises(ProcessFailed, match="the fork server cannot be started: Too many open files"):
+                await family.forkserver.start()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await family.close()
 
     asyncio.run(run())
@@ -329,7 +439,12 @@ def test_when_the_parent_is_killed_all_its_children_end() -> None:
 
 @pytest.mark.parametrize(
     ("code", "text"),
-    [(0, "ended with exit code 0"), (-9, "ended by SIGKILL"), (None, "ended, it is not known how")],
+    [
+        (0, "ended with exit code 0"),
+        (-9, "ended by SIGKILL"),
+        (-35, "ended by signal 35"),
+        (None, "ended, it is not known how"),
+    ],
 )
 def test_an_end_is_described_in_words(code: int | None, text: str) -> None:
     assert children.describe(code) == text

@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from kaas import machine
 from kaas.errors import UsageError
 from kaas.monitor.samples import Sample
 
@@ -110,6 +111,7 @@ class NvidiaSmi:
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [*_query(self._fields, self._only), "-lms", str(self._interval_ms)],
+            env=machine.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=sys.stderr,
@@ -159,7 +161,14 @@ def _known_fields(only: list[str]) -> list[str]:
     fields = list(FIELDS)
     while True:
         try:
-            asked = subprocess.run(_query(fields, only), capture_output=True, text=True, timeout=60, check=False)
+            asked = subprocess.run(
+                _query(fields, only),
+                env=machine.environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UsageError(f"nvidia-smi does not run ({error}): is the NVIDIA driver installed?") from None
         said = asked.stdout + asked.stderr

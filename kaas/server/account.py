@@ -5,7 +5,9 @@
 
 An invocation's outcome is its reply's status (`ANSWERS`), or `abandoned` if its client had gone before it had one. The
 statuses of `REFUSALS` end a connection: they answer bytes that are no invocation, or come from who shows no token.
-`replies` counts the frames that went out, where they go out. Answers to status queries are not in the account.
+`replies` counts the answers that were given to an open connection: that none was made for a client that had gone, and
+none got lost on its way there. Whether the client took it, only the client knows. Answers to status queries are not in
+the account.
 """
 
 import logging

@@ -3,16 +3,25 @@
 import asyncio
 import hmac
 import json
+import logging
+from collections.abc import Iterator
 from typing import cast
 
 from kaas import wire
 from kaas.errors import FrameError
+from kaas.server.account import Sparing
 from kaas.server.pool import Pool
 from kaas.server.process import Invocation
 from kaas.wire import Pieces, Reply, RequestFrame
 
+log = logging.getLogger("kaas.server")
+
 LINGER = 5.0
 """Seconds that a client has to take its last replies."""
+_LINGER_OF_STRANGERS = 0.5
+"""Seconds that one without the token has to take that it is refused."""
+_STRANGERS = 4
+"""One of so many connections may be a stranger's: one that has shown no token."""
 _MOST_TOKEN = 4096
 """Bytes that a payload may have before the token was shown."""
 _PATIENCE = 10.0
@@ -20,14 +29,44 @@ _PATIENCE = 10.0
 _WANTED = "this server wants a token: set KAAS_TOKEN to it"
 
 
+class Connections(set["ClientConnection"]):
+    """The connections that are open. Strangers have a part of them only, and must not keep out who has the token.
+
+    Args:
+        most: how many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most_strangers = max(most // _STRANGERS, 1)
+        self._strangers: dict[ClientConnection, None] = {}  # oldest first
+        self._many = Sparing(log, 60.0)
+
+    def add_stranger(self, connection: "ClientConnection") -> None:
+        """Take note of one that has shown no token yet; the oldest has to go if there are too many."""
+        self._strangers[connection] = None
+        if len(self._strangers) > self._most_strangers:
+            self._many.warning("over %d connections show no token: the oldest is closed", self._most_strangers)
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.abort()
+
+    def discard_stranger(self, connection: "ClientConnection") -> None:
+        """It has shown its token, or is gone."""
+        self._strangers.pop(connection, None)
+
+
 class ClientConnection(asyncio.BufferedProtocol):
     """One client's connection: any number of invocations, several at a time if the client likes."""
 
-    def __init__(self, pool: Pool, token: bytes, message_size: int, connections: "set[ClientConnection]") -> None:
+    def __init__(self, pool: Pool, token: bytes, message_size: int, connections: Connections) -> None:
         self._pool = pool
         self._token = token
         self._trusted = not token
         self._refused = False
+        self._held = False  # no more requests are taken: it is refused, or does not read its replies
+        self._rest: Iterator[RequestFrame] = iter(())  # what has come and is held
+        self._status = b""  # answers all queries of one piece of data
         self._message_size = message_size
         self._decoder = wire.request_frames(max(_MOST_TOKEN, len(token)) if token else message_size)
         self._connections = connections
@@ -40,6 +79,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._connections.add(self)
         if not self._trusted:
+            self._connections.add_stranger(self)
             late = f"{_WANTED}, and show it within {_PATIENCE:g} s"
             self._patience = asyncio.get_running_loop().call_later(_PATIENCE, self._refuse, "unauthorized", late, 0)
 
@@ -49,40 +89,55 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """It is there."""
-        if self._refused:
-            return
-        try:
-            for request in self._decoder.received(nbytes):
-                self._handle(request)
-                if self._refused:  # what follows is not even looked at
-                    return
-        except FrameError as error:
-            if self._trusted:
-                self._refuse("bad_request", str(error), error.request_id)
-            else:
-                self._refuse("unauthorized", _WANTED, error.request_id)
+        if not self._refused:
+            self._take(self._decoder.received(nbytes))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client has gone, or we have closed."""
         self._transport = None
         self._connections.discard(self)
+        self._connections.discard_stranger(self)
+        self._rest = iter(())
         self._stop_waiting()
         self._abandon()
 
     def pause_writing(self) -> None:
         """The client does not read its replies: take no more requests from it until it does."""
+        self._held = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It reads again."""
-        if self._transport is not None:
+        self._held = self._refused
+        if not self._held:
+            self._take(self._rest)
+        if self._transport is not None and (self._refused or not self._held):
             self._transport.resume_reading()
 
     def close(self) -> None:
         """Close, once what has been answered is sent."""
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, whatever has not been sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _take(self, requests: Iterator[RequestFrame]) -> None:
+        self._status = b""
+        try:
+            for request in requests:
+                self._handle(request)
+                if self._held:
+                    self._rest = requests
+                    return
+        except FrameError as error:
+            if self._trusted:
+                self._refuse("bad_request", str(error), error.request_id)
+            else:
+                self._refuse("unauthorized", _WANTED, error.request_id)
 
     def _handle(self, request: RequestFrame) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -91,6 +146,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._trusted = not self._token or hmac.compare_digest(request.payload, self._token)
             self._decoder.limit = self._message_size
             self._stop_waiting()
+            if self._trusted:
+                self._connections.discard_stranger(self)
         if not self._trusted:
             self._refuse("unauthorized", _WANTED, request.id)
         elif request.kind == wire.INVOKE:
@@ -98,18 +155,20 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._invocations.add(invocation)
             self._pool.submit(invocation)
         elif request.kind == wire.STATUS:
-            self._send([wire.encode_reply(Reply("ok", json.dumps(self._pool.status()).encode(), request.id))])
+            self._status = self._status or json.dumps(self._pool.status()).encode()
+            self._send([wire.encode_reply(Reply("ok", self._status, request.id))])
 
     def _refuse(self, status: str, text: str, request_id: int) -> None:
         """Reply, and close when the client has: one that is still sending would not get the reply otherwise."""
-        self._refused = True
+        self._refused = self._held = True
         self._stop_waiting()
         self._abandon()
         self._pool.account[status] += 1
         self._reply([wire.encode_reply(Reply(status, text.encode(), request_id))])
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write_eof()
-            self._patience = asyncio.get_running_loop().call_later(LINGER, self.close)
+            linger = _LINGER_OF_STRANGERS if status == "unauthorized" else LINGER
+            self._patience = asyncio.get_running_loop().call_later(linger, self.abort)
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:
@@ -125,12 +184,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._reply(frame)
 
     def _reply(self, frame: Pieces) -> None:
-        if self._send(frame):
+        if self._transport is not None:
+            self._send(frame)
             self._pool.account["replies"] += 1
 
-    def _send(self, frame: Pieces) -> bool:
-        if self._transport is None:
-            return False
-        for piece in frame:
-            self._transport.write(piece)
-        return True
+    def _send(self, frame: Pieces) -> None:
+        if self._transport is not None:
+            for piece in frame:
+                self._transport.write(piece)

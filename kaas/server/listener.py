@@ -25,13 +25,28 @@ _RESERVE = 64
 """Descriptors that clients leave to the rest of the server, besides two for each worker."""
 
 
+def most_connections(others: int) -> int:
+    """Tell how many connections of clients the descriptors allow, where `others` are kept for something else."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(descriptors - _RESERVE - others, descriptors // 2)
+
+
+def resolve(host: str) -> list[str]:
+    """Give the addresses that a name or address stands for, as numbers.
+
+    Raises:
+        UsageError: it stands for nothing.
+    """
+    return [address[0] for _, address in _resolve(host, 0)]
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether everything that a name or address stands for is this machine only.
 
     Raises:
         UsageError: it stands for nothing.
     """
-    return all(ipaddress.ip_address(address[0]).is_loopback for _, address in _resolve(host, 0))
+    return all(ipaddress.ip_address(address).is_loopback for address in resolve(host))
 
 
 def listen(host: str, port: int, option: str = "port") -> socket.socket:
@@ -67,15 +82,15 @@ class Acceptor:
         listener: where; it is closed with this.
         protocol: makes the protocol of a connection.
         count: tells how many connections there are.
-        workers: most workers that the server may have; descriptors are kept for them.
+        most: how many there may be; more wait in the system's queue.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        protocol: Callable[[], asyncio.BufferedProtocol],
+        protocol: Callable[[], asyncio.BaseProtocol],
         count: Callable[[], int],
-        workers: int,
+        most: int,
     ) -> None:
         self._listener = listener
         self._protocol = protocol
@@ -84,8 +99,7 @@ class Acceptor:
         self._connecting: set[asyncio.Task[object]] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._full = Sparing(log, 60.0)
-        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(descriptors - _RESERVE - 2 * workers, descriptors // 2)
+        self._most = most
         self._open()
 
     def close(self) -> None:
@@ -100,8 +114,8 @@ class Acceptor:
 
     def _accept(self) -> None:
         """Accept one; the loop calls again while there are more, and asks what it has besides in between."""
-        if self._count() + len(self._connecting) >= self._most:
-            self._wait("all descriptors that there are for them")
+        if self._open_now() >= self._most:
+            self._wait("that is all that there is room for")
             return
         try:
             connection, _ = self._listener.accept()
@@ -115,13 +129,20 @@ class Acceptor:
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
+    def _open_now(self) -> int:
+        return self._count() + len(self._connecting)
+
     def _wait(self, why: str | None) -> None:
-        self._full.warning("%d connections are open: more have to wait until some are closed: %s", self._count(), why)
+        self._full.warning(
+            "%d connections are open: more have to wait until some are closed: %s", self._open_now(), why
+        )
         self._loop.remove_reader(self._listener)
         self._retry = self._loop.call_later(_RETRY, self._open)
 
     async def _connect(self, connection: socket.socket) -> None:
         try:
+            # A client whose machine is gone without a word must not keep its place for ever.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             await self._loop.connect_accepted_socket(self._protocol, connection)
         except OSError as error:  # it has gone already
             connection.close()

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import socket
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, product
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -18,41 +19,46 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from kaas.server.account import OUTCOMES, REFUSALS
-from kaas.server.listener import name
+from kaas.server.listener import Acceptor, name
 from kaas.server.process import STATES
 
 _CALLS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _BOOTS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _PATIENCE = 10.0
 """Seconds that a scrape may take."""
-_NO_ANSWER = (OSError, EOFError, asyncio.LimitOverrunError, asyncio.CancelledError)
-"""It is too slow or has gone, is none, or the server ends; Python 3.11 logs a scrape that is cancelled."""
+_NO_ANSWER = (OSError, EOFError, asyncio.LimitOverrunError)
+"""It is too slow or has gone, or is none."""
+_TEXT = "text/plain; charset=utf-8"
 
 
 class Histogram:
-    """Counts durations up to each of some bounds, in seconds."""
+    """Counts durations up to each of some bounds, in seconds, for each GPU."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self._counts: defaultdict[int | None, list[int]] = defaultdict(lambda: [0] * (len(bounds) + 1))
+        self._sums: defaultdict[int | None, float] = defaultdict(float)
 
-    def observe(self, seconds: float) -> None:
-        """Count one."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+    def observe(self, seconds: float, gpu: int | None = None) -> None:
+        """Count one; without a GPU, it stands under none."""
+        self._counts[gpu][bisect_left(self._bounds, seconds)] += 1
+        self._sums[gpu] += seconds
 
     def family(self, name: str, text: str) -> HistogramMetricFamily:
         """Give what has been counted by now, for Prometheus."""
-        total, buckets = 0, []
-        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
-            total += count
-            buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), total))
-        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum)
+        family = HistogramMetricFamily(name, text, labels=["gpu"])
+        bounds = (*map(str, map(float, self._bounds)), "+Inf")
+        for gpu, counts in self._counts.items():
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            family.add_metric(["" if gpu is None else str(gpu)], buckets, self._sums[gpu])
+        return family
 
 
 class Metrics:
     """What the server's other parts observe, and the port where it is shown."""
+
+    most = 16
+    """Scrapes at a time; more wait. Their descriptors are not taken from the clients."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.address = name(listener)
@@ -61,31 +67,51 @@ class Metrics:
         self.kernel = Histogram(_CALLS)
         self.boot = Histogram(_BOOTS)
         self._status: Callable[[], dict[str, Any]] = dict
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
+        self._scrapes: set[asyncio.Task[None]] = set()
 
-    async def serve(self, status: Callable[[], dict[str, Any]]) -> None:
+    def serve(self, status: Callable[[], dict[str, Any]]) -> None:
         """Answer scrapes until `close`; `status` gives the pool's status."""
         self._status = status
-        self._server = await asyncio.start_server(self._answer, sock=self._listener)
+        self._acceptor = Acceptor(self._listener, self._protocol, lambda: len(self._scrapes), self.most)
 
     def close(self) -> None:
         """Answer no more."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
+        for scrape in self._scrapes:
+            scrape.cancel()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer), contextlib.suppress(*_NO_ANSWER):
-            async with asyncio.timeout(_PATIENCE):
-                words = (await reader.readuntil(b"\r\n\r\n")).split(maxsplit=2)
-                if len(words) < 3 or words[0] != b"GET":  # noqa: PLR2004 - method, path, and the rest
-                    status, body = "405 Method Not Allowed", b"only GET\n"
-                elif words[1].partition(b"?")[0] not in {b"/", b"/metrics"}:
-                    status, body = "404 Not Found", b"see /metrics\n"
-                else:
-                    status, body = "200 OK", await asyncio.to_thread(_written, self._families(self._status()))
-                head = f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE_LATEST}\r\nContent-Length: {len(body)}\r\n"
-                writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
-                await writer.drain()
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._begin)
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        scrape = asyncio.get_running_loop().create_task(self._scrape(reader, writer))
+        self._scrapes.add(scrape)
+        scrape.add_done_callback(self._scrapes.discard)
+
+    async def _scrape(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(*_NO_ANSWER):
+                async with asyncio.timeout(_PATIENCE):
+                    writer.write(await self._answer(await reader.readuntil(b"\r\n\r\n")))
+                    writer.close()
+                    await writer.wait_closed()
+        finally:
+            writer.transport.abort()
+
+    async def _answer(self, request: bytes) -> bytes:
+        method, path = [*request.split(maxsplit=2), b"", b""][:2]
+        kind = _TEXT
+        if method not in {b"GET", b"HEAD"}:
+            status, body = "405 Method Not Allowed\r\nAllow: GET, HEAD", b"only GET and HEAD\n"
+        elif path.partition(b"?")[0] not in {b"/", b"/metrics"}:
+            status, body = "404 Not Found", b"see /metrics\n"
+        else:
+            status, kind = "200 OK", CONTENT_TYPE_LATEST
+            body = await asyncio.to_thread(_written, self._families(self._status()))
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        return head.encode() + (b"" if method == b"HEAD" else body)
 
     def _families(self, status: dict[str, Any]) -> list[Metric]:
         counted = status["counters"]
@@ -94,10 +120,10 @@ class Metrics:
         )
         for outcome in (*OUTCOMES, *REFUSALS):
             requests.add_metric([outcome], counted[outcome])
-        states = Counter(worker["state"] for worker in status["workers"])
-        workers = GaugeMetricFamily("kaas_workers", "Workers of booted GPUs.", labels=["state"])
-        for state in STATES:
-            workers.add_metric([state], states[state])
+        states = Counter((worker["gpu"], worker["state"]) for worker in status["workers"])
+        workers = GaugeMetricFamily("kaas_workers", "Workers of booted GPUs.", labels=["gpu", "state"])
+        for gpu, state in product(range(status["gpus"]), STATES):
+            workers.add_metric([str(gpu), state], states[gpu, state])
         return [
             GaugeMetricFamily("kaas_in_flight", "Invocations accepted and not yet answered.", status["in_flight"]),
             GaugeMetricFamily("kaas_task_runners", "Booted GPUs.", status["task_runners"]),
@@ -105,7 +131,6 @@ class Metrics:
             workers,
             CounterMetricFamily("kaas_accepted", "Invocations accepted.", counted["accepted"]),
             requests,
-            CounterMetricFamily("kaas_cold_starts", "Task runners booted for an invocation.", counted["cold_starts"]),
             self.queue.family("kaas_queue_seconds", "From acceptance until a worker had the invocation."),
             self.kernel.family("kaas_kernel_seconds", "In the kernel's call."),
             self.boot.family("kaas_boot_seconds", "From a worker's start until it was ready."),
@@ -118,6 +143,7 @@ def _by_gpu(gpus: list[dict[str, Any]]) -> Iterator[Metric]:
         (GaugeMetricFamily, "booted", "kaas_gpu_booted", "1 if the GPU's task runner is booted."),
         (GaugeMetricFamily, "in_flight", "kaas_gpu_in_flight", "Invocations that the GPU's workers have."),
         (GaugeMetricFamily, "workers", "kaas_gpu_workers", "Workers that the GPU may have, 0 once it is left out."),
+        (CounterMetricFamily, "cold_starts", "kaas_cold_starts", "Invocations that the GPU was booted for."),
         (CounterMetricFamily, "lost", "kaas_gpu_lost_workers", "The GPU's workers that were lost."),
     ):
         family = kind(title, text, labels=["gpu"])

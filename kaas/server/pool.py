@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Pool:
         self._idle_since: dict[int, float] = {}  # of each booted GPU, in the loop's time
         self._idle_watch: dict[int, asyncio.TimerHandle] = {}
         self.account = Account()
+        self._cold_starts: Counter[int] = Counter()  # of each GPU
         self._kernel_errors = Sparing(log)
         self._no_gpu = ""  # why no GPU is left
         # So many boots can fail for one invocation before no place is left; the machine may refuse them for longer.
@@ -105,6 +106,7 @@ class Pool:
             "in_flight": self._placement.in_flight(gpu) if booted else 0,
             "workers": len(self._placement.workers(gpu)),
             "lost": self._runners.lost[gpu],
+            "cold_starts": self._cold_starts[gpu],
         }
 
     async def drain(self) -> None:
@@ -139,6 +141,7 @@ class Pool:
                 self._kernel_errors.warning(
                     "worker %d on GPU %d: %s", worker.number, worker.gpu, reply.payload.decode()
                 )
+            self._observe(invocation, worker.gpu, reply.kernel_ns)
             self._send(invocation, reply, worker)
         self._release(worker)
 
@@ -151,6 +154,7 @@ class Pool:
     def lost(self, worker: WorkerProcess, invocation: Invocation, reason: str, unbegun: bool) -> None:
         """A worker was lost with its invocation; one that was not begun moves to another place if there is one."""
         if not (unbegun and self._move(invocation)):
+            self._observe(invocation, worker.gpu)
             self._answer_lost(invocation, worker, reason)
         self._release(worker)
 
@@ -177,19 +181,27 @@ class Pool:
         if place.boots:
             invocation.cold_start = True
             self.account["cold_starts"] += 1
+            self._cold_starts[place.gpu] += 1
             self._runners.boot(place.gpu, self._placement.workers(place.gpu))
             self._watch_idle(place.gpu, self._settings.idle_timeout)
         self._runners.assign(invocation, place)
 
     def _move(self, invocation: Invocation) -> bool:
-        """Give an invocation that was not begun another place; tell whether there was one, or it needs none."""
+        """Give an invocation that was not begun another place, or the first turn; tell whether that is settled."""
         if invocation.answered:
             return True
         invocation.moves += 1
-        place = self._placement.acquire() if invocation.moves <= self._most_moves else None
+        if invocation.moves > self._most_moves:
+            return False
+        place = self._placement.acquire()
         if place is not None:
             self._assign(invocation, place)
-        return place is not None
+        elif self._settings.when_full == "queue" and not self._placement.exhausted:
+            self._enqueue(invocation)
+            self._queue.move_to_end(invocation, last=False)
+        else:
+            return False
+        return True
 
     def _release(self, worker: WorkerProcess) -> None:
         """Take the worker's place back; the invocation that has waited longest, if any, gets it."""
@@ -255,19 +267,22 @@ class Pool:
     def _send(self, invocation: Invocation, reply: ReplyFrame, worker: WorkerProcess | None) -> None:
         if invocation.answered:
             return
-        status, kernel_ns, frame = reply
+        status, _, frame = reply
         self._close(invocation, status)
         queued_ns = (invocation.handed_over or time.perf_counter_ns()) - invocation.accepted
-        if self._metrics is not None and invocation.handed_over:
-            self._metrics.queue.observe(queued_ns / 1e9)
-            if kernel_ns:
-                self._metrics.kernel.observe(kernel_ns / 1e9)
         gpu, number = (None, None) if worker is None else (worker.gpu, worker.number)
         cold_start, waited_for_boot = invocation.cold_start, invocation.waited_for_boot
         wire.complete_reply(
             frame, Reply(status, b"", invocation.request.id, cold_start, waited_for_boot, gpu, number, queued_ns)
         )
         invocation.send(invocation, frame)
+
+    def _observe(self, invocation: Invocation, gpu: int, kernel_ns: int = 0) -> None:
+        """Have the metrics show how long an invocation took which a worker was given, whatever the client was told."""
+        if self._metrics is not None and invocation.handed_over:
+            self._metrics.queue.observe((invocation.handed_over - invocation.accepted) / 1e9, gpu)
+            if kernel_ns:
+                self._metrics.kernel.observe(kernel_ns / 1e9, gpu)
 
     def _answer_all(self, why: str) -> None:
         for invocation in list(self._open):

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 from kaas import wire
 from kaas.children import ForkServer, describe
-from kaas.errors import FrameError, UsageError
+from kaas.errors import FrameError, ProcessFailed, UsageError
 from kaas.forkserver import Config
 from kaas.wire import Pieces, ReplyFrame, RequestFrame
 
@@ -147,7 +147,12 @@ class WorkerProcess(asyncio.BufferedProtocol):
         return f"<worker {self.number} on GPU {self.gpu}, {self.state}>"
 
     async def _connect(self, link: socket.socket) -> None:
-        await asyncio.get_running_loop().create_connection(lambda: self, sock=link)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: self, sock=link)
+        except OSError as error:
+            link.close()
+            self.linked = False
+            self._fail(f"there is no link to it: {error.strerror}")
 
     def _begin(self, invocation: Invocation) -> None:
         if invocation.answered:
@@ -205,9 +210,13 @@ class Trial:
 
         Raises:
             UsageError: the kernel does not load; the text says why.
+            ProcessFailed: there is no process to be had.
         """
         worker = WorkerProcess(0, 0, self)
-        self.child = worker.start(forkserver, config, limit)
+        try:
+            self.child = worker.start(forkserver, config, limit)
+        except OSError as error:
+            raise ProcessFailed(f"no process can be started to try the kernel in: {error.strerror}") from None
         self._kill = partial(forkserver.kill, self.child)
         try:
             return await self._result

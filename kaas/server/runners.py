@@ -1,16 +1,14 @@
 """The task runners: boots and stops the worker processes of a GPU, and refills the place of one that was lost.
 
 A place whose worker served is refilled at once. One whose boots fail is tried again after pauses that grow, and left
-out after `MOST_FAILED_BOOTS` in a row; boots that fail because the machine gives no process do not count.
+out after `MOST_FAILED_BOOTS` in a row; boots that fail because the machine gives no process do not count, but are tried
+after pauses that grow, too.
 
 It does what it is told, by `pool.py`; which GPU, and for which invocation, is not its business.
 """
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from kaas import kernels
 from kaas.children import ForkServer, describe
 from kaas.events import Event
 from kaas.forkserver import Config
+from kaas.server.account import Sparing
 from kaas.server.placement import Place
 from kaas.server.process import Invocation, Trial, WorkerProcess
 from kaas.server.settings import Settings
@@ -38,7 +37,8 @@ MOST_FAILED_BOOTS = 5
 _PAUSE = 0.1
 """Seconds from the first failed boot to the second try; doubled from one to the next."""
 _PAUSE_OF_MACHINE = 1.0
-"""Seconds to the next try where the machine gave no process."""
+"""Seconds to the next try where the machine gave no process; doubled likewise, up to `_LONGEST_PAUSE`."""
+_LONGEST_PAUSE = 30.0
 
 
 class Owner(Protocol):
@@ -72,12 +72,15 @@ class TaskRunners:
         self._by_child: dict[int, WorkerProcess] = {}
         self._trial: Trial | None = None
         self._failures: Counter[int] = Counter()  # of each worker, boots in a row that came to nothing
+        self._refusals: Counter[int] = Counter()  # of each worker, boots in a row for which there was no process
+        self._refused = Sparing(log, _LONGEST_PAUSE)
         imports = kernels.imports(settings.kernel)
         self._forkserver = ForkServer(
             "kaas.server.worker",
             {"modules": [name for name in imports if name.partition(".")[0] in SAFE_TO_PRELOAD]},
             self._ended,
             settings.kill_after,
+            kill_orphans=True,  # one that hangs never looks at its link again
         )
 
     async def start(self) -> None:
@@ -91,7 +94,8 @@ class TaskRunners:
             seconds = await self._forkserver.start()
             log.info("libraries imported in %.2f s", seconds)
             self._trial = Trial()
-            phases = await self._trial.run(self._forkserver, self._config(gpu=0), self._settings.boot_timeout)
+            config = self._config("the kernel's trial", gpu=0)
+            phases = await self._trial.run(self._forkserver, config, self._settings.boot_timeout)
             log.info("kernel %s loads in %.2f s", self._settings.kernel.name, phases["import"])
         except BaseException:
             await self._forkserver.close()
@@ -115,16 +119,17 @@ class TaskRunners:
         workers = self._workers.pop(gpu)
         self._emit(Event("stopped", time.time(), gpu, len(workers), detail=why))
         for worker in workers.values():
-            self._failures.pop(worker.number, None)
+            self._forget_failures(worker)
             worker.stop()
             if worker.child is not None:
                 loop = asyncio.get_running_loop()
                 loop.call_later(self._settings.kill_after, self._forkserver.kill, worker.child)
 
     def kill(self) -> None:
-        """Kill every worker."""
-        for child in list(self._by_child):
-            self._forkserver.kill(child)
+        """Kill every worker at once, and the fork server, which may not answer."""
+        for gpu in list(self._workers):
+            self.stop(gpu, "shutdown")
+        self._forkserver.abort()
 
     def assign(self, invocation: Invocation, place: Place) -> None:
         """Give a worker its invocation."""
@@ -148,9 +153,9 @@ class TaskRunners:
 
     def ready(self, worker: WorkerProcess, phases: dict[str, float]) -> None:
         """A worker has loaded the kernel."""
-        self._failures.pop(worker.number, None)
+        self._forget_failures(worker)
         if self._metrics is not None:
-            self._metrics.boot.observe(worker.boot_seconds)
+            self._metrics.boot.observe(worker.boot_seconds, worker.gpu)
         detail = ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in phases.items())
         self._emit(Event("ready", time.time(), worker.gpu, 1, worker.number, detail))
 
@@ -173,11 +178,8 @@ class TaskRunners:
         worker = self._by_child.pop(child, None)
         if worker is None:
             return
-        if code is None and worker.linked and worker.pid is not None:
-            # The fork server is lost, and with it the leash of a worker that may never look at its link again.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(worker.pid, signal.SIGKILL)
-        worker.ended = describe(code)
+        why = self._forkserver.failure
+        worker.ended = f"the fork server cannot be started again: {why}" if code is None and why else describe(code)
         # What it said last may still be on its way over the link.
         wait = _LAST_WORDS if worker.linked else 0.0
         asyncio.get_running_loop().call_later(wait, self._lost, worker, code is not None)
@@ -187,22 +189,25 @@ class TaskRunners:
         if worker.state == "stopping":
             return
         booting, was_idle = worker.state == "booting", worker.state in {"idle", "lost"}
-        if booting and counts:
-            self._failures[worker.number] += 1
+        if booting:
+            (self._failures if counts else self._refusals)[worker.number] += 1
         failures = self._failures[worker.number]
         left_out = failures >= MOST_FAILED_BOOTS
         reason, more = worker.failure or worker.ended, f"; left out after {failures} failed boots" if left_out else ""
         worker.stop("left out" if left_out else "stopping")
         self.lost[worker.gpu] += 1
         self._emit(Event("lost", time.time(), worker.gpu, 1, worker.number, reason + more))
-        log.warning("worker %d on GPU %d was lost: %s%s", worker.number, worker.gpu, reason, more)
+        warn = self._refused.warning if booting and not counts else log.warning
+        warn("worker %d on GPU %d was lost: %s%s", worker.number, worker.gpu, reason, more)
         if left_out:
             self._owner.left_out(worker, reason)
             return
         successor = self._workers[worker.gpu][worker.number] = self._worker(worker.number, worker.gpu)
         pause = 0.0
-        if booting:
-            pause = _PAUSE * 2 ** (failures - 1) if counts else _PAUSE_OF_MACHINE
+        if booting and counts:
+            pause = _PAUSE * 2 ** (failures - 1)
+        elif booting:
+            pause = min(_PAUSE_OF_MACHINE * 2 ** min(self._refusals[worker.number] - 1, 10), _LONGEST_PAUSE)
         asyncio.get_running_loop().call_later(pause, self._start, successor)
         if worker.invocation is None:
             return
@@ -218,16 +223,22 @@ class TaskRunners:
         if worker.state != "booting":  # its task runner was stopped during the pause
             return
         try:
-            child = worker.start(self._forkserver, self._config(worker.gpu), self._settings.boot_timeout)
+            config = self._config(f"worker {worker.number} on GPU {worker.gpu}", worker.gpu)
+            child = worker.start(self._forkserver, config, self._settings.boot_timeout)
         except OSError as error:
             worker.failure = f"no process can be started: {error.strerror}"
             asyncio.get_running_loop().call_soon(self._lost, worker, False)
         else:
             self._by_child[child] = worker
 
-    def _config(self, gpu: int) -> Config:
+    def _forget_failures(self, worker: WorkerProcess) -> None:
+        self._failures.pop(worker.number, None)
+        self._refusals.pop(worker.number, None)
+
+    def _config(self, name: str, gpu: int) -> Config:
         ids = self._settings.gpu_ids
         return {
+            "name": name,
             "kernel": str(self._settings.kernel),
             "message_size": self._settings.message_size,
             "tracebacks": log.isEnabledFor(logging.DEBUG),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 import time
@@ -15,7 +16,7 @@ from kaas.errors import UsageError
 from kaas.events import Event
 from kaas.orders import Orders, ignore_signals
 from kaas.server import listener
-from kaas.server.connection import LINGER, ClientConnection
+from kaas.server.connection import LINGER, ClientConnection, Connections
 from kaas.server.listener import Acceptor
 from kaas.server.pool import Pool
 from kaas.server.settings import Settings
@@ -64,8 +65,10 @@ class _Server:
         self._settings = settings
         self._listener = clients
         self._metrics = _new_metrics(scrapes) if scrapes is not None else None
-        self._pool = Pool(settings, _print_event, self._metrics)
-        self._connections: set[ClientConnection] = set()
+        self._pool = Pool(settings, _EventLines().print, self._metrics)
+        scrapes_open = self._metrics.most if self._metrics is not None else 0
+        self._most = listener.most_connections(2 * settings.gpus * settings.workers_per_gpu + scrapes_open)
+        self._connections = Connections(self._most)
 
     async def run(self) -> None:
         orders = Orders(self._settings.supervised)
@@ -81,17 +84,17 @@ class _Server:
             await asyncio.wait((starting,))
 
     async def _serve(self, order: asyncio.Task[str], orders: Orders) -> None:
-        settings, token = self._settings, self._settings.token.encode()
+        settings, token = self._settings, os.fsencode(self._settings.token)
         acceptor = Acceptor(
             self._listener,
             lambda: ClientConnection(self._pool, token, settings.message_size, self._connections),
             lambda: len(self._connections),
-            settings.gpus * settings.workers_per_gpu,
+            self._most,
         )
         if self._metrics is not None:
-            await self._metrics.serve(self._pool.status)
+            self._metrics.serve(self._pool.status)
             log.info("metrics on http://%s/metrics", self._metrics.address)
-        if not listener.is_loopback(settings.host):
+        if not listener.is_loopback(self._listener.getsockname()[0]):
             safety = "who shows the token" if token else "ANYBODY, for there is no KAAS_TOKEN"
             log.warning("listening beyond this machine: its kernel may be called by %s", safety)
         log.info(
@@ -128,13 +131,15 @@ class _Server:
 
 def _listeners(settings: Settings) -> list[socket.socket]:
     """Listen for clients and, if metrics are wanted, for scrapes."""
-    host, here = settings.host, listener.is_loopback(settings.host)
+    host = settings.host
+    addresses = listener.resolve(host)  # once: a name may stand for something else the next time
+    here = all(map(listener.is_loopback, addresses))
     if not (here or settings.token or settings.insecure):
         raise UsageError(f"--host {host} is open to others: set KAAS_TOKEN, or say --insecure to let anybody call")
-    listeners = [listener.listen(host, settings.port)]
+    listeners = [listener.listen(addresses[0], settings.port)]
     if settings.metrics_port is not None:
         # A scrape shows no token.
-        metrics_host = host if here or settings.insecure else "127.0.0.1"
+        metrics_host = addresses[0] if here or settings.insecure else "127.0.0.1"
         try:
             listeners.append(listener.listen(metrics_host, settings.metrics_port, "--metrics-port"))
         except UsageError:
@@ -151,9 +156,20 @@ def _new_metrics(scrapes: socket.socket) -> "Metrics":
     return Metrics(scrapes)
 
 
-def _print_event(event: Event) -> None:
-    try:
-        sys.stdout.write(events.format(event) + "\n")
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        log.warning("stdout is closed; lost: %s", events.format(event))
+class _EventLines:
+    """Prints the event lines on stdout, past Python's buffers: a line is there, torn or lost, and we know which."""
+
+    def __init__(self) -> None:
+        self._torn = False
+
+    def print(self, event: Event) -> None:
+        """Print an event's line; what becomes of the line does not become of the server."""
+        line = events.format(event)
+        rest = ("\n" * self._torn + line + "\n").encode(errors="backslashreplace")
+        try:
+            while rest:
+                rest = rest[os.write(sys.stdout.fileno(), rest) :]
+            self._torn = False
+        except (OSError, ValueError) as error:  # a closed file is a ValueError
+            self._torn = True
+            log.warning("stdout: %s; lost: %s", getattr(error, "strerror", None) or error, line)

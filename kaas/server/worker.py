@@ -19,12 +19,10 @@ from types import ModuleType
 
 from kaas import kernels, wire
 from kaas.errors import KaasError
-from kaas.forkserver import Config
+from kaas.forkserver import Config, say
 
 SAFE_TO_PRELOAD = ("kaas", "numpy", "numba", "scipy")
 """Packages whose import starts no threads and does not initialise CUDA, so that a process may fork after it."""
-
-_LONGEST_TEXT = 2000
 
 
 def preload(config: Config) -> None:
@@ -66,6 +64,7 @@ def run(link: socket.socket, config: Config) -> int:
                     return 0
                 for piece in wire.reply_pieces(reply):
                     link.sendall(piece)
+                del reply  # and with it what the kernel keeps until nobody waits any more
     if hasattr(kernel, "close"):
         kernel.close()
     return 0
@@ -115,8 +114,7 @@ def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> wi
 def _text(error: BaseException, kernel: str) -> bytes:
     """Say in one line what was raised, and where in the kernel's file."""
     says_all = isinstance(error, KaasError) or (isinstance(error, SystemExit) and isinstance(error.code, str))
-    kind = "" if says_all else f"{type(error).__name__}: "
-    text = " ".join(f"{kind}{error}".removesuffix(": ").split())[:_LONGEST_TEXT]
+    text = say(error, kind=not says_all)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == kernel]
     where = f" ({Path(kernel).name}, line {lines[-1]})" if lines else ""
     return f"{text}{where}".encode(errors="backslashreplace")

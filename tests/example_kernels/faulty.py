@@ -45,6 +45,23 @@ def _exit_at_once(_: str) -> None:
     os._exit(3)
 
 
+def _signal(number: str) -> None:
+    os.kill(os.getpid(), int(number))
+
+
+def _change_group(_: str) -> None:
+    os.setpgid(0, os.getpgid(os.getppid()))
+    _hang("")
+
+
+def _raise_speechless(_: str) -> None:
+    class SpeechlessError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    raise SpeechlessError
+
+
 def _crash(_: str) -> None:
     ctypes.string_at(0)
 
@@ -78,10 +95,13 @@ _DEEDS: dict[str, Callable[[str], bytes | str | None]] = {
     "wait": _wait,
     "hang": _hang,
     "ignore-signals-and-hang": _ignore_signals_and_hang,
+    "change-group": _change_group,
     "raise": _raise,
+    "raise-speechless": _raise_speechless,
     "exit": _exit,
     "exit-at-once": _exit_at_once,
     "segfault": _crash,
+    "signal": _signal,
     "text": _text,
     "zeros": _zeros,
     "print": _print,

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -22,11 +23,20 @@ def only_pid(one: Watch) -> int:
     ("deed", "text"),
     [
         ("raise a matter of fact", "ValueError: a matter of fact (faulty.py, line "),
+        ("raise \x1b[31m red\nnext", r"ValueError: \x1b[31m red next (faulty.py, line "),
+        ("raise-speechless", "SpeechlessError: (what it says cannot be had) (faulty.py, line "),
         ("exit", "SystemExit: 3 (faulty.py, line "),
         ("text", "TypeError: call() returned str, not bytes"),
         (f"zeros {MEGABYTE + 1}", "--message-size"),
     ],
-    ids=["raises", "calls sys.exit", "returns the wrong type", "returns more than the limit"],
+    ids=[
+        "raises",
+        "raises what a terminal obeys",
+        "raises what has no text",
+        "calls sys.exit",
+        "returns the wrong type",
+        "returns more than the limit",
+    ],
 )
 def test_its_error_is_told_and_the_worker_stays(watch: StartWatch, deed: str, text: str) -> None:
     one = watch("faulty", "-m", "1", "--message-size", str(MEGABYTE))
@@ -40,7 +50,16 @@ def test_its_error_is_told_and_the_worker_stays(watch: StartWatch, deed: str, te
 
 
 @pytest.mark.parametrize(
-    ("deed", "text"), [("segfault", "ended by SIGSEGV"), ("exit-at-once", "ended with exit code 3")]
+    ("deed", "text"),
+    [
+        ("segfault", "ended by SIGSEGV"),
+        ("exit-at-once", "ended with exit code 3"),
+        pytest.param(
+            "signal 35",
+            "ended by signal 35",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="real-time signals are Linux's"),
+        ),
+    ],
 )
 def test_its_process_ends_and_is_replaced(watch: StartWatch, deed: str, text: str) -> None:
     one = watch("faulty", "-m", "2", shell="ulimit -c 0")

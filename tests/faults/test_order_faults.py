@@ -93,3 +93,15 @@ def test_a_clock_that_is_stepped_all_the_time_changes_nothing_but_stamps(watch: 
     assert {event.event for event in said} <= set(events.EVENTS)
     stamps = [event.timestamp for event in said]
     assert stamps != sorted(stamps), f"the clock was not stepped: {sys.version}"
+
+
+def test_sigterm_twice_ends_a_server_whose_fork_server_is_stopped(watch: StartWatch, gate: Path) -> None:
+    one = watch("faulty", "-m", "2", "--drain-timeout", "600", "--kill-after", "600")
+    client = one.client()
+    asked = client.wait(gate)
+    one.wait_until_busy(1)
+    one.server.forkserver().suspend()
+    one.send(signal.SIGTERM)
+    eventually(lambda: "no new invocations" in one.server.stderr())
+    one.send(signal.SIGTERM)
+    assert client.reply(asked).status == "shutting_down"

@@ -63,7 +63,7 @@ def test_every_worker_of_a_gpu_lost_at_once(watch: StartWatch, gate: Path) -> No
     assert one.invoke().status == "ok"
 
 
-@pytest.mark.parametrize("deed", ["hang", "ignore-signals-and-hang"])
+@pytest.mark.parametrize("deed", ["hang", "ignore-signals-and-hang", "change-group"])
 def test_a_worker_that_hangs_is_answered_for_and_replaced(watch: StartWatch, deed: str) -> None:
     one = watch("faulty", "-m", "2", "--call-timeout", "1")
     before = int(one.invoke().payload)
@@ -107,3 +107,47 @@ def test_a_worker_stopped_for_longer_than_a_call_may_take_is_replaced(watch: Sta
     assert one.invoke().status == "timeout"
     assert one.wait_until_idle(1)[0]["pid"] != pid
     assert not exists(pid)
+
+
+def test_a_fork_server_killed_with_a_worker_that_hangs_and_one_that_boots_leaves_nothing(
+    watch: StartWatch, tmp_path: Path, gate: Path
+) -> None:
+    imports = tmp_path / "imports"
+    imports.touch()
+    one = watch(faulty_after(tmp_path / "gated.py", GATED), "-g", "2", "-m", "1", IMPORT_GATE=str(imports))
+    client = one.client()
+    asked = [client.wait(gate)]
+    one.wait_until_busy(1)
+    imports.unlink()
+    asked.append(client.ask(b""))
+    eventually(lambda: len(one.server.worker_processes()) == 2)
+    orphans = [worker.pid for worker in one.server.worker_processes()]
+    one.server.forkserver().kill()
+    assert client.reply(asked[0]).status == "worker_lost"
+    eventually(lambda: not any(exists(pid) for pid in orphans))
+    imports.touch()
+    gate.touch()
+    assert client.reply(asked[1]).status in {"ok", "worker_lost"}
+
+
+FAILS_ANEW = """
+import os
+if os.path.exists(os.environ["BROKEN"]):
+    raise RuntimeError("broken since")
+"""
+
+
+def test_a_fork_server_that_does_not_start_again_is_tried_now_and_then(watch: StartWatch, tmp_path: Path) -> None:
+    (tmp_path / "scipy.py").write_text(FAILS_ANEW)
+    broken = tmp_path / "broken"
+    kernel = faulty_after(tmp_path / "imports.py", "import scipy")
+    one = watch(kernel, "-m", "4", PYTHONPATH=str(tmp_path), BROKEN=str(broken))
+    assert one.invoke().status == "ok"
+    one.wait_until_idle(4)
+    broken.touch()
+    one.server.forkserver().kill()
+    reason = "the fork server cannot be started again: RuntimeError: broken since"
+    eventually(lambda: sum(event.detail == reason for event in one.server.events()) >= 8, what="each failed twice")
+    assert one.server.stderr().count(reason) == 1
+    broken.unlink()
+    one.wait_until_idle(4)

@@ -45,7 +45,10 @@ def test_a_gpu_whose_workers_do_not_boot_is_left_out_and_another_one_serves(
     (stopped,) = [event for event in server.events() if event.event == "stopped"]
     assert (stopped.gpu, stopped.num_workers) == (0, 2)
     assert stopped.detail.startswith("left out: it cannot load the kernel: RuntimeError: no such device")
-    assert server.status()["by_gpu"][0] == {"gpu": 0, "booted": False, "in_flight": 0, "workers": 0, "lost": 10}
+    assert server.status()["by_gpu"][0] == {"gpu": 0, "booted": False, "in_flight": 0, "workers": 0} | {
+        "lost": 10,
+        "cold_starts": 1,
+    }
     assert [event.gpu for event in server.events() if event.event == "booted"] == [0, 1]
 
 
@@ -77,6 +80,32 @@ def test_an_invocation_whose_worker_does_not_boot_gets_another_place(start_serve
         reply = kaas.invoke(b"")
     assert (reply.status, reply.gpu, reply.waited_for_boot) == ("ok", 1, True)
     assert server.counters() == {"accepted": 1, "ok": 1, "replies": 1, "cold_starts": 2}
+
+
+def test_an_invocation_whose_worker_does_not_boot_waits_if_others_may_wait(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    kernel, bad = tmp_path / "bad_once.py", tmp_path / "bad"
+    kernel.write_text(f"""
+import os
+
+if os.path.exists({str(bad)!r}):
+    os.unlink({str(bad)!r})
+    raise RuntimeError("once")
+
+
+def call(payload):
+    return payload
+""")
+    server = start_server(kernel, "-m", "1", "--when-full", "queue")
+    bad.touch()
+    with server.frames() as frames:
+        for number in (1, 2):
+            frames.invoke(b"", number)
+        replies = frames.replies(1, 2)
+    assert [(number, reply.status) for number, reply in replies.items()] == [(1, "ok"), (2, "ok")]
+    assert len(details(server, "lost")) == 1
+    assert server.counters() == {"accepted": 2, "ok": 2, "replies": 2, "cold_starts": 1}
 
 
 def test_a_worker_that_is_left_out_does_not_hinder_the_others_of_its_gpu(

@@ -21,11 +21,20 @@ def url(server: Server) -> str:
     return match[1]
 
 
+def address(server: Server) -> tuple[str, int]:
+    host, port = url(server).removeprefix("http://").removesuffix("/metrics").split(":")
+    return host, int(port)
+
+
 def scrape(server: Server) -> dict[str, float]:
     with urllib.request.urlopen(url(server), timeout=30) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
         lines = answer.read().decode().splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def total(scraped: dict[str, float], name: str) -> float:
+    return sum(value for each, value in scraped.items() if each.partition("{")[0] == name)
 
 
 @pytest.fixture
@@ -49,26 +58,48 @@ def test_a_scrape_shows_how_the_server_stands(metered: Server, gate: Path) -> No
         ("kaas_in_flight", 3, 0),
         ("kaas_task_runners", 2, 2),
         ("kaas_queue_length", 1, 0),
-        ('kaas_workers{state="busy"}', 2, 0),
-        ('kaas_workers{state="idle"}', 0, 2),
+        ('kaas_workers{gpu="0",state="busy"}', 1, 0),
+        ('kaas_workers{gpu="1",state="idle"}', 0, 1),
         ("kaas_accepted_total", 3, 3),
         ('kaas_requests_total{status="ok"}', 0, 3),
         ('kaas_requests_total{status="bad_request"}', 0, 1),
         ('kaas_requests_total{status="abandoned"}', 0, 0),
-        ("kaas_cold_starts_total", 2, 2),
-        ("kaas_queue_seconds_count", 0, 3),
-        ('kaas_queue_seconds_bucket{le="+Inf"}', 0, 3),
-        ("kaas_kernel_seconds_count", 0, 3),
-        ("kaas_boot_seconds_count", 2, 2),
+        ('kaas_cold_starts_total{gpu="0"}', 1, 1),
+        ('kaas_cold_starts_total{gpu="1"}', 1, 1),
         ('kaas_gpu_booted{gpu="1"}', 1, 1),
         ('kaas_gpu_in_flight{gpu="1"}', 1, 0),
         ('kaas_gpu_workers{gpu="0"}', 1, 1),
         ('kaas_gpu_lost_workers_total{gpu="0"}', 0, 0),
     ):
         assert (name, busy[name], done[name]) == (name, before, after)
-    assert done["kaas_boot_seconds_sum"] > 0
-    buckets = [done[name] for name in done if name.startswith("kaas_kernel_seconds_bucket")]
-    assert buckets == sorted(buckets)
+    for name, before, after in (("boot", 2, 2), ("queue", 0, 3), ("kernel", 0, 3)):
+        assert (name, total(busy, f"kaas_{name}_seconds_count"), total(done, f"kaas_{name}_seconds_count")) == (
+            name,
+            before,
+            after,
+        )
+    assert total(done, "kaas_boot_seconds_sum") > 0
+    for gpu in "01":
+        assert done[f'kaas_queue_seconds_bucket{{gpu="{gpu}",le="+Inf"}}'] >= 1
+        buckets = [done[name] for name in done if name.startswith(f'kaas_kernel_seconds_bucket{{gpu="{gpu}"')]
+        assert buckets == sorted(buckets)
+
+
+def test_a_call_counts_whatever_became_of_its_answer(metered: Server, gate: Path) -> None:
+    with metered.frames() as gone, metered.frames() as frames:
+        gone.invoke(gate)
+        frames.invoke(gate, timeout=0.1)
+        assert frames.reply().status == "timeout"
+        eventually(lambda: len(metered.workers("busy")) == 2)
+        gone.close()
+        eventually(lambda: metered.counters().get("abandoned") == 1)
+        assert total(scrape(metered), "kaas_kernel_seconds_count") == 0
+        gate.touch()
+        eventually(lambda: len(metered.workers("idle")) == 2)
+    done = scrape(metered)
+    assert [done[f'kaas_{name}_seconds_count{{gpu="{gpu}"}}'] for name in ("queue", "kernel") for gpu in "01"] == [
+        1
+    ] * 4
 
 
 def test_a_lost_worker_is_counted_for_its_gpu(start_server: StartServer) -> None:
@@ -89,10 +120,32 @@ def test_only_the_metrics_are_there(metered: Server, path: str, code: int) -> No
     assert found == code
 
 
+def test_an_answer_that_is_not_the_metrics_is_plain_text(metered: Server) -> None:
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(url(metered) + "/other", timeout=30)
+    caught.value.close()
+    assert caught.value.headers["Content-Type"] == "text/plain; charset=utf-8"
+
+
+def test_a_head_is_answered_without_the_body(metered: Server) -> None:
+    request = urllib.request.Request(url(metered), method="HEAD")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert int(answer.headers["Content-Length"]) > 0
+        assert answer.read() == b""
+
+
+def test_many_scrapes_have_to_wait_and_clients_have_not(metered: Server) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(address(metered), timeout=30))
+        eventually(lambda: "16 connections are open: more have to wait" in metered.stderr())
+        assert metered.status()["in_flight"] == 0
+    assert scrape(metered)["kaas_in_flight"] == 0
+
+
 @pytest.mark.parametrize("sent", [b"", b"x", b"\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n", b"x" * 200_000])
 def test_what_is_no_scrape_disturbs_nobody(metered: Server, sent: bytes) -> None:
-    host, port = url(metered).removeprefix("http://").removesuffix("/metrics").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as stranger:
+    with socket.create_connection(address(metered), timeout=30) as stranger:
         stranger.sendall(sent)
         stranger.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
@@ -101,8 +154,7 @@ def test_what_is_no_scrape_disturbs_nobody(metered: Server, sent: bytes) -> None
 
 
 def test_a_scrape_under_way_does_not_keep_the_server_from_ending(metered: Server) -> None:
-    host, port = url(metered).removeprefix("http://").removesuffix("/metrics").split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as slow:
+    with socket.create_connection(address(metered), timeout=30) as slow:
         slow.sendall(b"GET /metrics HTTP/1.1\r\n")
         assert metered.stop() == 0
 

@@ -3,18 +3,39 @@
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from support import Frames, Server, StartServer, command, eventually, refusal
 
-from kaas import wire
+from kaas import ROOT, wire
 from kaas.errors import UsageError
-from kaas.server import connection, listener
+from kaas.server import listener
 from kaas.wire import Request
 
 TOKEN = "a token that nobody guesses"
+IMPATIENT = """
+import runpy, sys
+from kaas.server import connection
+connection._PATIENCE = 0.5
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Server]:
+    """A server that waits half a second for a token."""
+    program, *arguments = command("echo")
+    line = [program, "-c", IMPATIENT, *arguments]
+    server = Server(tmp_path, line, {"KAAS_TOKEN": TOKEN, "PYTHONPATH": str(ROOT)})
+    try:
+        server.wait_until_listening()
+        yield server
+    finally:
+        server.end()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
@@ -105,17 +126,54 @@ def test_a_token_longer_than_a_message_may_be_is_taken(start_server: StartServer
         assert kaas.invoke(b"123456").status == "bad_request"
 
 
-def test_who_shows_no_token_for_some_time_is_sent_away_and_who_has_shown_it_may_stay(
-    start_server: StartServer,
-) -> None:
-    server = start_server("echo", KAAS_TOKEN=TOKEN)
-    with server.connection(TOKEN) as friend, server.frames() as stranger:
+def test_who_shows_no_token_for_some_time_is_sent_away_and_who_has_shown_it_may_stay(impatient: Server) -> None:
+    with impatient.connection(TOKEN) as friend, impatient.frames() as stranger:
         assert friend.invoke(b"x").status == "ok"
         reply = stranger.reply(0)
         assert reply.status == "unauthorized"
-        assert f"within {connection._PATIENCE:g} s" in reply.payload.decode()
+        assert "within 0.5 s" in reply.payload.decode()
         assert stranger.closed_by_server()
         assert friend.invoke(b"x").status == "ok"
+
+
+def test_strangers_keep_nobody_out_who_has_the_token(tmp_path: Path) -> None:
+    line = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *command("echo", "-m", "1")]
+    server = Server(tmp_path, line, {"KAAS_TOKEN": TOKEN})
+    strangers: list[Frames] = []
+    try:
+        server.wait_until_listening()
+        strangers = [server.frames() for _ in range(200)]
+        assert strangers[0].closed_by_server(), "at once, and without an answer"
+        with server.connection(TOKEN) as friend:
+            assert friend.invoke(b"x").payload == b"x"
+            assert friend.status()["counters"]["unauthorized"] == 0, "nobody had to run out of patience"
+        assert "show no token" in server.stderr()
+        assert "more have to wait" not in server.stderr()
+    finally:
+        for frames in strangers:
+            frames.close()
+        server.end()
+
+
+def test_a_token_may_be_any_bytes(start_server: StartServer) -> None:
+    token = os.fsdecode(b"\xff\xfe")
+    server = start_server("echo", KAAS_TOKEN=token)
+    with server.connection(token) as kaas:
+        assert kaas.invoke(b"x").status == "ok"
+    with server.connection("wrong") as kaas:
+        assert kaas.invoke(b"x").status == "unauthorized"
+
+
+def test_queries_that_nobody_reads_the_answers_of_take_no_memory(start_server: StartServer) -> None:
+    number = 1000
+    server = start_server("echo", "-g", "1000")
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    with server.frames() as frames, server.connection() as other:
+        frames.socket.sendall(b"".join(wire.encode_request(Request(wire.STATUS, id=each)) for each in range(number)))
+        size = len(str(other.status()))
+        assert process.memory_info().rss - before < number * size / 2
+        assert sorted(frames.replies(*range(number))) == list(range(number)), "all are answered when they are read"
 
 
 def test_memory_is_taken_for_what_has_come_and_not_for_what_is_announced(start_server: StartServer) -> None:

@@ -2,9 +2,10 @@
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
-from support import StartServer
+from support import StartServer, eventually
 
 from kaas import wire
 from kaas.client import Connection
@@ -133,3 +134,18 @@ def test_each_request_with_a_wrong_token_is_answered_unauthorized(start_server: 
 def test_a_token_is_no_harm_where_none_is_wanted(start_server: StartServer) -> None:
     with start_server("echo").connection("whatever") as kaas:
         assert kaas.invoke(b"x").status == "ok"
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="a connection's timers are shown on Linux only")
+def test_a_client_whose_machine_is_gone_without_a_word_is_noticed(start_server: StartServer) -> None:
+    server = start_server("echo")
+    port = int(server.address.rpartition(":")[2])
+    established, keepalive = "01", "02"
+
+    def timers() -> list[str]:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return [row[5][:2] for row in rows if row[1].endswith(f":{port:04X}") and row[3] == established]
+
+    with server.connection() as kaas:
+        assert kaas.invoke(b"x").status == "ok"
+        eventually(lambda: timers() == [keepalive])
