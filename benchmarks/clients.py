@@ -1,7 +1,8 @@
 """Load in closed loops, from processes that are forked here: of one connection each, or of many.
 
 Every process is prepared, then told one window of time on the clock that all processes share. It sends requests from
-then on; those whose reply comes within the window count, and what comes before it is the warm-up.
+then on; what comes before the window is the warm-up. The times are those of the requests sent within it, however long
+after its end the reply comes: else a connection that stalls would be missing. The rate is of the replies within it.
 """
 
 import multiprocessing
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from typing import NamedTuple
 
+import psutil
 import serving
 from relay import MESSAGE
 from serving import Server
@@ -29,8 +31,10 @@ _LONGEST = 60.0
 """Seconds that a process may take to be prepared, or after the window to be done."""
 
 Window = tuple[int, int]
-Client = Callable[[Callable[[], Window]], "array[int]"]
-"""Prepares itself, asks for the window, and returns the nanoseconds of each request whose reply came in it."""
+Served = tuple["array[int]", int]
+"""The nanoseconds of each request that was sent within the window, and how many replies came within it."""
+Client = Callable[[Callable[[], Window]], Served]
+"""Prepares itself, asks for the window, and returns what was served."""
 
 
 class Load(NamedTuple):
@@ -38,6 +42,8 @@ class Load(NamedTuple):
 
     seconds: float
     times_ns: list[int]
+    """Of the requests sent within the window, sorted."""
+    replies: int
     client_cpu: float
     server_cpu: float
     worker_cpu: float
@@ -46,16 +52,16 @@ class Load(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Requests per second."""
-        return len(self.times_ns) / self.seconds
+        """Replies per second."""
+        return self.replies / self.seconds
 
     def percentile_ms(self, percent: float) -> float:
         """Give a percentile of the completion time."""
         return percentile(self.times_ns, percent) / 1e6
 
     def cpu_us(self, seconds: float) -> float:
-        """Give time of the processor as microseconds for each request."""
-        return seconds / len(self.times_ns) * 1e6
+        """Give time of the processor as microseconds for each reply."""
+        return seconds / self.replies * 1e6
 
 
 def percentile(times: list[int], percent: float) -> int:
@@ -88,15 +94,16 @@ def _load(server: Server, clients: list[Client], seconds: float) -> Load:
             processes.append(process)
         for pipe in pipes:
             _next(pipe)
-        cpu_seconds = server.cpu_clock()
+        cpu_seconds, clients_seen = server.cpu_clock(), [psutil.Process(process.pid) for process in processes]
         begin = time.perf_counter_ns() + int(_WARM_UP * 1e9)
         end = begin + int(seconds * 1e9)
         for pipe in pipes:
             pipe.send((begin, end))
         _sleep_until(begin)
-        before = cpu_seconds()
+        before, client_cpu = cpu_seconds(), -serving.cpu_seconds_of(clients_seen)
         _sleep_until(end)
         after, server_bytes = cpu_seconds(), server.process.memory_info().rss
+        client_cpu += serving.cpu_seconds_of(clients_seen)
         found = [_next(pipe, seconds) for pipe in pipes]
     finally:
         for process in processes:
@@ -105,20 +112,21 @@ def _load(server: Server, clients: list[Client], seconds: float) -> Load:
             process.join()
         for pipe in pipes:
             pipe.close()
-    times = sorted(time for times, _ in found for time in times)
-    if not times:
+    times, replies = sorted(time for times, _ in found for time in times), sum(replies for _, replies in found)
+    if not times or not replies:
         raise KaasError(f"no request was served within {seconds:g} s")
     return Load(
         seconds,
         times,
-        client_cpu=sum(cpu for _, cpu in found),
+        replies,
+        client_cpu=client_cpu,
         server_cpu=after.server - before.server,
         worker_cpu=after.workers - before.workers,
         server_bytes=server_bytes,
     )
 
 
-def _next(pipe: Pipe, more: float = 0.0) -> tuple["array[int]", float]:
+def _next(pipe: Pipe, more: float = 0.0) -> Served:
     """Take what a process says next.
 
     Raises:
@@ -136,18 +144,15 @@ def _next(pipe: Pipe, more: float = 0.0) -> tuple["array[int]", float]:
 def _be_process(client: Client, pipe: Pipe) -> None:
     # A Ctrl-C is the benchmark's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    used = 0.0
 
     def window() -> Window:
-        nonlocal used
-        pipe.send((array("q"), 0.0))
+        pipe.send((array("q"), 0))
         told: Window = pipe.recv()
-        used = time.process_time()
         return told
 
     try:
-        times = client(window)
-        pipe.send((times, time.process_time() - used))
+        pipe.send(client(window))
+        pipe.poll(_LONGEST)  # what it has taken can be told as long as it is there
     except (KaasError, OSError) as error:
         pipe.send(str(error))
     except EOFError:  # the benchmark is gone
@@ -158,29 +163,28 @@ def _sleep_until(moment: int) -> None:
     time.sleep(max(moment - time.perf_counter_ns(), 0) / 1e9)
 
 
-def _one(address: str, window: Callable[[], Window]) -> "array[int]":
-    clock, times = time.perf_counter_ns, array("q")
+def _one(address: str, window: Callable[[], Window]) -> Served:
+    clock, times, replies = time.perf_counter_ns, array("q"), 0
     with Connection(address) as kaas:
         serving.check_served(kaas.invoke(MESSAGE))
         begin, end = window()
-        replied = clock()
-        while replied < end:
-            sent = clock()
+        while (sent := clock()) < end:
             reply = kaas.invoke(MESSAGE)
             replied = clock()
-            if reply.status != "ok":
-                serving.check_served(reply)
-            if begin <= replied < end:
+            if reply.status != "ok" or len(reply.payload) != len(MESSAGE):
+                serving.check_served(reply, len(MESSAGE))
+            if begin <= sent:
                 times.append(replied - sent)
-    return times
+            replies += begin <= replied < end
+    return times, replies
 
 
 def _many(address: str, number: int) -> Client:
     frame = wire.encode_request(Request(wire.INVOKE, MESSAGE, 1))
     size = len(wire.encode_reply(Reply("ok", MESSAGE)))
 
-    def client(window: Callable[[], Window]) -> "array[int]":
-        clock, times = time.perf_counter_ns, array("q")
+    def client(window: Callable[[], Window]) -> Served:
+        clock, times, replies = time.perf_counter_ns, array("q"), 0
         sockets = [socket.create_connection(split_address(address), timeout=_LONGEST) for _ in range(number)]
         selector = selectors.DefaultSelector()
         try:
@@ -199,8 +203,9 @@ def _many(address: str, number: int) -> Client:
                     if len(reply) < size or reply[5]:
                         raise KaasError(f"an invocation was not served: {reply[:100]!r}")
                     replied = clock()
-                    if begin <= replied < end:
+                    if begin <= sent[key.fd] < end:
                         times.append(replied - sent[key.fd])
+                    replies += begin <= replied < end
                     if replied < end:
                         sent[key.fd] = clock()
                         connection.sendall(frame)
@@ -210,6 +215,6 @@ def _many(address: str, number: int) -> Client:
             selector.close()
             for connection in sockets:
                 connection.close()
-        return times
+        return times, replies
 
     return client

@@ -81,6 +81,7 @@ class Report:
                 "value": value,
                 "low": min(values),
                 "high": max(values),
+                "rounds": len(values),
                 "target": None if target is None else str(target),
                 "met": None if target is None else target.met(value),
             }
@@ -91,11 +92,11 @@ class Report:
         self.tables.append({"title": title, "columns": list(columns), "rows": [list(row) for row in rows]})
 
     def as_json(self, options: Options, seconds: float) -> dict[str, Any]:
-        """Give all of it as what a JSON file takes; `seconds` is what the measuring took."""
+        """Give all of it as what a JSON file takes; `seconds` is what the measuring took, up to now."""
         return {
             "title": self.title,
             "about": self.about,
-            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() - seconds)),
             "rounds": options.rounds,
             "quick": options.quick,
             "seconds": seconds,
@@ -127,7 +128,7 @@ def result_rows(results: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             result["name"],
             result["unit"],
             number(result["value"]),
-            f"{number(result['low'])} to {number(result['high'])}",
+            f"{number(result['low'])} to {number(result['high'])} ({result['rounds']})",
             result["target"] or "",
             "" if result["met"] is None else "yes" if result["met"] else "NO",
         ]

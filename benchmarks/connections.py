@@ -2,10 +2,11 @@
 """Do clients that are connected and silent cost those anything that are at work?
 
 32 client processes make requests of a no-op kernel in a loop, on 8 GPUs x 4, without and with 1,000 connections beside
-them on which nothing is ever sent.
+them on which nothing is ever sent, all of which are still open at the end.
 """
 
 import contextlib
+import select
 import socket
 
 import clients
@@ -18,6 +19,7 @@ from serving import Server
 
 from kaas.children import raise_descriptor_limit
 from kaas.client import split_address
+from kaas.errors import KaasError
 
 GPUS, WORKERS_PER_GPU = 8, 4
 IDLE = 1000
@@ -49,11 +51,21 @@ def measure(options: Options) -> Report:
 
 def _with_idle_connections(server: Server, idle: int, busy: int, seconds: float) -> Load:
     with contextlib.ExitStack() as stack:
-        for _ in range(idle):
-            stack.enter_context(socket.create_connection(split_address(server.address)))
+        silent = [stack.enter_context(socket.create_connection(split_address(server.address))) for _ in range(idle)]
         # A connection is accepted after all that came before it.
         server.task_runners()
-        return clients.one_each(server, busy, seconds)
+        load = clients.one_each(server, busy, seconds)
+        lost = sum(map(_has_something_to_read, silent))
+    if lost:
+        raise KaasError(f"the server closed {lost} of {idle} idle connections: it has to keep them all")
+    return load
+
+
+def _has_something_to_read(silent: socket.socket) -> bool:
+    """Tell whether a connection on which nothing is to be said is closed, broken, or has been written to."""
+    poll = select.poll()
+    poll.register(silent, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import common  # noqa: F401 - puts the project on the path
+
+from kaas.errors import KaasError
+
 MESSAGE = bytes(64)
 COPIED = 64 * 1024 * 1024
 _PATIENCE = 10.0
@@ -25,14 +29,25 @@ class Yardstick(NamedTuple):
     pid: int
 
     def exchange(self) -> None:
-        """Send one message to the relay and take it back."""
+        """Send one message to the relay and take it back.
+
+        Raises:
+            KaasError: not all of it came back.
+        """
         self.connection.sendall(MESSAGE)
-        self.connection.recv(len(MESSAGE))
+        back = self.connection.recv(len(MESSAGE))
+        if len(back) != len(MESSAGE):
+            raise KaasError(f"the relay sent {len(back)} bytes back at once, not {len(MESSAGE)}")
 
     def exchange_bytes(self, there: bytearray, back: bytearray) -> None:
-        """Send some bytes to the copy and take as many back."""
+        """Send some bytes to the copy and take as many back.
+
+        Raises:
+            KaasError: not all of them came back.
+        """
         self.connection.sendall(there)
-        _receive(self.connection, back)
+        if not _receive(self.connection, back):
+            raise KaasError("the copy did not send all bytes back")
 
 
 @contextlib.contextmanager

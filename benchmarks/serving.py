@@ -1,6 +1,7 @@
 """A KaaS server for as long as a benchmark needs it, and what its processes take: memory and time of the processor."""
 
 import contextlib
+import os
 import re
 import socket
 import subprocess
@@ -9,14 +10,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import common
 import psutil
 
-from kaas import wire
+from kaas import events, wire
 from kaas.client import Connection, split_address
 from kaas.errors import KaasError
+from kaas.events import Event
 from kaas.wire import Request
 
 _LIMIT = 60.0
@@ -31,11 +33,12 @@ class CpuSeconds(NamedTuple):
 
 
 class Server:
-    """A server that runs."""
+    """A server that runs; `printed` is what its event lines go to."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", address: str) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", address: str, printed: IO[bytes]) -> None:
         self.address = address
         self.process = psutil.Process(process.pid)
+        self._printed = printed
 
     def workers(self) -> list[psutil.Process]:
         """Give its worker processes."""
@@ -46,6 +49,11 @@ class Server:
         workers = self.workers()
         return lambda: CpuSeconds(cpu_seconds_of([self.process]), cpu_seconds_of(workers))
 
+    def events(self) -> list[Event]:
+        """Give the events that it has told of so far."""
+        whole_lines = _text(self._printed).rpartition("\n")[0].splitlines()
+        return [event for line in whole_lines if (event := events.parse(line)) is not None]
+
     def task_runners(self) -> int:
         """Tell how many task runners there are."""
         with Connection(self.address) as kaas:
@@ -55,24 +63,20 @@ class Server:
 @contextlib.contextmanager
 def started(kernel: Path, *arguments: str) -> Iterator[Server]:
     """Start a server for a kernel on a port of its own, and end it."""
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as said:
         line = [sys.executable, str(common.ROOT / "gpu-server-scaling.py"), str(kernel), "--port", "0", "--supervised"]
-        process = subprocess.Popen(
-            [*line, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
-        )
+        process = subprocess.Popen([*line, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=said)
 
         def listens() -> bool:
-            said.seek(0)
-            return process.poll() is not None or _LISTENING.search(said.read()) is not None
+            return process.poll() is not None or _LISTENING.search(_text(said)) is not None
 
         try:
             wait_until(listens, "the server listens")
-            said.seek(0)
-            text = said.read()
+            text = _text(said)
             found = _LISTENING.search(text)
             if found is None:
                 raise KaasError(f"the server did not start: {text.strip() or process.returncode}")
-            yield Server(process, found[1])
+            yield Server(process, found[1], printed)
         finally:
             process.terminate()
             try:
@@ -80,6 +84,11 @@ def started(kernel: Path, *arguments: str) -> Iterator[Server]:
             finally:
                 process.kill()
                 process.wait()
+
+
+def _text(file: IO[bytes]) -> str:
+    """Read all of a file that another process writes to, whose place in it is ours, too, and stays."""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
 
 def invoke_together(address: str, number: int, payload: bytes) -> None:
@@ -113,10 +122,12 @@ def forked(parent: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def check_served(reply: wire.Reply) -> None:
-    """Raise `KaasError` unless an invocation was served."""
+def check_served(reply: wire.Reply, size: int | None = None) -> None:
+    """Raise `KaasError` unless an invocation was served, with a payload of `size` bytes if that is given."""
     if reply.status != "ok":
         raise KaasError(f"an invocation was not served: {reply.status}: {reply.payload.decode()}")
+    if size is not None and len(reply.payload) != size:
+        raise KaasError(f"a reply has {len(reply.payload)} bytes, not {size}")
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

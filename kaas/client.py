@@ -102,7 +102,7 @@ class Connection:
                 replies = self._decoder.receive(connection)
                 if replies is None:
                     raise ConnectionFailed(f"{self.address} closed the connection before it had answered")
-                for reply in replies:
+                for reply in list(replies):  # all are taken, so that none is cut off
                     # An id of 0 answers bytes that the server could not read as a request.
                     if reply.id in (request_id, 0):
                         if reply.status in _LAST_WORDS:

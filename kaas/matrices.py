@@ -93,6 +93,7 @@ def shared_matrix(n: int, dtype: str = "float64", content: Matrix | None = None)
     Raises:
         UsageError: there is no room for it.
     """
+    assert content is None or (content.shape, content.dtype) == ((n, n), np.dtype(dtype))
     memory = segments.create(n * n * np.dtype(dtype).itemsize, None if content is None else content.data.cast("B"))
     try:
         assert memory.buf is not None

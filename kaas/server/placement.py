@@ -1,7 +1,7 @@
 """Which worker serves the next invocation? The experiment's subject: decided here, acted on in `pool.py`.
 
 Pure: no clock, lock, socket or process. Sets of workers and of GPUs are bits of integers, so that a decision takes
-about as long whatever their number (`benchmarks/scaling.py` measures it).
+about as long whatever the number of GPUs, and little longer for many workers of one (`benchmarks/scaling.py`).
 """
 
 from collections.abc import Iterable

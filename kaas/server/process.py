@@ -18,6 +18,8 @@ from kaas.wire import Pieces, ReplyFrame, RequestFrame
 State = Literal["booting", "idle", "busy", "lost", "stopping", "left out"]
 STATES: tuple[State, ...] = get_args(State)
 _NO_MORE = ("stopping", "left out")
+_REPLIES = ("ok", "kernel_error")
+"""What a worker may say of a call."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,12 +129,15 @@ class WorkerProcess(asyncio.BufferedProtocol):
             return
         try:
             for reply in self._decoder.received(nbytes):
-                if self.state == "busy":
+                if self.state == "busy" and reply.status in _REPLIES:
                     self._cancel_timer()
                     self.state = "idle"
                     self._owner.finished(self, reply)
                 elif self.state == "booting":
                     self._booted(reply)
+                else:
+                    self._fail("its link is damaged: a reply that nobody waits for")
+                    return
         except FrameError as error:
             self._fail(f"its link is damaged: {error}")
 

@@ -64,7 +64,7 @@ def run(link: socket.socket, config: Config) -> int:
                     return 0
                 for piece in wire.reply_pieces(reply):
                     link.sendall(piece)
-                del reply  # and with it what the kernel keeps until nobody waits any more
+                del request, reply  # and with them what is kept until nobody waits any more
     if hasattr(kernel, "close"):
         kernel.close()
     return 0
