@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import StartServer
+from support import StartServer, eventually
 
-from kaas import ROOT, SINGLE_THREADED
+from kaas import ROOT, SINGLE_THREADED, matrices
 
 WORKERS = 4
 
@@ -59,3 +59,17 @@ print(psutil.Process().num_threads(), sorted(set(sys.modules) - before))
         check=False,
     )
     assert (done.stdout, done.stderr) == ("1 ['kaas_module_cuda_matmul_cpu']\n", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_an_idle_worker_keeps_nothing_of_what_it_has_served(start_server: StartServer) -> None:
+    server = start_server(ROOT / "cuda-matmul-blas.py", "-m", "1")
+    with (
+        server.connection() as kaas,
+        matrices.shared_matrix(100, content=matrices.random_matrix(100)) as a,
+        matrices.shared_matrix(100) as c,
+    ):
+        assert kaas.invoke(matrices.Task(a.name, c.name, 100).encode()).status == "ok"
+        (worker,) = kaas.status()["workers"]
+        # It detaches once its reply is on its way.
+        eventually(lambda: "kaas_" not in Path(f"/proc/{worker['pid']}/maps").read_text())
