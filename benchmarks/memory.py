@@ -3,7 +3,8 @@
 
 Proportional set size: a process's own memory and its part of what it shares, as /proc/PID/smaps_rollup tells. Workers
 of cuda-matmul-cpu, so with Numba loaded, that have all served matrix tasks; clients of load.py that have all made
-requests, of a client module that only sleeps.
+requests, of a client module that only sleeps. All together are the server or load.py itself, its fork server and what
+else it has started, and the workers or clients.
 """
 
 import statistics
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import common
 import psutil
@@ -24,6 +26,15 @@ from kaas.matrices import Task
 
 WORKERS_PER_GPU = 4
 MB = 1e6
+
+
+class Memory(NamedTuple):
+    """What a program with many processes takes, in MB."""
+
+    each: list[float]
+    """The workers or clients."""
+    together: float
+    """Those, the program itself, and all others that it has started."""
 
 
 def measure(options: Options) -> Report:
@@ -39,17 +50,20 @@ def measure(options: Options) -> Report:
         options.rounds,
         warm_up=False,
     )
-    for key, name, number, limit in (
-        ("workers", "a worker with Numba loaded", gpus * WORKERS_PER_GPU, 15),
-        ("clients", "a client of load.py", clients, 12),
+    for key, name, whole, number, limit in (
+        ("workers", "a worker with Numba loaded", "server, fork server and workers", gpus * WORKERS_PER_GPU, 15),
+        ("clients", "a client of load.py", "load.py, fork server and clients", clients, 12),
     ):
-        report.add(f"{name}, mean of {number}", "MB PSS", list(map(statistics.fmean, found[key])), Target(limit))
-        report.add(f"{name}, the largest", "MB PSS", list(map(max, found[key])))
+        each = [memory.each for memory in found[key]]
+        report.add(f"{name}, mean of {number}", "MB PSS", list(map(statistics.fmean, each)), Target(limit))
+        report.add(f"{name}, the largest", "MB PSS", list(map(max, each)))
+        shares = [memory.together / number for memory in found[key]]
+        report.add(f"{whole} together, divided by {number}", "MB PSS", shares)
     return report
 
 
-def workers_mb(gpus: int) -> list[float]:
-    """Boot all workers of some GPUs and have them serve tasks; give the memory of each."""
+def workers_mb(gpus: int) -> Memory:
+    """Boot all workers of some GPUs and have them serve tasks; give their memory."""
     number, n = gpus * WORKERS_PER_GPU, 16
     arguments = ("-g", str(gpus), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
     with (
@@ -60,14 +74,11 @@ def workers_mb(gpus: int) -> list[float]:
         a.matrix[:] = matrices.random_matrix(n)
         for _ in range(3):
             serving.invoke_together(server.address, number, Task(a.name, c.name, n).encode())
-        found = serving.pss_bytes(server.workers())
-    if len(found) != number:
-        raise KaasError(f"{len(found)} workers are there, not {number}")
-    return [size / MB for size in found]
+        return _memory(server.process, number)
 
 
-def clients_mb(number: int) -> list[float]:
-    """Have the load generator run a number of clients; give the memory of each."""
+def clients_mb(number: int) -> Memory:
+    """Have the load generator run a number of clients; give their memory."""
     ramp = ("--min-parallel", str(number), "--max-parallel", str(number), "--interval", "600")
     names = ("--experiment-name", "memory", "--task-name", "sleep", "--server", "none")
     line = [sys.executable, str(ROOT / "load.py"), "--client", str(MODULES / "sleeper.py"), "--input", "100"]
@@ -83,13 +94,20 @@ def clients_mb(number: int) -> list[float]:
             serving.wait_until(
                 lambda: load.poll() is not None or _clients_at_work(rows) == number, f"{number} clients make requests"
             )
-            found = serving.pss_bytes(serving.forked(psutil.Process(load.pid)))
+            return _memory(psutil.Process(load.pid), number)
         finally:
             load.terminate()
             load.wait()
-    if len(found) != number:
-        raise KaasError(f"{len(found)} clients are there, not {number}")
-    return [size / MB for size in found]
+
+
+def _memory(program: psutil.Process, number: int) -> Memory:
+    """Tell what a program takes that has had so many processes forked."""
+    processes = [program, *program.children(recursive=True)]
+    sizes = dict(zip(processes, serving.pss_bytes(processes), strict=True))
+    each = [sizes[process] / MB for process in serving.forked(program)]
+    if len(each) != number:
+        raise KaasError(f"{len(each)} workers or clients are there, not {number}")
+    return Memory(each, sum(sizes.values()) / MB)
 
 
 def _clients_at_work(rows: Path) -> int:

@@ -21,8 +21,8 @@ def _parts(reports: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
     yield ["# Performance"]
     yield [
         f"Measured by `benchmarks/run`, from {first['date']} on, in {minutes:.1f} minutes.",
-        "Every yardstick is measured in the same run, in rounds that alternate. A figure is the median over the rounds, "
-        "unless its row says otherwise, beside the least and the largest of them, and their number.",
+        "Every yardstick is measured in the same run, in rounds that alternate. A figure is the median over the "
+        "rounds, unless its row says otherwise, beside the least and the largest of them, and their number.",
     ]
     if first["quick"]:
         yield ["**A smoke run: these figures mean nothing.**"]

@@ -4,7 +4,8 @@
 A no-op kernel in closed loops; each point has a server of its own. Two processes drive all connections between them, so
 that the load costs little. Connections: 1 to 2,048 on 8 GPUs x 4; what finds no worker waits in the queue. GPUs: 1 to
 64, of 4 workers each, and as many connections as workers. Placement: acquire plus release in this process, of workers
-at random, while a quarter, half, or all but one are busy; the slowest of the three.
+at random, while a quarter, half, or all but one are busy; the slowest of the three. It has 4 workers on a GPU, and at
+the largest sizes also all workers on 8 GPUs and on one.
 """
 
 import random
@@ -29,6 +30,8 @@ GPUS = (1, 2, 4, 8, 16, 32, 64)
 CONNECTIONS = (1, 4, 16, 64, 256, 1024, 2048)
 ON_GPUS = 8
 WORKERS = (8, 64, 512, 4096, 32_768, 100_000)
+LARGE = WORKERS[-2:]
+FEW_GPUS = (8, 1)
 COLUMNS = ("requests/s", "p50, ms", "p99, ms", "server, MB", "CPU of server, µs/request", "CPU of workers, µs/request")
 
 
@@ -63,10 +66,27 @@ def measure(options: Options) -> Report:
     for (kind, number), rounds in zip(measures, found.values(), strict=True):
         points[kind][number] = Point(*map(statistics.median, zip(*rounds, strict=True)))
     placement = common.alternate(
-        {f"{workers:,} workers": partial(placement_us, workers, calls) for workers in WORKERS}, options.rounds
+        {
+            f"{workers:,} workers": partial(placement_us, workers // WORKERS_PER_GPU, WORKERS_PER_GPU, calls)
+            for workers in WORKERS
+        },
+        options.rounds,
     )
     for workers, times in placement.items():
         report.add(f"placement, {workers}: acquire and release", "µs", times, Target(5))
+    on_few = common.alternate(
+        {
+            f"{gpus} {'GPUs' if gpus > 1 else 'GPU'} x {workers // gpus:,}": partial(
+                placement_us, gpus, workers // gpus, calls
+            )
+            for workers in LARGE
+            for gpus in FEW_GPUS
+        },
+        options.rounds,
+        warm_up=False,
+    )
+    for size, times in on_few.items():
+        report.add(f"placement, {size}: acquire and release", "µs", times)
     for kind, title in (
         ("connections", f"Connections, on {ON_GPUS} GPUs x {WORKERS_PER_GPU}"),
         ("GPUs", f"GPUs, {WORKERS_PER_GPU} workers each, and as many connections as workers"),
@@ -98,14 +118,15 @@ def measure_point(gpus: int, connections: int, seconds: float) -> Point:
     )
 
 
-def placement_us(workers: int, calls: int) -> float:
-    """Time acquire plus release, in microseconds, of so many workers; the slowest of three loads."""
-    return max(_placement_us(workers, busy, calls) for busy in (workers // 4, workers // 2, workers - 1))
+def placement_us(gpus: int, workers_per_gpu: int, calls: int) -> float:
+    """Time acquire plus release, in microseconds; the slowest of three loads."""
+    workers = gpus * workers_per_gpu
+    return max(_placement_us(gpus, workers_per_gpu, busy, calls) for busy in (workers // 4, workers // 2, workers - 1))
 
 
-def _placement_us(workers: int, busy: int, calls: int) -> float:
-    placement = Placement(workers // WORKERS_PER_GPU, WORKERS_PER_GPU)
-    held = [place.worker for _ in range(workers) if (place := placement.acquire()) is not None]
+def _placement_us(gpus: int, workers_per_gpu: int, busy: int, calls: int) -> float:
+    placement = Placement(gpus, workers_per_gpu)
+    held = [place.worker for _ in range(gpus * workers_per_gpu) if (place := placement.acquire()) is not None]
     random.shuffle(held)
     for worker in held[busy:]:
         placement.release(worker)

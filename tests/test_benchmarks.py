@@ -1,16 +1,18 @@
 """The benchmark programs run, in small, and report what they promise. What they measure is not a test's business."""
 
+import importlib
 import json
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Marked, eventually
+from support import Marked, StartServer, eventually
 
 from kaas import ROOT
 
@@ -64,6 +66,7 @@ def check(found: dict[str, Any], name: str) -> None:
     for result in found["results"]:
         assert result["low"] <= result["value"] <= result["high"], result
         assert result["unit"]
+        assert result["rounds"] >= 1
         assert (result["met"] is None) == (result["target"] is None)
     assert any(result["target"] for result in found["results"]) == (name not in WITHOUT_TARGETS)
     for table in found["tables"]:
@@ -89,6 +92,49 @@ def test_a_benchmark_that_is_interrupted_leaves_nothing_and_says_nothing_more(
     process.send_signal(ended_by)
     assert process.wait(30) == 128 + ended_by
     assert all(line.startswith("connections.py: ") for line in said.read_text().splitlines()), said.read_text()
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_of_all_benchmarks_that_is_interrupted_ends_the_program_at_work_and_leaves_nothing(
+    marked: Marked, tmp_path: Path, ended_by: signal.Signals
+) -> None:
+    said, scratch = tmp_path / "said", tmp_path / "scratch"
+    scratch.mkdir()
+    with said.open("w") as stderr:
+        process = subprocess.Popen(
+            [BENCHMARKS / "run", "--report", tmp_path / "report.md"],
+            env=marked.environment | {"TMPDIR": str(scratch)},
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,  # the signal is for the script alone
+        )
+    eventually(lambda: "warm-up" in said.read_text())
+    process.send_signal(ended_by)
+    assert process.wait(30) == 128 + ended_by
+    marked.assert_nothing_left()
+    assert list(scratch.iterdir()) == []
+    assert not (tmp_path / "report.md").exists()
+    assert all(line.startswith(("== ", "overhead.py: ")) for line in said.read_text().splitlines()), said.read_text()
+
+
+@pytest.mark.parametrize("connections", ["one", "many"])
+def test_a_request_counts_whose_reply_comes_long_after_the_window_in_which_it_was_sent(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, connections: str
+) -> None:
+    kernel = tmp_path / "stalls.py"
+    kernel.write_text("import time\n\n\ndef call(payload):\n    time.sleep(0.6)\n    return payload\n")
+    address = start_server(kernel, "-m", "1").address
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    clients = importlib.import_module("clients")
+
+    def window() -> tuple[int, int]:
+        now = time.perf_counter_ns()
+        return now, now + 500_000_000
+
+    times, replies = clients._one(address, window) if connections == "one" else clients._many(address, 1)(window)
+    assert len(times) == 1
+    assert times[0] >= 600_000_000
+    assert replies == 0
 
 
 @pytest.mark.skipif(not LINUX, reason="the soak needs Linux")
