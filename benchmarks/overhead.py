@@ -161,7 +161,7 @@ def _server() -> AbstractContextManager[Server]:
 
 def measure_matrix(report: Report, options: Options) -> None:
     """Measure what a matrix task takes beyond the kernel and the setup."""
-    repeats, n = (5, 50) if options.quick else (20, N)
+    repeats, n = (5, 50) if options.quick else (100, N)
     with serving.started(ROOT / "cuda-matmul-cpu.py", "-m", "1", "--idle-timeout", "0") as server:
         client = load_matmul_client(server.address)
         try:

@@ -92,7 +92,10 @@ def test_a_daemon_that_was_running_is_used_and_left_running(gpu_project: Project
 
 @pytest.mark.parametrize(
     ("state", "complaint"),
-    [(("refuse-mode", "1"), "GPU GPU-stand-in-1 cannot be set"), (("no-daemon", ""), "did not start: Failed to start")],
+    [
+        (("refuse-mode", "1"), "GPU GPU-stand-in-1 cannot be set"),
+        pytest.param(("no-daemon", ""), "did not start: Failed to start", marks=pytest.mark.slow),
+    ],
     ids=["the second GPU cannot be set", "the daemon does not start"],
 )
 def test_a_start_that_fails_halfway_is_undone(
@@ -137,7 +140,7 @@ def test_after_a_kill_of_the_script_everything_is_put_back_by_itself(gpu_project
     eventually(lambda: nothing_is_left(gpu_project, nvidia), limit=60)
 
 
-@pytest.mark.parametrize("how", ["--restore", "the next start"])
+@pytest.mark.parametrize("how", ["--restore", pytest.param("the next start", marks=pytest.mark.slow)])
 def test_after_a_kill_of_script_and_guard_the_gpus_can_be_put_back(
     gpu_project: Project, nvidia: StandIns, how: str
 ) -> None:
@@ -185,6 +188,7 @@ def test_a_gpu_that_somebody_else_computes_on_is_left_alone(gpu_project: Project
     assert nothing_is_left(gpu_project, nvidia)
 
 
+@pytest.mark.slow
 def test_an_nvidia_smi_that_hangs_is_started_again_and_the_gap_is_noted(gpu_project: Project, nvidia: StandIns) -> None:
     nvidia.set("hang", "once")
 
@@ -222,7 +226,11 @@ def test_without_mps_no_setting_is_touched_and_the_description_says_so(gpu_proje
     [
         (("style", "units"), set()),
         (("style", "na"), {"utilization_pct", "power_w", "sm_clock_mhz"}),
-        (("unknown-fields", "total_energy_consumption\nclocks.sm"), {"energy_j", "sm_clock_mhz"}),
+        pytest.param(
+            ("unknown-fields", "total_energy_consumption\nclocks.sm"),
+            {"energy_j", "sm_clock_mhz"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["units, header and blanks", "values that are none", "fields that this driver does not know"],
 )

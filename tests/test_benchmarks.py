@@ -138,7 +138,7 @@ def test_a_request_counts_whose_reply_comes_long_after_the_window_in_which_it_wa
 
 
 @pytest.mark.skipif(not LINUX, reason="the soak needs Linux")
-@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("interrupted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_soak_finds_nothing_wrong_to_its_end_or_until_it_is_interrupted(
     marked: Marked, tmp_path: Path, interrupted: bool
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_fast_kernel_computes_the_product_with_the_tiles_that_it_has() -> No
     output("fast", "for n in 1, 17, 33: check(load(), n, 'float64')\ncheck(load(), 5, 'float32')", **SIMULATOR)
 
 
+@pytest.mark.slow
 def test_the_fast_kernel_computes_the_product_from_many_tiles() -> None:
     code = """
 kernel = load()
