@@ -36,8 +36,8 @@ class Decoder(Generic[Frame]):
 
     An event loop reads into `buffer()` and asks `received()` for the frames; others `receive()` them from a socket or
     `feed()` it. A large payload is read straight to where it stays. `limit`, the bytes that a payload may have, can be
-    changed between two frames. Memory is taken for bytes that have come, at most
-    eight times as much, never for such as a header announces.
+    changed between two frames. Memory is taken for bytes that have come, at most eight times as much, never for such as
+    a header announces.
 
     Args:
         header: its layout.

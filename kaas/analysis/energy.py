@@ -33,7 +33,7 @@ HOW_TO_READ_TABLE = (
 
 def logged(run: Run) -> bool:
     """Say if any power or energy is known of the run; on a laptop there is none."""
-    return bool(_within(run)[["power_w", "energy_j"]].notna().any(axis=None))
+    return bool(run.sampled[["power_w", "energy_j"]].notna().any(axis=None))
 
 
 def energy(run: Run) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def energy(run: Run) -> pd.DataFrame:
     covered; and `notes`, in words: the gaps in the samples, which are not integrated over, or the restarts of the
     counter. NaN is what is not known.
     """
-    samples = _within(run)
+    samples = run.sampled
     steps = _steps(samples)
     covered = steps[~steps["left_out"]].groupby("gpu")
     frame = pd.DataFrame(index=pd.Index(sorted(samples["gpu"].unique()), name="gpu"))
@@ -61,7 +61,7 @@ def energy(run: Run) -> pd.DataFrame:
 
 def cumulative(run: Run) -> "pd.Series[float]":
     """Give the joules that all GPUs have drawn so far, over elapsed seconds, from 0 at their first sample."""
-    steps = _steps(_within(run))
+    steps = _steps(run.sampled)
     return steps["joules"].where(~steps["left_out"], 0.0).groupby(steps["elapsed"]).sum().cumsum().rename("joules")
 
 
@@ -98,10 +98,6 @@ def _methods(by_gpu: pd.DataFrame) -> str:
         return str(counts.index[0])
     words = {COUNTER: COUNTER, INTEGRAL: INTEGRAL, UNKNOWN: "unknown"}
     return ", ".join(f"{word} ({counts[method]})" for method, word in words.items() if method in counts)
-
-
-def _within(run: Run) -> pd.DataFrame:
-    return run.monitoring[run.monitoring["elapsed"].between(0.0, run.duration)]
 
 
 def _total(by_gpu: pd.DataFrame) -> float:

@@ -54,6 +54,11 @@ class Run:
         return _ends(self.requests, "elapsed")
 
     @property
+    def sampled(self) -> pd.DataFrame:
+        """What was monitored while the run lasted."""
+        return self.monitoring[self.monitoring["elapsed"].between(0.0, self.duration)]
+
+    @property
     def experiment(self) -> str:
         """The task's name without the number of the repeat."""
         return _experiment_and_repeat(self.task)[0]

@@ -63,8 +63,7 @@ def utilization(run: Run, window_s: float) -> pd.DataFrame:
 
 def mean_utilization(run: Run) -> float:
     """Give the mean in percent over the run of each GPU's own samples, averaged over the GPUs; NaN if there is none."""
-    during = run.monitoring[run.monitoring["elapsed"].between(0.0, run.duration)]
-    return float(during.groupby("gpu")["utilization_pct"].mean().mean())
+    return float(run.sampled.groupby("gpu")["utilization_pct"].mean().mean())
 
 
 def power(run: Run, window_s: float) -> pd.DataFrame:
@@ -134,7 +133,7 @@ def throughput(run: Run, bins: Floats) -> pd.DataFrame:
 
     Columns: `served`; `per_s`; `clients`, their mean number in the bin; `per_client`, which is `per_s` divided by it.
     """
-    served = counts(run.ends[run.requests["status"] == "ok"], bins)
+    served = _served(run, bins)
     frame = pd.DataFrame({"served": served, "per_s": served / np.diff(bins)}, index=pd.Index(bins[:-1], name="elapsed"))
     frame["clients"] = means_of_steps(clients(run), bins)
     frame["per_client"] = frame["per_s"] / frame["clients"]
@@ -153,7 +152,7 @@ def energy_per_request(run: Run, bins: Floats) -> Floats:
     seconds = np.diff(times)
     known = np.where((seconds > _GAP_S) & (np.diff(values) == 0), 0.0, seconds)
     covered = np.diff(np.interp(bins, times, np.append(0.0, np.cumsum(known)))) / np.diff(bins)
-    served = throughput(run, bins)["served"].to_numpy()
+    served = _served(run, bins)
     each: Floats = np.full(len(served), np.nan)
     drawn = np.diff(np.interp(bins, times, values))
     np.divide(drawn, served, out=each, where=(served > 0) & (covered > _MOST_OF_IT))
@@ -184,6 +183,10 @@ def spread(found: Sequence[Run], grid: Floats, values_of: Callable[[Run, Floats]
     by_repeat = pd.DataFrame(repeats)
     columns = {"median": by_repeat.median(), "low": by_repeat.min(), "high": by_repeat.max()}
     return pd.DataFrame(columns).set_index(pd.Index(grid, name="elapsed"))
+
+
+def _served(run: Run, bins: Floats) -> Floats:
+    return counts(run.ends[run.requests["status"] == "ok"], bins)
 
 
 def _booted(run: Run, weights: "pd.Series[int]") -> Numbers:

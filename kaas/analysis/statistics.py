@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from kaas.analysis import series
 from kaas.analysis.runs import Run
-
-Floats = NDArray[np.float64]
+from kaas.analysis.series import Floats
 
 NAN = float("nan")
 
