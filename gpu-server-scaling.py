@@ -12,7 +12,7 @@ import sys
 
 from kaas import cli, kernels, wire
 from kaas.errors import UsageError
-from kaas.server.settings import Settings
+from kaas.pool.settings import Settings
 from kaas.server.tcp import check_address, serve
 
 MOST_WORKERS = 100_000

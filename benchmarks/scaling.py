@@ -23,7 +23,8 @@ from common import MODULES, Options, Report, Target
 from relay import MESSAGE
 
 from kaas.children import raise_descriptor_limit
-from kaas.server.placement import Placement
+from kaas.placement import Placement
+from kaas.policy import Paper
 
 WORKERS_PER_GPU = 4
 GPUS = (1, 2, 4, 8, 16, 32, 64)
@@ -125,19 +126,19 @@ def placement_us(gpus: int, workers_per_gpu: int, calls: int) -> float:
 
 
 def _placement_us(gpus: int, workers_per_gpu: int, busy: int, calls: int) -> float:
-    placement = Placement(gpus, workers_per_gpu)
-    held = [place.worker for _ in range(gpus * workers_per_gpu) if (place := placement.acquire()) is not None]
+    placement, policy = Placement(gpus, workers_per_gpu), Paper()
+    held = [placement.acquire(gpu) for gpu in range(gpus) for _ in placement.boot(gpu)]
     random.shuffle(held)
     for worker in held[busy:]:
         placement.release(worker)
     del held[busy:]
     chosen = [random.randrange(busy) for _ in range(calls)]
-    acquire, release = placement.acquire, placement.release
+    choose, acquire, release = policy.choose, placement.acquire, placement.release
     begun = time.perf_counter_ns()
     for index in chosen:
-        place = acquire()
+        gpu = choose(placement)
         release(held[index])
-        held[index] = place[0]  # type: ignore[index] # one is idle
+        held[index] = acquire(gpu)  # type: ignore[arg-type] # one is idle
     return (time.perf_counter_ns() - begun) / calls / 1000
 
 

@@ -38,7 +38,7 @@ from support import Server, command  # noqa: E402
 
 from kaas import cli, segments, wire  # noqa: E402
 from kaas.errors import KaasError, UsageError  # noqa: E402
-from kaas.server.account import ANSWERS, OUTCOMES, REFUSALS  # noqa: E402
+from kaas.pool.account import ANSWERS, OUTCOMES, REFUSALS  # noqa: E402
 
 CLIENTS = 8
 WORK_SECONDS = 10.0

@@ -24,7 +24,7 @@ from support import Marked, Server
 from kaas import results, wire
 from kaas.client import Connection
 from kaas.errors import KaasError
-from kaas.server.account import ANSWERS
+from kaas.pool.account import ANSWERS
 
 _RUN = re.compile(r'"KAAS_RUN": "([0-9a-f]{8})"')
 _CLIENTS_OF_LOAD = 3

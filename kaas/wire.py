@@ -123,6 +123,11 @@ class ReplyFrame(NamedTuple):
         """A copy of what it carries."""
         return b"".join(self.frame)[_REPLY.size :]
 
+    @property
+    def text(self) -> str:
+        """What it carries if it is an error text, whatever bytes that is made of."""
+        return self.payload.decode(errors="backslashreplace")
+
 
 def encode_request(request: Request) -> bytes:
     """Write a request as one frame."""
@@ -159,19 +164,13 @@ def reply_pieces(reply: Reply) -> Pieces:
     return _pieces(header, payload)
 
 
-def complete_reply(frame: Pieces, reply: Reply) -> None:
-    """Fill in what only the server knows, from `reply`; status, kernel's time and payload stay as they are."""
-    _, _, request_id, cold_start, waited_for_boot, gpu, worker, queued_ns, _ = reply
+def complete_reply(
+    frame: Pieces, request_id: int, *, cold_start: bool, waited_for_boot: bool, gpu: int, worker: int, queued_ns: int
+) -> None:
+    """Fill in what only the server knows, `gpu` and `worker` -1 for none; the rest stays as it is."""
     frame[0] = header = bytearray(frame[0])
-    _COMPLETION.pack_into(
-        header,
-        _COMPLETION_AT,
-        _flags(cold_start, waited_for_boot),
-        request_id,
-        -1 if gpu is None else gpu,
-        -1 if worker is None else worker,
-        queued_ns,
-    )
+    flags = (_COLD_START if cold_start else 0) | (_WAITED_FOR_BOOT if waited_for_boot else 0)
+    _COMPLETION.pack_into(header, _COMPLETION_AT, flags, request_id, gpu, worker, queued_ns)
 
 
 def _pieces(header: bytes, payload: bytes) -> Pieces:

@@ -11,8 +11,9 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the whole be asked for."""
+    """Let the whole be asked for, or one history of the pool."""
     parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
+    parser.addoption("--history", type=int, help="of the pool's random histories, run only the one with this seed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -15,7 +15,9 @@ PACKAGE = ROOT / "kaas"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-PURE = {"server/placement.py", "load/ramp.py"}
+PURE = {"placement.py", "policy.py", "load/ramp.py"}
+MAY_IMPORT = {"server": {"pool"}, "simulation": {"pool"}}
+"""Of the rooms, beside their own."""
 IMPURE = {"time", "datetime", "asyncio", "socket", "threading", "multiprocessing", "os", "subprocess", "signal"}
 
 
@@ -52,6 +54,12 @@ def own_room(path: Path) -> str | None:
     return parts[0] if len(parts) > 1 else None
 
 
+def top_rooms_of(path: Path) -> set[str]:
+    """Of the rooms that a file imports, those that stand below no other that it imports."""
+    rooms = rooms_of(path)
+    return rooms - {below for room in rooms for below in MAY_IMPORT.get(room, ())}
+
+
 def rooms_of(path: Path) -> set[str]:
     return {room for dotted in imports_of(path) if (room := room_of(dotted)) is not None}
 
@@ -71,20 +79,28 @@ def is_setter(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bo
 
 
 def test_there_is_something_to_walk() -> None:
-    assert {"server", "load", "monitor", "analysis"} == ROOMS
+    assert {"server", "pool", "simulation", "load", "monitor", "analysis"} == ROOMS
     assert {relative(path).removeprefix("kaas/") for path in SOURCES} >= {"wire.py", *PURE}
     assert len(list(imports_of(PACKAGE / "server" / "tcp.py"))) > 3
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_a_room_imports_no_other_and_what_lies_directly_under_kaas_imports_none(path: Path) -> None:
+def test_a_room_imports_no_other_but_the_pool_and_what_lies_directly_under_kaas_imports_none(path: Path) -> None:
     room = own_room(path)
-    assert rooms_of(path) <= ({room} if room else set())
+    assert rooms_of(path) <= ({room, *MAY_IMPORT.get(room, ())} if room else set())
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "pool").glob("*.py")), ids=relative)
+def test_the_pool_knows_no_clock_socket_or_process_but_what_it_is_given(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not {dotted.partition(".")[0] for dotted in imports_of(path)} & (IMPURE - {"asyncio"})
+    named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not named & {"get_running_loop", "get_event_loop", "create_task", "open_connection", "create_connection"}
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=relative)
 def test_a_script_imports_one_room_at_most_and_the_analysis_is_the_notebooks(path: Path) -> None:
-    assert len(rooms_of(path)) <= 1
+    assert len(top_rooms_of(path)) <= 1
     assert "analysis" not in rooms_of(path)
 
 

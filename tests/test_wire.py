@@ -103,9 +103,9 @@ def test_a_reply_lies_on_the_wire_as_the_docstring_says() -> None:
 def test_what_only_the_server_knows_is_filled_in_and_the_rest_stays(size: int) -> None:
     (reply,) = wire.reply_frames().feed(wire.encode_reply(Reply("kernel_error", b"x" * size, kernel_ns=9)))
     server = {"id": 7, "cold_start": True, "waited_for_boot": True, "gpu": 3, "worker": 14, "queued_ns": 2**40}
-    wire.complete_reply(reply.frame, Reply("ok", b"", **server))  # type: ignore[arg-type]
+    wire.complete_reply(reply.frame, server.pop("id"), **server)  # type: ignore[arg-type]
     (read,) = wire.reply_decoder().feed(b"".join(reply.frame))
-    assert read == Reply("kernel_error", b"x" * size, kernel_ns=9, **server)  # type: ignore[arg-type]
+    assert read == Reply("kernel_error", b"x" * size, 7, kernel_ns=9, **server)  # type: ignore[arg-type]
 
 
 # A stream in any pieces

@@ -1,1 +1,1 @@
-"""The server: one kernel, worker processes on several GPUs, and the placement of invocations on them."""
+"""The server: its clients' connections, the pool's workers as processes, and the metrics."""

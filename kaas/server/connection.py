@@ -4,14 +4,15 @@ import asyncio
 import hmac
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import cast
 
 from kaas import wire
 from kaas.errors import FrameError
-from kaas.server.account import Sparing
-from kaas.server.pool import Pool
-from kaas.server.process import Invocation
+from kaas.pool.account import Sparing
+from kaas.pool.invocations import Invocation
+from kaas.pool.pool import Pool
 from kaas.wire import Pieces, Reply, RequestFrame
 
 log = logging.getLogger("kaas.server")
@@ -40,7 +41,7 @@ class Connections(set["ClientConnection"]):
         super().__init__()
         self._most_strangers = max(most // _STRANGERS, 1)
         self._strangers: dict[ClientConnection, None] = {}  # oldest first
-        self._many = Sparing(log, 60.0)
+        self._many = Sparing(log, time.monotonic, 60.0)
 
     def add_stranger(self, connection: "ClientConnection") -> None:
         """Take note of one that has shown no token yet; the oldest has to go if there are too many."""
@@ -156,7 +157,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._pool.submit(invocation)
         elif request.kind == wire.STATUS:
             self._status = self._status or json.dumps(self._pool.status()).encode()
-            self._send([wire.encode_reply(Reply("ok", self._status, request.id))])
+            self._transport.write(wire.encode_reply(Reply("ok", self._status, request.id)))
 
     def _refuse(self, status: str, text: str, request_id: int) -> None:
         """Reply, and close when the client has: one that is still sending would not get the reply otherwise."""
@@ -185,10 +186,6 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _reply(self, frame: Pieces) -> None:
         if self._transport is not None:
-            self._send(frame)
-            self._pool.account["replies"] += 1
-
-    def _send(self, frame: Pieces) -> None:
-        if self._transport is not None:
             for piece in frame:
                 self._transport.write(piece)
+            self._pool.account["replies"] += 1

@@ -10,11 +10,12 @@ import ipaddress
 import logging
 import resource
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 from kaas.errors import UsageError
-from kaas.server.account import Sparing
+from kaas.pool.account import Sparing
 
 log = logging.getLogger("kaas.server")
 
@@ -98,7 +99,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[object]] = set()
         self._retry: asyncio.TimerHandle | None = None
-        self._full = Sparing(log, 60.0)
+        self._full = Sparing(log, time.monotonic, 60.0)
         self._most = most
         self._open()
 

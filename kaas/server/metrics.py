@@ -18,9 +18,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from kaas.server.account import OUTCOMES, REFUSALS
+from kaas.pool.account import OUTCOMES, REFUSALS
+from kaas.pool.slot import STATES
 from kaas.server.listener import Acceptor, name
-from kaas.server.process import STATES
 
 _CALLS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _BOOTS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -63,9 +63,7 @@ class Metrics:
     def __init__(self, listener: socket.socket) -> None:
         self.address = name(listener)
         self._listener = listener
-        self.queue = Histogram(_CALLS)
-        self.kernel = Histogram(_CALLS)
-        self.boot = Histogram(_BOOTS)
+        self._histograms = {"queue": Histogram(_CALLS), "kernel": Histogram(_CALLS), "boot": Histogram(_BOOTS)}
         self._status: Callable[[], dict[str, Any]] = dict
         self._acceptor: Acceptor | None = None
         self._scrapes: set[asyncio.Task[None]] = set()
@@ -74,6 +72,10 @@ class Metrics:
         """Answer scrapes until `close`; `status` gives the pool's status."""
         self._status = status
         self._acceptor = Acceptor(self._listener, self._protocol, lambda: len(self._scrapes), self.most)
+
+    def observe(self, what: str, seconds: float, gpu: int) -> None:
+        """Count a duration (pool.Observe)."""
+        self._histograms[what].observe(seconds, gpu)
 
     def close(self) -> None:
         """Answer no more."""
@@ -121,6 +123,7 @@ class Metrics:
         for outcome in (*OUTCOMES, *REFUSALS):
             requests.add_metric([outcome], counted[outcome])
         states = Counter((worker["gpu"], worker["state"]) for worker in status["workers"])
+        queue, kernel, boot = (self._histograms[what] for what in ("queue", "kernel", "boot"))
         workers = GaugeMetricFamily("kaas_workers", "Workers of booted GPUs.", labels=["gpu", "state"])
         for gpu, state in product(range(status["gpus"]), STATES):
             workers.add_metric([str(gpu), state], states[gpu, state])
@@ -131,9 +134,9 @@ class Metrics:
             workers,
             CounterMetricFamily("kaas_accepted", "Invocations accepted.", counted["accepted"]),
             requests,
-            self.queue.family("kaas_queue_seconds", "From acceptance until a worker had the invocation."),
-            self.kernel.family("kaas_kernel_seconds", "In the kernel's call."),
-            self.boot.family("kaas_boot_seconds", "From a worker's start until it was ready."),
+            queue.family("kaas_queue_seconds", "From acceptance until a worker had the invocation."),
+            kernel.family("kaas_kernel_seconds", "In the kernel's call."),
+            boot.family("kaas_boot_seconds", "From a worker's start until it was ready."),
             *_by_gpu(status["by_gpu"]),
         ]
 

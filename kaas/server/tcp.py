@@ -15,11 +15,13 @@ from kaas.children import raise_descriptor_limit
 from kaas.errors import UsageError
 from kaas.events import Event
 from kaas.orders import Orders, ignore_signals
+from kaas.policy import Paper, Queue
+from kaas.pool.pool import Pool
+from kaas.pool.settings import Settings
 from kaas.server import listener
 from kaas.server.connection import LINGER, ClientConnection, Connections
+from kaas.server.engines.local import LocalEngine
 from kaas.server.listener import Acceptor
-from kaas.server.pool import Pool
-from kaas.server.settings import Settings
 
 if TYPE_CHECKING:  # its library is imported only where metrics are wanted
     from kaas.server.metrics import Metrics
@@ -54,18 +56,28 @@ def serve(settings: Settings) -> None:
         for each in listeners:
             stack.enter_context(each)
         runner = stack.enter_context(asyncio.Runner(loop_factory=new_event_loop))
-        runner.run(_Server(settings, *listeners).run())
+        runner.run(_Server(settings, runner.get_loop(), *listeners).run())
     ignore_signals()
 
 
 class _Server:
     """Brings connections and pool together. Its main line acts on orders to end."""
 
-    def __init__(self, settings: Settings, clients: socket.socket, scrapes: socket.socket | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        clients: socket.socket,
+        scrapes: socket.socket | None = None,
+    ) -> None:
         self._settings = settings
         self._listener = clients
         self._metrics = _new_metrics(scrapes) if scrapes is not None else None
-        self._pool = Pool(settings, _EventLines().print, self._metrics)
+        self._engine = LocalEngine(settings)
+        policy = Queue(settings.max_queue) if settings.when_full == "queue" else Paper()
+        observe = self._metrics.observe if self._metrics is not None else None
+        emit = _EventLines().print
+        self._pool = Pool(settings, self._engine, policy, emit, loop=loop, clock=time.monotonic, observe=observe)
         scrapes_open = self._metrics.most if self._metrics is not None else 0
         self._most = listener.most_connections(2 * settings.gpus * settings.workers_per_gpu + scrapes_open)
         self._connections = Connections(self._most)
@@ -73,7 +85,7 @@ class _Server:
     async def run(self) -> None:
         orders = Orders(self._settings.supervised)
         order = asyncio.create_task(orders.next())
-        starting = asyncio.create_task(self._pool.start())
+        starting = asyncio.create_task(self._engine.start())
         await asyncio.wait((order, starting), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
@@ -157,14 +169,18 @@ def _new_metrics(scrapes: socket.socket) -> "Metrics":
 
 
 class _EventLines:
-    """Prints the event lines on stdout, past Python's buffers: a line is there, torn or lost, and we know which."""
+    """Prints the event lines on stdout, past Python's buffers: a line is there, torn or lost, and we know which.
+
+    Their stamps are the epoch, read once, plus the monotonic clock: a clock that is set meanwhile does not tear them.
+    """
 
     def __init__(self) -> None:
         self._torn = False
+        self._epoch = time.time() - time.monotonic()
 
     def print(self, event: Event) -> None:
-        """Print an event's line; what becomes of the line does not become of the server."""
-        line = events.format(event)
+        """Print the line of an event of the monotonic clock; what becomes of the line does not become of the server."""
+        line = events.format(event._replace(timestamp=self._epoch + event.timestamp))
         rest = ("\n" * self._torn + line + "\n").encode(errors="backslashreplace")
         try:
             while rest:

@@ -1,17 +1,10 @@
 """Kernels whose import fails or takes too long, here and there: what cannot serve is left out, and the rest serves."""
 
-import asyncio
-import errno
-import os
 from pathlib import Path
 
 import pytest
 from support import eventually
 from watch import StartWatch, Watch, faulty_after
-
-from kaas.children import ForkServer
-from kaas.errors import ProcessFailed
-from kaas.server.process import Trial
 
 pytest_plugins = "watching"
 
@@ -118,16 +111,3 @@ def test_an_import_that_does_not_succeed_for_some_time(
     assert client.reply(asked).status in {"ok", "worker_lost"}
     one.wait_until_idle(2)
     assert not left_out(one)
-
-
-def test_a_trial_for_which_there_is_no_room_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def spawn(*_: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    async def run() -> None:
-        forkserver = ForkServer("kaas.server.worker", {}, lambda *_: None, 1.0)
-        with pytest.raises(ProcessFailed, match="no process can be started to try the kernel in: Too many open files"):
-            await Trial().run(forkserver, {}, 1.0)
-
-    monkeypatch.setattr(ForkServer, "spawn", spawn)
-    asyncio.run(run())

@@ -75,7 +75,9 @@ def test_sigterm_while_lost_workers_are_replaced(watch: StartWatch) -> None:
     one.send(signal.SIGTERM)
 
 
-def test_a_clock_that_is_stepped_all_the_time_changes_nothing_but_stamps(watch: StartWatch, tmp_path: Path) -> None:
+def test_a_clock_that_is_stepped_all_the_time_changes_nothing_but_the_stamps_of_the_log(
+    watch: StartWatch, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(STEPPED)
     limits = ("--idle-timeout", "1", "--call-timeout", "3", "--queue-timeout", "0.5", "--when-full", "queue")
     one = watch("faulty", "-m", "1", *limits, PYTHONPATH=str(tmp_path))
@@ -92,7 +94,9 @@ def test_a_clock_that_is_stepped_all_the_time_changes_nothing_but_stamps(watch: 
     said = one.server.events()
     assert {event.event for event in said} <= set(events.EVENTS)
     stamps = [event.timestamp for event in said]
-    assert stamps != sorted(stamps), f"the clock was not stepped: {sys.version}"
+    assert stamps == sorted(stamps)
+    logged = [line.partition(" server ")[0] for line in one.server.stderr().splitlines() if " server " in line]
+    assert logged != sorted(logged), f"the clock was not stepped: {sys.version}"
 
 
 def test_sigterm_twice_ends_a_server_whose_fork_server_is_stopped(watch: StartWatch, gate: Path) -> None:

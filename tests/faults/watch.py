@@ -12,7 +12,7 @@ import psutil
 from support import KERNELS, Frames, Server, eventually, exists
 
 from kaas import wire
-from kaas.server.account import OUTCOMES, REFUSALS
+from kaas.pool.account import OUTCOMES, REFUSALS
 from kaas.wire import Reply, Request
 
 GATED = """

@@ -246,6 +246,7 @@ def test_an_event_line_that_is_lost_is_told_and_does_not_spoil_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, lines = tmp_path / "events", tcp._EventLines()
+    lines._epoch = 0.0
     with path.open("w") as file:
         monkeypatch.setattr(sys, "stdout", file)
         with monkeypatch.context() as full:

@@ -1,15 +1,36 @@
 import random
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kaas.server.placement import Place, Placement
+from kaas.placement import Placement
+from kaas.policy import Paper
 
 patient = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], stateful_step_count=40
 )
+
+
+class Place(NamedTuple):
+    worker: int
+    gpu: int
+    boots: bool
+
+
+def acquire(placement: Placement) -> Place | None:
+    """Do what the pool does with the paper's policy."""
+    policy = Paper()
+    gpu = policy.choose(placement)
+    boots = gpu is None
+    if gpu is None:
+        gpu = policy.boot(placement, 1)
+        if gpu is None:
+            return None
+        placement.boot(gpu)
+    return Place(placement.acquire(gpu), gpu, boots)
 
 
 class Model:
@@ -20,13 +41,14 @@ class Model:
         self.m = workers_per_gpu
         self.busy: dict[int, set[int]] = {}  # of each booted GPU
         self.left_out: set[int] = set()
+        self.ready: set[int] = set()
 
     def acquire(self) -> Place | None:
         # Without workers that are left out, the GPU with the fewest in flight is full only if all are.
         with_idle = [gpu for gpu in self.busy if self.idle(gpu)]
         if with_idle:
             gpu = min(with_idle, key=lambda number: (len(self.busy[number]), number))
-            worker = min(self.idle(gpu))
+            worker = min(self.ready & set(self.idle(gpu)) or self.idle(gpu))
             self.busy[gpu].add(worker)
             return Place(worker, gpu, boots=False)
         not_booted = [gpu for gpu in range(self.gpus) if gpu not in self.busy and self.workers(gpu)]
@@ -42,15 +64,20 @@ class Model:
 
     def stop(self, gpu: int) -> None:
         del self.busy[gpu]
+        self.ready -= set(self.workers(gpu))
 
     def leave_out(self, worker: int) -> bool:
         gpu = worker // self.m
         self.left_out.add(worker)
+        self.ready.discard(worker)
         self.busy[gpu].discard(worker)
         if self.workers(gpu):
             return False
         del self.busy[gpu]
         return True
+
+    def set_ready(self, worker: int, ready: bool) -> None:
+        (self.ready.add if ready else self.ready.discard)(worker)
 
     def workers(self, gpu: int) -> list[int]:
         return [worker for worker in range(gpu * self.m, (gpu + 1) * self.m) if worker not in self.left_out]
@@ -76,13 +103,13 @@ class Against(RuleBasedStateMachine):
 
     @rule()
     def acquire(self) -> None:
-        assert self.placement.acquire() == self.model.acquire()
+        assert acquire(self.placement) == self.model.acquire()
 
     @rule()
     def acquire_until_full(self) -> None:
         while (place := self.model.acquire()) is not None:
-            assert self.placement.acquire() == place
-        assert self.placement.acquire() is None
+            assert acquire(self.placement) == place
+        assert acquire(self.placement) is None
 
     @precondition(lambda self: self.model.all_busy())
     @rule(data=st.data())
@@ -112,6 +139,13 @@ class Against(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(self.model.all_usable()))
         assert self.placement.leave_out(worker) == self.model.leave_out(worker)
 
+    @precondition(lambda self: self.model.all_usable())
+    @rule(data=st.data(), ready=st.booleans())
+    def become_ready_or_lost(self, data: st.DataObject, ready: bool) -> None:
+        worker = data.draw(st.sampled_from(self.model.all_usable()))
+        self.model.set_ready(worker, ready)
+        self.placement.set_ready(worker, ready=ready)
+
     @rule(worker=st.integers(-2, 25))
     def leave_out_what_is_not_in_use(self, worker: int) -> None:
         if worker not in self.model.all_usable():
@@ -136,6 +170,9 @@ class Against(RuleBasedStateMachine):
             assert self.placement.booted == sorted(self.model.busy)
             for gpu, workers in self.model.busy.items():
                 assert self.placement.in_flight(gpu) == len(workers)
+                ready = self.model.ready & set(self.model.workers(gpu))
+                assert self.placement.ready(gpu) == len(ready)
+                assert self.placement.ready_and_idle(gpu) == len(ready - workers)
             for gpu in range(self.model.gpus):
                 assert self.placement.workers(gpu) == self.model.workers(gpu)
             assert self.placement.exhausted == (len(self.model.left_out) == self.model.gpus * self.model.m)
@@ -151,13 +188,17 @@ def test_long_random_histories_follow_the_rule(gpus: int, workers_per_gpu: int, 
     model, placement, draw = Model(gpus, workers_per_gpu), Placement(gpus, workers_per_gpu), random.Random(seed)
     for _ in range(300):
         busy, resting = model.all_busy(), model.resting()
-        match draw.choice(("acquire", "acquire", "release", "stop", "leave out")):
+        match draw.choice(("acquire", "acquire", "release", "ready", "lost", "stop", "leave out")):
             case "acquire":
-                assert placement.acquire() == model.acquire()
+                assert acquire(placement) == model.acquire()
             case "release" if busy:
                 worker = draw.choice(busy)
                 model.release(worker)
                 placement.release(worker)
+            case ("ready" | "lost") as event if usable := model.all_usable():
+                worker = draw.choice(usable)
+                model.set_ready(worker, event == "ready")
+                placement.set_ready(worker, ready=event == "ready")
             case "stop" if resting:
                 gpu = draw.choice(resting)
                 model.stop(gpu)
@@ -172,7 +213,7 @@ def test_long_random_histories_follow_the_rule(gpus: int, workers_per_gpu: int, 
 
 
 def places(placement: Placement, number: int) -> list[Place | None]:
-    return [placement.acquire() for _ in range(number)]
+    return [acquire(placement) for _ in range(number)]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +236,7 @@ def test_the_gpu_with_the_fewest_in_flight_gives_its_lowest_idle_worker(
     places(placement, 4)
     for worker in released:
         placement.release(worker)
-    assert placement.acquire() == expected
+    assert acquire(placement) == expected
 
 
 def test_gpus_are_booted_one_after_the_other_each_when_the_booted_ones_are_full() -> None:
@@ -223,12 +264,46 @@ def test_of_a_thousand_gpus_the_lowest_that_can_be_taken_comes_first(released: l
     assert places(placement, len(released) + 1) == [*expected, None]
 
 
+def test_a_worker_that_boots_is_taken_only_if_no_ready_one_of_its_gpu_is_idle() -> None:
+    placement = Placement(2, 3)
+    acquire(placement)
+    for worker in (1, 2):
+        placement.set_ready(worker, ready=True)
+    placement.release(0)
+    placement.set_ready(0, ready=False)  # it was lost, and boots again
+    assert places(placement, 4) == [
+        Place(1, 0, boots=False),
+        Place(2, 0, boots=False),
+        Place(0, 0, boots=False),  # it boots, but another GPU is booted only when this one is full
+        Place(3, 1, boots=True),
+    ]
+
+
+def test_of_two_gpus_the_less_loaded_is_taken_even_if_it_boots() -> None:
+    placement = Placement(2, 2)
+    places(placement, 4)
+    for worker in (0, 1):
+        placement.set_ready(worker, ready=True)
+    for worker in (1, 2, 3):
+        placement.release(worker)
+    assert acquire(placement) == Place(2, 1, boots=False)
+
+
+def test_a_gpu_that_is_booted_or_full_takes_no_more() -> None:
+    placement = Placement(1, 1)
+    acquire(placement)
+    with pytest.raises(ValueError, match="cannot be booted"):
+        placement.boot(0)
+    with pytest.raises(ValueError, match="no idle worker"):
+        placement.acquire(0)
+
+
 def test_no_gpu_is_booted_while_a_booted_one_has_an_idle_worker() -> None:
     placement = Placement(3, 2)
     places(placement, 4)
     placement.release(1)
-    assert placement.acquire() == Place(1, 0, boots=False)
-    assert placement.acquire() == Place(4, 2, boots=True)
+    assert acquire(placement) == Place(1, 0, boots=False)
+    assert acquire(placement) == Place(4, 2, boots=True)
 
 
 def test_a_stopped_gpu_is_booted_again_and_the_lowest_number_first() -> None:
@@ -243,20 +318,20 @@ def test_a_stopped_gpu_is_booted_again_and_the_lowest_number_first() -> None:
 
 def test_a_refusal_changes_nothing() -> None:
     placement = Placement(1, 1)
-    placement.acquire()
+    acquire(placement)
     before = repr(placement)
     assert places(placement, 3) == [None, None, None]
     assert repr(placement) == before
     placement.release(0)
-    assert placement.acquire() == Place(0, 0, boots=False)
+    assert acquire(placement) == Place(0, 0, boots=False)
 
 
 def test_one_worker_on_one_gpu_serves_again_and_again() -> None:
     placement = Placement(1, 1)
-    assert placement.acquire() == Place(0, 0, boots=True)
+    assert acquire(placement) == Place(0, 0, boots=True)
     for _ in range(1000):
         placement.release(0)
-        assert placement.acquire() == Place(0, 0, boots=False)
+        assert acquire(placement) == Place(0, 0, boots=False)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +345,7 @@ def test_one_worker_on_one_gpu_serves_again_and_again() -> None:
 )
 def test_a_worker_without_an_invocation_cannot_be_released(worker: int) -> None:
     placement = Placement(2, 2)
-    placement.acquire()
+    acquire(placement)
     with pytest.raises(ValueError, match=f"worker {worker} "):
         placement.release(worker)
     assert places(placement, 4) == [
@@ -283,7 +358,7 @@ def test_a_worker_without_an_invocation_cannot_be_released(worker: int) -> None:
 
 def test_a_worker_cannot_be_released_twice() -> None:
     placement = Placement(1, 2)
-    placement.acquire()
+    acquire(placement)
     placement.release(0)
     with pytest.raises(ValueError, match="worker 0 "):
         placement.release(0)
@@ -292,7 +367,7 @@ def test_a_worker_cannot_be_released_twice() -> None:
 @pytest.mark.parametrize("gpu", [0, 1, 99, -1])  # busy, not booted, not there, not there
 def test_only_a_booted_gpu_without_invocations_can_be_stopped(gpu: int) -> None:
     placement = Placement(2, 2)
-    placement.acquire()
+    acquire(placement)
     with pytest.raises(ValueError, match=f"GPU {gpu} cannot be stopped"):
         placement.stop(gpu)
     assert placement.booted == [0]
@@ -310,7 +385,7 @@ def test_a_worker_that_is_left_out_gets_no_invocation_even_if_its_gpu_is_booted_
 
 def test_a_gpu_with_a_worker_left_out_is_full_sooner_and_the_others_go_on() -> None:
     placement = Placement(2, 3)
-    placement.acquire()
+    acquire(placement)
     placement.leave_out(1)
     assert places(placement, 4) == [
         Place(2, 0, boots=False),
@@ -318,17 +393,17 @@ def test_a_gpu_with_a_worker_left_out_is_full_sooner_and_the_others_go_on() -> N
         Place(4, 1, boots=False),
         Place(5, 1, boots=False),
     ]
-    assert placement.acquire() is None
+    assert acquire(placement) is None
 
 
 def test_a_gpu_all_of_whose_workers_are_left_out_is_never_booted_again() -> None:
     placement = Placement(2, 2)
-    placement.acquire()
+    acquire(placement)
     assert [placement.leave_out(0), placement.leave_out(1)] == [False, True]
     assert (placement.booted, placement.exhausted) == ([], False)
     assert places(placement, 3) == [Place(2, 1, boots=True), Place(3, 1, boots=False), None]
     assert [placement.leave_out(3), placement.leave_out(2)] == [False, True]
-    assert (placement.acquire(), placement.exhausted) == (None, True)
+    assert (acquire(placement), placement.exhausted) == (None, True)
 
 
 def test_its_repr_reads_like_a_sentence() -> None:

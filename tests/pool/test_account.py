@@ -8,7 +8,7 @@ import pytest
 from support import Server, StartServer, eventually
 
 from kaas import wire
-from kaas.server.account import ANSWERS, OUTCOMES, REFUSALS, Account, Sparing
+from kaas.pool.account import ANSWERS, OUTCOMES, REFUSALS, Account, Sparing
 
 
 def assert_closed(status: dict[str, int], in_flight: int) -> None:
@@ -92,12 +92,10 @@ def test_an_empty_account_reads_like_one() -> None:
 
 
 def test_a_line_that_repeats_is_logged_once_in_its_interval_with_the_number_of_those_left_out(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     times = iter((10.0, 10.5, 10.9, 11.0, 12.5))
-    monkeypatch.setattr("kaas.server.account.time.monotonic", lambda: next(times))
-    sparing = Sparing(logging.getLogger("test"), interval=1.0)
+    sparing = Sparing(logging.getLogger("test"), lambda: next(times), interval=1.0)
     for _ in range(5):
         sparing.warning("worker %d failed", 3)
-    monkeypatch.undo()
     assert caplog.messages == ["worker 3 failed", "worker 3 failed (and 2 more like it before)", "worker 3 failed"]

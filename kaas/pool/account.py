@@ -11,8 +11,8 @@ the account.
 """
 
 import logging
-import time
 from collections import Counter
+from collections.abc import Callable
 
 from kaas import wire
 
@@ -38,15 +38,16 @@ class Account(Counter[str]):
 class Sparing:
     """Logs warnings of one kind, one in `interval` seconds at most: a fault that repeats must not fill the disk."""
 
-    def __init__(self, log: logging.Logger, interval: float = 1.0) -> None:
+    def __init__(self, log: logging.Logger, clock: Callable[[], float], interval: float = 1.0) -> None:
         self._log = log
+        self._clock = clock
         self._interval = interval
         self._next = float("-inf")
         self._left_out = 0
 
     def warning(self, text: str, *values: object) -> None:
         """Log it, with the number of those that were left out since the last; or leave it out."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._next:
             self._left_out += 1
             return

@@ -1,0 +1,76 @@
+"""Where does an invocation go, when does a GPU boot, who may wait? The experiment's subject; `pool.py` acts on it.
+
+Pure: no clock, lock, socket or process. A policy is asked, and changes nothing.
+"""
+
+from typing import Protocol
+
+
+class Fleet(Protocol):
+    """What a policy looks at (placement.Placement)."""
+
+    @property
+    def booted(self) -> list[int]:
+        """The booted GPUs, in order; one of them boots as long as none of its workers is ready."""
+
+    def least_loaded(self) -> int | None:
+        """Find the booted GPU with the fewest in flight that has an idle worker, the lowest of equals."""
+
+    def next_to_boot(self) -> int | None:
+        """Find the lowest GPU that is not booted and not left out."""
+
+    def in_flight(self, gpu: int) -> int:
+        """Tell how many invocations a booted GPU has."""
+
+    def workers(self, gpu: int) -> list[int]:
+        """List the workers of a GPU that are not left out, in order."""
+
+    def ready(self, gpu: int) -> int:
+        """Tell how many workers of a GPU are ready, idle or not."""
+
+    def ready_and_idle(self, gpu: int) -> int:
+        """Tell how many workers of a GPU could begin an invocation at once."""
+
+
+class Policy(Protocol):
+    """What decides."""
+
+    def choose(self, fleet: Fleet) -> int | None:
+        """Choose the booted GPU with an idle worker that an invocation goes to; None if it finds no place."""
+
+    def boot(self, fleet: Fleet, waiting: int) -> int | None:
+        """Choose the GPU to boot now, if any; `waiting` invocations have no place.
+
+        Asked when an invocation finds no place, which then is the cold start and goes to the GPU that is booted for
+        it, and whenever one has been placed or a worker has been left out.
+        """
+
+    def may_wait(self, fleet: Fleet, waiting: int) -> bool:
+        """Tell whether an invocation without a place may wait behind `waiting` others, or else is rejected."""
+
+
+class Paper:
+    """The paper's: the next GPU is booted when all booted ones are full, and who finds no place then is rejected."""
+
+    def choose(self, fleet: Fleet) -> int | None:
+        """Choose the GPU with the fewest in flight, the lowest of equals."""
+        return fleet.least_loaded()
+
+    def boot(self, fleet: Fleet, waiting: int) -> int | None:
+        """Choose the lowest GPU that is not booted, if somebody has no place."""
+        return fleet.next_to_boot() if waiting else None
+
+    def may_wait(self, fleet: Fleet, waiting: int) -> bool:
+        """Nobody may."""
+        return False
+
+
+class Queue(Paper):
+    """Like the paper's, but `most` invocations may wait, first come first served."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def may_wait(self, fleet: Fleet, waiting: int) -> bool:
+        """Tell whether there is room."""
+        return waiting < self._most

@@ -1,0 +1,73 @@
+"""What the pool knows of processes: who starts them, what they can be told, and what they tell.
+
+An engine offers GPUs, and starts and ends worker processes on them. It knows nothing of placement, frames' contents or
+clients. Everything is told in the loop, and never from within a call of the one who is told.
+"""
+
+from typing import Protocol
+
+from kaas.wire import Pieces, ReplyFrame
+
+
+class Tell(Protocol):
+    """Whom a worker tells what becomes of it."""
+
+    def ready(self, phases: dict[str, float]) -> None:
+        """It has loaded the kernel; `phases` are the seconds of each part of its boot."""
+
+    def replied(self, reply: ReplyFrame) -> None:
+        """It has said something since."""
+
+    def broken(self, reason: str) -> None:
+        """It is of no more use: the engine ends it, and `ended` follows.
+
+        Without a reason, its end will tell, and what it has said before may still come.
+        """
+
+    def ended(self, how: str, counts: bool) -> None:
+        """It has ended, in words. Told once, and last; `counts` is false if that was not the worker's own fault."""
+
+
+class Worker(Protocol):
+    """One worker, from its start to its end."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, once it is ready."""
+
+    def call(self, frame: Pieces) -> None:
+        """Give it an invocation; one at a time, and only when it is ready."""
+
+    def stop(self) -> None:
+        """Have it end by itself, after the call that it may be in. Nothing but its end is told any more."""
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+
+
+class Engine(Protocol):
+    """Starts and ends workers."""
+
+    async def start(self) -> None:
+        """Make ready to start workers.
+
+        Raises:
+            UsageError: the kernel does not load.
+            ProcessFailed: there are no processes to be had.
+        """
+
+    def spawn(self, number: int, gpu: int, tell: Tell) -> Worker:
+        """Start a worker, the `number`-th place's, on a GPU.
+
+        Raises:
+            OSError: there is no process to be had now.
+        """
+
+    def unused(self, gpu: int) -> None:
+        """Take note that a GPU's task runner was stopped; its workers may still be about to end."""
+
+    async def close(self) -> None:
+        """Start no more, and return when every worker has ended, by itself or, after some time, killed."""
+
+    def abort(self) -> None:
+        """Kill every worker, now."""

@@ -1,0 +1,131 @@
+"""The invocations that were accepted and are not answered yet, and those of them that wait; each is answered once."""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kaas import wire
+from kaas.pool.account import Account
+from kaas.pool.deadlines import Deadlines
+from kaas.wire import Pieces, Reply, RequestFrame
+
+log = logging.getLogger("kaas.server")
+
+
+@dataclass(slots=True, eq=False)
+class Invocation:
+    """A request by a client, accepted and to be answered once: `send` takes it back, with the reply's frame.
+
+    `accepted` and `handed_over`, to a worker, are times of the pool's clock, 0 before.
+    """
+
+    request: RequestFrame
+    send: Callable[["Invocation", Pieces], None]
+    accepted: float = 0.0
+    handed_over: float = 0.0
+    cold_start: bool = False
+    waited_for_boot: bool = False
+    moves: int = 0
+    answered: bool = False
+    deadline: int = 0
+    queue_deadline: int = 0
+
+
+class Invocations:
+    """All that are in flight.
+
+    Args:
+        clock: the time, in seconds.
+        deadlines: by that clock.
+        queue_timeout: seconds that one may wait; 0 for any.
+    """
+
+    def __init__(self, clock: Callable[[], float], deadlines: Deadlines, queue_timeout: float) -> None:
+        self.account = Account()
+        self.waiting: OrderedDict[Invocation, None] = OrderedDict()
+        self._clock = clock
+        self._deadlines = deadlines
+        self._queue_timeout = queue_timeout
+        self._open: set[Invocation] = set()
+        self._closed: asyncio.Event | None = None
+
+    def accept(self, invocation: Invocation) -> None:
+        """Take one in; it is answered `timeout` if it is not answered in time."""
+        self.account["accepted"] += 1
+        self._open.add(invocation)
+        invocation.accepted = now = self._clock()
+        if timeout := invocation.request.timeout:
+            invocation.deadline = self._deadlines.at(now + timeout, self._too_late, invocation)
+
+    def wait(self, invocation: Invocation) -> None:
+        """Have one wait, behind all others."""
+        self.waiting[invocation] = None
+        if limit := self._queue_timeout:
+            invocation.queue_deadline = self._deadlines.at(self._clock() + limit, self._waits_too_long, invocation)
+
+    def waits_no_more(self, invocation: Invocation) -> None:
+        """Take one out of those that wait, if it does."""
+        self.waiting.pop(invocation, None)
+        self._deadlines.cancel(invocation.queue_deadline)
+
+    def answer(self, invocation: Invocation, status: str, text: str, gpu: int = -1, worker: int = -1) -> None:
+        """Answer one with a text, unless it is answered; the worker is that which it was given to."""
+        frame: Pieces = [wire.encode_reply(Reply(status, text.encode(errors="backslashreplace")))]
+        self.send(invocation, status, frame, gpu, worker)
+
+    def send(self, invocation: Invocation, status: str, frame: Pieces, gpu: int, worker: int) -> None:
+        """Answer one with a reply's frame, unless it is answered."""
+        if invocation.answered:
+            return
+        self._close(invocation, status)
+        wire.complete_reply(
+            frame,
+            invocation.request.id,
+            cold_start=invocation.cold_start,
+            waited_for_boot=invocation.waited_for_boot,
+            gpu=gpu,
+            worker=worker,
+            queued_ns=int(((invocation.handed_over or self._clock()) - invocation.accepted) * 1e9),
+        )
+        try:
+            invocation.send(invocation, frame)
+        except Exception:  # whoever the client is, the others' turn must come
+            log.exception("a reply could not be sent")
+
+    def abandon(self, invocation: Invocation) -> None:
+        """Nobody waits for this one's answer."""
+        if not invocation.answered:
+            self._close(invocation, "abandoned")
+
+    def answer_all(self, status: str, text: str) -> None:
+        """Answer all that are in flight."""
+        for invocation in list(self._open):
+            self.answer(invocation, status, text)
+
+    async def all_closed(self) -> None:
+        """Return when none is in flight. No more may be accepted that are not answered at once."""
+        if self._open:
+            self._closed = asyncio.Event()
+            await self._closed.wait()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def _close(self, invocation: Invocation, status: str) -> None:
+        invocation.answered = True
+        self.account[status] += 1
+        self._open.discard(invocation)
+        if self.waiting:
+            self.waits_no_more(invocation)
+        if invocation.deadline:
+            self._deadlines.cancel(invocation.deadline)
+        if self._closed is not None and not self._open:
+            self._closed.set()
+
+    def _too_late(self, invocation: Invocation) -> None:
+        self.answer(invocation, "timeout", f"not done within {invocation.request.timeout:g} s")
+
+    def _waits_too_long(self, invocation: Invocation) -> None:
+        self.answer(invocation, "timeout", f"queued for {self._queue_timeout:g} s (--queue-timeout)")

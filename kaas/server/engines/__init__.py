@@ -1,0 +1,1 @@
+"""Who starts and ends worker processes (kaas.pool.engine)."""

@@ -1,0 +1,208 @@
+"""The engine of this machine: workers are forked by a fork server (kaas.children), their links are socket pairs."""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from kaas import kernels, wire
+from kaas.children import ForkServer, describe
+from kaas.errors import FrameError
+from kaas.forkserver import Config
+from kaas.pool.engine import Tell
+from kaas.pool.settings import Settings
+from kaas.server.engines.trial import try_kernel
+from kaas.server.worker import SAFE_TO_PRELOAD
+from kaas.wire import Pieces, ReplyFrame
+
+log = logging.getLogger("kaas.server")
+
+_LAST_WORDS = 0.1
+"""Seconds after a process's end in which what it wrote must have arrived."""
+
+
+class LocalEngine:
+    """Starts and ends worker processes on this machine. Needs a running asyncio loop (pool.engine.Engine)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._workers: dict[int, _LocalWorker] = {}  # by the fork server's numbers
+        imports = kernels.imports(settings.kernel)
+        self._forkserver = ForkServer(
+            "kaas.server.worker",
+            {"modules": [name for name in imports if name.partition(".")[0] in SAFE_TO_PRELOAD]},
+            self._ended,
+            settings.kill_after,
+            kill_orphans=True,  # one that hangs never looks at its link again
+        )
+
+    async def start(self) -> None:
+        """Start the fork server, and try the kernel in a worker that then ends.
+
+        That also leaves the kernel's compiled code in its cache on disk, so that no task runner has to compile it.
+
+        Raises:
+            UsageError: the kernel does not load.
+            ProcessFailed: there are no processes to be had, or the machine refuses.
+        """
+        try:
+            log.info("libraries imported in %.2f s", await self._forkserver.start())
+            phases = await try_kernel(self, self._settings.boot_timeout)
+            log.info("kernel %s loads in %.2f s", self._settings.kernel.name, phases["import"])
+        except BaseException:
+            await self._forkserver.close()
+            raise
+
+    def spawn(self, number: int, gpu: int, tell: Tell) -> "_LocalWorker":
+        """Start a worker; raises OSError if there are no descriptors, or no processes, to be had."""
+        child, link = self._forkserver.spawn(self._config(number, gpu))
+        self._workers[child] = worker = _LocalWorker(link, tell, partial(self._forkserver.kill, child))
+        return worker
+
+    def unused(self, gpu: int) -> None:
+        """Nothing is held for a GPU."""
+
+    async def close(self) -> None:
+        """Wait until every process has ended; kill those that do not in time."""
+        await self._forkserver.close()
+
+    def abort(self) -> None:
+        """Kill every worker at once, and the fork server, which may not answer."""
+        self._forkserver.abort()
+
+    def _ended(self, child: int, code: int | None) -> None:
+        why = self._forkserver.failure
+        how = f"the fork server cannot be started again: {why}" if code is None and why else describe(code)
+        self._workers.pop(child).process_ended(how, code is not None)
+
+    def _config(self, number: int, gpu: int) -> Config:
+        ids = self._settings.gpu_ids
+        return {
+            "name": f"worker {number} on GPU {gpu}",
+            "kernel": str(self._settings.kernel),
+            "message_size": self._settings.message_size,
+            "tracebacks": log.isEnabledFor(logging.DEBUG),
+            "spawned": time.monotonic(),
+            # A worker sees one GPU only, so that one is its number 0.
+            "environment": {
+                "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+                "CUDA_VISIBLE_DEVICES": ids[gpu] if ids else str(gpu),
+                "WORKER_GPU": "0",
+            },
+        }
+
+
+class _LocalWorker(asyncio.BufferedProtocol):
+    """A worker process and the server's end of its link (pool.engine.Worker).
+
+    Its first frame says whether it is ready; every other one is a reply.
+
+    Args:
+        link: the socket.
+        tell: is told what becomes of it.
+        kill: ends it at once, if it has not ended.
+    """
+
+    def __init__(self, link: socket.socket, tell: Tell, kill: Callable[[], None]) -> None:
+        self.pid: int | None = None
+        self.kill = kill
+        self._tell = tell
+        self._decoder = wire.reply_frames()
+        self._transport: asyncio.Transport | None = None
+        self._useless = False  # it is to end, and nothing that it says counts any more
+        self._refused = False  # by the machine
+        self._linked = True
+        self._end: tuple[str, bool] | None = None  # how it has ended, and whether that counts
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(link))
+
+    def call(self, frame: Pieces) -> None:
+        """Give it an invocation."""
+        assert self._transport is not None
+        for piece in frame:
+            self._transport.write(piece)
+
+    def stop(self) -> None:
+        """Close the link: a worker ends when it reads its end, which is after its call."""
+        self._useless = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def process_ended(self, how: str, counts: bool) -> None:
+        """Its process has ended; what it said last may still be on its way."""
+        self._end = how, counts and not self._refused
+        if self._linked:
+            self._tell.broken("")
+            asyncio.get_running_loop().call_later(_LAST_WORDS, self._tell_end)
+        else:
+            self._tell_end()
+
+    # What asyncio tells (asyncio.BufferedProtocol)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The link is open."""
+        self._transport = cast("asyncio.Transport", transport)
+        if self._useless:
+            transport.close()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Something is coming from the worker: where to?"""
+        return self._decoder.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It is there."""
+        try:
+            for reply in self._decoder.received(nbytes):
+                if self._useless:
+                    return
+                if self.pid is None:
+                    self._greeted(reply)
+                else:
+                    self._tell.replied(reply)
+        except FrameError as error:
+            self._break(f"its link is damaged: {error}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The worker's end of the link is closed: it has ended, or is about to. How, its exit code says."""
+        self._linked = False
+        self._break("")
+        if self._end is not None:
+            self._tell_end()
+
+    async def _connect(self, link: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: self, sock=link)
+        except OSError as error:
+            link.close()
+            self._linked = False
+            self._break(f"there is no link to it: {error.strerror}")
+
+    def _greeted(self, hello: ReplyFrame) -> None:
+        if hello.status != "ok":
+            self._refused = hello.status == "rejected"
+            why = "the machine refuses" if self._refused else "it cannot load the kernel"
+            self._break(f"{why}: {hello.text}")
+            return
+        try:
+            said: dict[str, Any] = json.loads(hello.payload)
+            pid, phases = int(said["pid"]), {name: float(seconds) for name, seconds in said["phases"].items()}
+        except Exception as error:  # it may be anything, made by anybody in the worker
+            self._break(f"its link is damaged: no sense in its first frame: {error}")
+            return
+        self.pid = pid
+        self._tell.ready(phases)
+
+    def _break(self, reason: str) -> None:
+        """Have it end, and say so, unless it is to end anyway."""
+        if not self._useless:
+            self._useless = True
+            self.kill()
+            self._tell.broken(reason)
+
+    def _tell_end(self) -> None:
+        if self._end is not None:
+            (how, counts), self._end = self._end, None
+            self._tell.ended(how, counts)
