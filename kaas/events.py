@@ -15,12 +15,17 @@ task runner; `detail` is free text.
 """
 
 import csv
+import logging
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from kaas.errors import EventLineError, ResultsError
+
+log = logging.getLogger("kaas.server")
 
 EVENTS = ("booted", "ready", "rejected", "stopped", "lost")
 COLUMNS = ("num_workers", "gpu", "timestamp", "event", "worker", "detail")
@@ -62,6 +67,30 @@ def format(event: Event) -> str:
     """Write an event as its line, without the line's end."""
     line = _FORMS[event.event].format(**event._asdict())
     return f"{line} ({' '.join(event.detail.split())})" if event.detail else line
+
+
+class Printer:
+    """Prints event lines on stdout, past Python's buffers: a line is there, torn or lost, and we know which.
+
+    Args:
+        epoch: what is added to the events' time stamps, in seconds: the clock of a run, not the wall's, tells the time.
+    """
+
+    def __init__(self, epoch: float = 0.0) -> None:
+        self._epoch = epoch
+        self._torn = False
+
+    def print(self, event: Event) -> None:
+        """Print an event's line; what becomes of the line does not become of the program."""
+        line = format(event._replace(timestamp=self._epoch + event.timestamp))
+        rest = ("\n" * self._torn + line + "\n").encode(errors="backslashreplace")
+        try:
+            while rest:
+                rest = rest[os.write(sys.stdout.fileno(), rest) :]
+            self._torn = False
+        except (OSError, ValueError) as error:  # a closed file is a ValueError
+            self._torn = True
+            log.warning("stdout: %s; lost: %s", getattr(error, "strerror", None) or error, line)
 
 
 def parse(line: str) -> Event | None:

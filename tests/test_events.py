@@ -1,6 +1,9 @@
 import csv
+import errno
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -251,3 +254,34 @@ def test_the_script_without_its_arguments_shows_how_it_is_used(tmp_path: Path) -
     assert done.returncode == 2
     assert "usage:" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# On stdout
+
+
+def test_an_event_line_that_is_lost_is_told_and_does_not_spoil_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, lines = tmp_path / "events", events.Printer(1.0)
+    with path.open("w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        with monkeypatch.context() as full:
+            full.setattr("kaas.events.os.write", torn_write(os.write))
+            lines.print(Event("booted", 0.5, 0, 4))
+        lines.print(Event("booted", 1.5, 1, 4))
+    monkeypatch.undo()
+    assert path.read_text().splitlines() == ["@@@ Boo", "@@@ Booted 4 new workers on GPU 1 at 2.5"]
+    assert caplog.messages == ["stdout: No space left on device; lost: @@@ Booted 4 new workers on GPU 0 at 1.5"]
+
+
+def torn_write(write: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
+    """Make a write to a disk that has room for a few bytes only."""
+    rooms = iter((7,))
+
+    def torn(descriptor: int, data: bytes) -> int:
+        room = next(rooms, 0)
+        if not room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[:room])
+
+    return torn

@@ -10,7 +10,7 @@ from kaas.wire import Pieces, ReplyFrame
 
 
 class Tell(Protocol):
-    """Whom a worker tells what becomes of it."""
+    """Whom a worker tells what becomes of it; of the first two nothing more once it was told to stop."""
 
     def ready(self, phases: dict[str, float]) -> None:
         """It has loaded the kernel; `phases` are the seconds of each part of its boot."""
@@ -19,10 +19,7 @@ class Tell(Protocol):
         """It has said something since."""
 
     def broken(self, reason: str) -> None:
-        """It is of no more use: the engine ends it, and `ended` follows.
-
-        Without a reason, its end will tell, and what it has said before may still come.
-        """
+        """It is of no more use, and the engine ends it. Without a reason, what it has said before may still come."""
 
     def ended(self, how: str, counts: bool) -> None:
         """It has ended, in words. Told once, and last; `counts` is false if that was not the worker's own fault."""
@@ -39,7 +36,7 @@ class Worker(Protocol):
         """Give it an invocation; one at a time, and only when it is ready."""
 
     def stop(self) -> None:
-        """Have it end by itself, after the call that it may be in. Nothing but its end is told any more."""
+        """Have it end by itself, after the call that it may be in."""
 
     def kill(self) -> None:
         """End it at once, if it has not ended."""
@@ -49,19 +46,10 @@ class Engine(Protocol):
     """Starts and ends workers."""
 
     async def start(self) -> None:
-        """Make ready to start workers.
-
-        Raises:
-            UsageError: the kernel does not load.
-            ProcessFailed: there are no processes to be had.
-        """
+        """Make ready to start workers; UsageError if the kernel does not load, ProcessFailed if no process does."""
 
     def spawn(self, number: int, gpu: int, tell: Tell) -> Worker:
-        """Start a worker, the `number`-th place's, on a GPU.
-
-        Raises:
-            OSError: there is no process to be had now.
-        """
+        """Start a worker, the `number`-th place's, on a GPU; OSError if there is no process to be had now."""
 
     def unused(self, gpu: int) -> None:
         """Take note that a GPU's task runner was stopped; its workers may still be about to end."""

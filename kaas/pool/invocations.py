@@ -13,6 +13,9 @@ from kaas.wire import Pieces, Reply, RequestFrame
 
 log = logging.getLogger("kaas.server")
 
+Observe = Callable[[str, float, int], None]
+"""Is told "queue", "kernel" or "boot", how many seconds that took, and on which GPU."""
+
 
 @dataclass(slots=True, eq=False)
 class Invocation:
@@ -42,12 +45,15 @@ class Invocations:
         queue_timeout: seconds that one may wait; 0 for any.
     """
 
-    def __init__(self, clock: Callable[[], float], deadlines: Deadlines, queue_timeout: float) -> None:
+    def __init__(
+        self, clock: Callable[[], float], deadlines: Deadlines, queue_timeout: float, observe: Observe | None
+    ) -> None:
         self.account = Account()
         self.waiting: OrderedDict[Invocation, None] = OrderedDict()
         self._clock = clock
         self._deadlines = deadlines
         self._queue_timeout = queue_timeout
+        self._observe = observe
         self._open: set[Invocation] = set()
         self._closed: asyncio.Event | None = None
 
@@ -93,6 +99,13 @@ class Invocations:
             invocation.send(invocation, frame)
         except Exception:  # whoever the client is, the others' turn must come
             log.exception("a reply could not be sent")
+
+    def observe(self, invocation: Invocation, gpu: int, kernel_ns: int = 0) -> None:
+        """Have the metrics show how long one took that a worker was given, whatever the client was told."""
+        if self._observe is not None and invocation.handed_over:
+            self._observe("queue", invocation.handed_over - invocation.accepted, gpu)
+            if kernel_ns:
+                self._observe("kernel", kernel_ns / 1e9, gpu)
 
     def abandon(self, invocation: Invocation) -> None:
         """Nobody waits for this one's answer."""

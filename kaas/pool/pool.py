@@ -15,19 +15,17 @@ from typing import Any
 from kaas.events import Event
 from kaas.placement import Placement
 from kaas.policy import Policy
-from kaas.pool.account import Sparing
 from kaas.pool.deadlines import Deadlines
 from kaas.pool.engine import Engine
-from kaas.pool.invocations import Invocation, Invocations
+from kaas.pool.invocations import Invocation, Invocations, Observe
 from kaas.pool.runner import TaskRunner
 from kaas.pool.settings import Settings
 from kaas.pool.slot import LONGEST_PAUSE, MOST_FAILED_BOOTS, Slot
+from kaas.pool.status import status
+from kaas.sparing import Sparing
 from kaas.wire import ReplyFrame
 
 log = logging.getLogger("kaas.server")
-
-Observe = Callable[[str, float, int], None]
-"""Is told how long something took, in seconds, and on which GPU: "queue", "kernel" or "boot"."""
 
 
 class Pool:
@@ -37,9 +35,8 @@ class Pool:
         settings: of the server.
         engine: has been started.
         policy: decides.
-        emit: is given every event; its time stamp is the clock's.
-        loop: in which all of it happens.
-        clock: the time, in seconds.
+        emit: is given every event, its time stamp the clock's, and raises nothing.
+        loop, clock: in which all of it happens, and the time, in seconds.
         observe: see `Observe`.
     """
 
@@ -62,66 +59,42 @@ class Pool:
         self._emit = emit
         self._observe = observe
         self.placement = Placement(settings.gpus, settings.workers_per_gpu)
-        self._runners: dict[int, TaskRunner] = {}  # of each booted GPU
-        self._invocations = Invocations(clock, self.deadlines, settings.queue_timeout)
-        self._waiting = self._invocations.waiting  # no others than these, first come first served
-        self._lost: Counter[int] = Counter()  # workers of each GPU
-        self._cold_starts: Counter[int] = Counter()  # of each GPU
+        self.runners: dict[int, TaskRunner] = {}  # of each booted GPU
+        self.invocations = Invocations(clock, self.deadlines, settings.queue_timeout, observe)
+        self._waiting = self.invocations.waiting  # no others than these, first come first served
+        self.lost_workers: Counter[int] = Counter()  # workers of each GPU
+        self.cold_starts: Counter[int] = Counter()  # of each GPU
         self._kernel_errors = Sparing(log, clock)
         self._refused = Sparing(log, clock, LONGEST_PAUSE)
         self._no_gpu = ""  # why no GPU is left
-        # So many boots can fail for one invocation before no place is left; the machine may refuse them for longer.
+        # So many boots can fail for one invocation; those that the machine refuses, for longer.
         self._most_moves = MOST_FAILED_BOOTS * settings.gpus * settings.workers_per_gpu
-        self._draining = False
-        self.account = self._invocations.account
-        self.abandon = self._invocations.abandon  # the client is gone, and nobody waits for what comes of it
+        self.draining = False
+        self.account = self.invocations.account
+        self.abandon = self.invocations.abandon  # the client is gone, and nobody waits for what comes of it
 
     def submit(self, invocation: Invocation) -> None:
         """Accept an invocation: it is answered at once or later, and exactly once."""
-        self._invocations.accept(invocation)
-        if self._draining:
-            self._invocations.answer(invocation, "shutting_down", "the server is shutting down")
+        self.invocations.accept(invocation)
+        if self.draining:
+            self.invocations.answer(invocation, "shutting_down", "the server is shutting down")
         elif not self._place(invocation) and not self._wait(invocation, behind=len(self._waiting)):
             self._reject(invocation)
 
     def status(self) -> dict[str, Any]:
-        """Say how the pool stands, as the status query's answer does."""
-        return {
-            "in_flight": len(self._invocations),
-            "task_runners": len(self._runners),
-            "queued": len(self._waiting),
-            "workers": [
-                {"worker": slot.number, "gpu": gpu, "pid": slot.pid, "state": slot.state}
-                for gpu, runner in sorted(self._runners.items())
-                for slot in runner.slots.values()
-            ],
-            "counters": dict(self.account),
-            "by_gpu": [self._status_of(gpu) for gpu in range(self.settings.gpus)],
-            "draining": self._draining,
-            **self.settings.status(),
-        }
-
-    def _status_of(self, gpu: int) -> dict[str, Any]:
-        booted = gpu in self._runners
-        return {
-            "gpu": gpu,
-            "booted": booted,
-            "in_flight": self.placement.in_flight(gpu) if booted else 0,
-            "workers": len(self.placement.workers(gpu)),
-            "lost": self._lost[gpu],
-            "cold_starts": self._cold_starts[gpu],
-        }
+        """Say how the pool stands."""
+        return status(self)
 
     async def drain(self) -> None:
         """Accept nothing more, answer what is in flight, let all workers end, and return when they have.
 
         What is still in flight after the drain timeout is answered `shutting_down`.
         """
-        self._draining = True
-        if self._invocations:
-            log.info("draining: %d in flight", len(self._invocations))
+        self.draining = True
+        if self.invocations:
+            log.info("draining: %d in flight", len(self.invocations))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._invocations.all_closed(), self.settings.drain_timeout)
+                await asyncio.wait_for(self.invocations.all_closed(), self.settings.drain_timeout)
         self._end("the server shut down before it was done")
         await self.engine.close()
 
@@ -131,7 +104,7 @@ class Pool:
         self.engine.abort()
 
     def __repr__(self) -> str:
-        return f"<Pool {self.placement!r}, {len(self._invocations)} in flight, {len(self._waiting)} queued>"
+        return f"<Pool {self.placement!r}, {len(self.invocations)} in flight, {len(self._waiting)} queued>"
 
     # What slots and task runners tell
 
@@ -149,20 +122,20 @@ class Pool:
 
     def finished(self, slot: Slot, invocation: Invocation, reply: ReplyFrame) -> None:
         """A worker is done with its invocation."""
-        self._invocations.send(invocation, reply.status, reply.frame, slot.gpu, slot.number)
-        self._observe_call(invocation, slot.gpu, reply.kernel_ns)
+        self.invocations.send(invocation, reply.status, reply.frame, slot.gpu, slot.number)
+        self.invocations.observe(invocation, slot.gpu, reply.kernel_ns)
         if reply.status == "kernel_error":
             self._kernel_errors.warning("worker %d on GPU %d: %s", slot.number, slot.gpu, reply.text)
 
     def overdue(self, slot: Slot, invocation: Invocation) -> None:
         """A worker's call takes longer than a call may: it is going to be lost."""
         limit = f"the call took longer than {self.settings.call_timeout:g} s (--call-timeout)"
-        self._invocations.answer(invocation, "timeout", limit, slot.gpu, slot.number)
+        self.invocations.answer(invocation, "timeout", limit, slot.gpu, slot.number)
 
     def lost(self, slot: Slot, reason: str, refused: bool) -> None:
         """A worker has ended that should not have."""
         more = f"; left out after {slot.failed_boots} failed boots" if slot.state == "left out" else ""
-        self._lost[slot.gpu] += 1
+        self.lost_workers[slot.gpu] += 1
         self._emit(Event("lost", self.clock(), slot.gpu, 1, slot.number, reason + more))
         warn = self._refused.warning if refused else log.warning
         warn("worker %d on GPU %d was lost: %s%s", slot.number, slot.gpu, reason, more)
@@ -172,13 +145,13 @@ class Pool:
         if not invocation.handed_over and (invocation.answered or self._move(invocation)):
             return
         text = f"worker {slot.number} on GPU {slot.gpu} was lost: {reason}"
-        self._invocations.answer(invocation, "worker_lost", text, slot.gpu, slot.number)
-        self._observe_call(invocation, slot.gpu)
+        self.invocations.answer(invocation, "worker_lost", text, slot.gpu, slot.number)
+        self.invocations.observe(invocation, slot.gpu)
 
     def free(self, slot: Slot) -> None:
         """A worker has no invocation any more; the one that has waited longest, if any, gets a place."""
         if not self.placement.release(slot.number):
-            self._runners[slot.gpu].idle_since = self.clock()
+            self.runners[slot.gpu].idle_since = self.clock()
         self._serve_waiting()
 
     def left_out(self, slot: Slot, reason: str) -> None:
@@ -187,7 +160,7 @@ class Pool:
             log.error("GPU %d is left out: none of its workers boots: %s", slot.gpu, reason)
             self._stop(slot.gpu, f"left out: {reason}")
         elif not self.placement.in_flight(slot.gpu):
-            self._runners[slot.gpu].idle_since = self.clock()
+            self.runners[slot.gpu].idle_since = self.clock()
         if self.placement.exhausted:
             self._no_gpu = f"no GPU is left, for no worker boots (see the server's log): {reason}"
             for waiting in list(self._waiting):
@@ -196,7 +169,7 @@ class Pool:
 
     def idle(self, gpu: int) -> None:
         """Nothing has been in flight on a GPU for some time."""
-        if not self._draining:
+        if not self.draining:
             self.placement.stop(gpu)
             self._stop(gpu, "idle")
             self._boot_ahead()
@@ -213,10 +186,10 @@ class Pool:
             self._boot(gpu)
             invocation.cold_start = True
             self.account["cold_starts"] += 1
-            self._cold_starts[gpu] += 1
+            self.cold_starts[gpu] += 1
         if self._waiting:
-            self._invocations.waits_no_more(invocation)
-        self._runners[gpu].slots[self.placement.acquire(gpu)].assign(invocation)
+            self.invocations.waits_no_more(invocation)
+        self.runners[gpu].slots[self.placement.acquire(gpu)].assign(invocation)
         self._boot_ahead()
         return True
 
@@ -224,7 +197,7 @@ class Pool:
         """Have an invocation wait behind so many others, if the policy lets it; tell whether it does."""
         may = not self._no_gpu and self._policy.may_wait(self.placement, behind)
         if may:
-            self._invocations.wait(invocation)
+            self.invocations.wait(invocation)
         return may
 
     def _move(self, invocation: Invocation) -> bool:
@@ -251,28 +224,21 @@ class Pool:
     def _boot(self, gpu: int) -> None:
         numbers = self.placement.boot(gpu)
         self._emit(Event("booted", self.clock(), gpu, len(numbers)))
-        self._runners[gpu] = TaskRunner(gpu, numbers, self)
+        self.runners[gpu] = TaskRunner(gpu, numbers, self)
 
     def _stop(self, gpu: int, why: str) -> None:
-        runner = self._runners.pop(gpu)
+        runner = self.runners.pop(gpu)
         self._emit(Event("stopped", self.clock(), gpu, len(runner.slots), detail=why))
         runner.stop()
         self.engine.unused(gpu)
 
     def _end(self, why: str) -> None:
-        self._invocations.answer_all("shutting_down", why)
-        for gpu in list(self._runners):
+        self.invocations.answer_all("shutting_down", why)
+        for gpu in list(self.runners):
             self._stop(gpu, "shutdown")
 
     def _reject(self, invocation: Invocation) -> None:
         full = f"all {self.settings.gpus} x {self.settings.workers_per_gpu} workers are busy"
         why = self._no_gpu or (f"{full}, and the queue is full" if self._waiting else full)
         self._emit(Event("rejected", self.clock(), detail=self._no_gpu))
-        self._invocations.answer(invocation, "rejected", why)
-
-    def _observe_call(self, invocation: Invocation, gpu: int, kernel_ns: int = 0) -> None:
-        """Have the metrics show how long an invocation took which a worker was given, whatever the client was told."""
-        if self._observe is not None and invocation.handed_over:
-            self._observe("queue", invocation.handed_over - invocation.accepted, gpu)
-            if kernel_ns:
-                self._observe("kernel", kernel_ns / 1e9, gpu)
+        self.invocations.answer(invocation, "rejected", why)

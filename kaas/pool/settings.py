@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kaas import wire
 
@@ -36,18 +36,3 @@ class Settings:
     supervised: bool = False
     metrics_port: int | None = None
     insecure: bool = False
-
-    def status(self) -> dict[str, Any]:
-        """Say of them what the status query's answer says."""
-        return {
-            "gpus": self.gpus,
-            "workers_per_gpu": self.workers_per_gpu,
-            "kernel": self.kernel.name,
-            "settings": {
-                "When full": self.when_full,
-                "Idle timeout [s]": self.idle_timeout,
-                "Call timeout [s]": self.call_timeout,
-                "Message size [bytes]": self.message_size,
-                "Kernel file": str(self.kernel),
-            },
-        }

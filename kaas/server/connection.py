@@ -10,9 +10,9 @@ from typing import cast
 
 from kaas import wire
 from kaas.errors import FrameError
-from kaas.pool.account import Sparing
 from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
+from kaas.sparing import Sparing
 from kaas.wire import Pieces, Reply, RequestFrame
 
 log = logging.getLogger("kaas.server")

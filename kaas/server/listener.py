@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kaas.errors import UsageError
-from kaas.pool.account import Sparing
+from kaas.sparing import Sparing
 
 log = logging.getLogger("kaas.server")
 

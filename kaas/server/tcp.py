@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kaas import events
 from kaas.children import raise_descriptor_limit
 from kaas.errors import UsageError
-from kaas.events import Event
+from kaas.events import Printer
 from kaas.orders import Orders, ignore_signals
 from kaas.policy import Paper, Queue
 from kaas.pool.pool import Pool
@@ -76,7 +75,7 @@ class _Server:
         self._engine = LocalEngine(settings)
         policy = Queue(settings.max_queue) if settings.when_full == "queue" else Paper()
         observe = self._metrics.observe if self._metrics is not None else None
-        emit = _EventLines().print
+        emit = Printer(time.time() - time.monotonic()).print
         self._pool = Pool(settings, self._engine, policy, emit, loop=loop, clock=time.monotonic, observe=observe)
         scrapes_open = self._metrics.most if self._metrics is not None else 0
         self._most = listener.most_connections(2 * settings.gpus * settings.workers_per_gpu + scrapes_open)
@@ -166,26 +165,3 @@ def _new_metrics(scrapes: socket.socket) -> "Metrics":
     except ImportError as error:
         raise UsageError(f"--metrics-port needs a library that is missing ({error.name}): run scripts/setup") from None
     return Metrics(scrapes)
-
-
-class _EventLines:
-    """Prints the event lines on stdout, past Python's buffers: a line is there, torn or lost, and we know which.
-
-    Their stamps are the epoch, read once, plus the monotonic clock: a clock that is set meanwhile does not tear them.
-    """
-
-    def __init__(self) -> None:
-        self._torn = False
-        self._epoch = time.time() - time.monotonic()
-
-    def print(self, event: Event) -> None:
-        """Print the line of an event of the monotonic clock; what becomes of the line does not become of the server."""
-        line = events.format(event._replace(timestamp=self._epoch + event.timestamp))
-        rest = ("\n" * self._torn + line + "\n").encode(errors="backslashreplace")
-        try:
-            while rest:
-                rest = rest[os.write(sys.stdout.fileno(), rest) :]
-            self._torn = False
-        except (OSError, ValueError) as error:  # a closed file is a ValueError
-            self._torn = True
-            log.warning("stdout: %s; lost: %s", getattr(error, "strerror", None) or error, line)

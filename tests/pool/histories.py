@@ -165,7 +165,7 @@ class StormyEngine:
         self.calm = False
         self.broken_gpus = [random.choice((0.0, 0.0, 0.2, 0.5, 0.95)) for _ in range(settings.gpus)]
         self.no_process = random.choice((0.0, 0.0, 0.1, 0.5))
-        self.trouble = random.choice((0.0, 0.1, 0.5))
+        self.trouble = random.choice((0.0, 0.2, 0.6))
         for _ in range(random.choice((0, 0, 1, 3))):
             self.later(random.uniform(0.0, STORM), self.lose_all)
 
@@ -223,7 +223,7 @@ class WatchedPlacement(Placement):
 
     def acquire(self, gpu: int) -> int:
         taken = super().acquire(gpu)
-        slots = self._pool._runners[gpu].slots
+        slots = self._pool.runners[gpu].slots
         assert slots[taken].state == "idle" or "idle" not in {
             slot.state for slot in slots.values() if not slot.invocation
         }

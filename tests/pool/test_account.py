@@ -1,14 +1,12 @@
-"""The server's account closes, whatever its clients do, and repeated log lines are spared."""
+"""The server's account closes, whatever its clients do."""
 
-import logging
 import signal
 from pathlib import Path
 
-import pytest
 from support import Server, StartServer, eventually
 
 from kaas import wire
-from kaas.pool.account import ANSWERS, OUTCOMES, REFUSALS, Account, Sparing
+from kaas.pool.account import ANSWERS, OUTCOMES, REFUSALS, Account
 
 
 def assert_closed(status: dict[str, int], in_flight: int) -> None:
@@ -89,13 +87,3 @@ def test_a_refusal_abandons_what_its_connection_has_in_flight_and_frees_the_work
 
 def test_an_empty_account_reads_like_one() -> None:
     assert str(Account()) == "accepted 0"
-
-
-def test_a_line_that_repeats_is_logged_once_in_its_interval_with_the_number_of_those_left_out(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    times = iter((10.0, 10.5, 10.9, 11.0, 12.5))
-    sparing = Sparing(logging.getLogger("test"), lambda: next(times), interval=1.0)
-    for _ in range(5):
-        sparing.warning("worker %d failed", 3)
-    assert caplog.messages == ["worker 3 failed", "worker 3 failed (and 2 more like it before)", "worker 3 failed"]

@@ -1,10 +1,8 @@
 """The server's own life: it starts or says why not, drains, ends, and leaves nothing behind however it ends."""
 
-import errno
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,8 +10,6 @@ import pytest
 from support import LIMIT, Server, StartServer, command, eventually, exists, listening_socket, refusal
 
 from kaas.errors import ConnectionFailed
-from kaas.events import Event
-from kaas.server import tcp
 
 PARENT = "import subprocess, sys; sys.exit(subprocess.Popen(sys.argv[1:]).wait())"
 
@@ -240,32 +236,3 @@ def test_a_check_of_sound_arguments_says_nothing_and_starts_nothing(tmp_path: Pa
     assert server.wait() == 0
     assert (server.events(), server.stderr()) == ([], "")
     server.end()
-
-
-def test_an_event_line_that_is_lost_is_told_and_does_not_spoil_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    path, lines = tmp_path / "events", tcp._EventLines()
-    lines._epoch = 0.0
-    with path.open("w") as file:
-        monkeypatch.setattr(sys, "stdout", file)
-        with monkeypatch.context() as full:
-            full.setattr("kaas.server.tcp.os.write", torn_write(os.write))
-            lines.print(Event("booted", 1.5, 0, 4))
-        lines.print(Event("booted", 2.5, 1, 4))
-    monkeypatch.undo()
-    assert path.read_text().splitlines() == ["@@@ Boo", "@@@ Booted 4 new workers on GPU 1 at 2.5"]
-    assert caplog.messages == ["stdout: No space left on device; lost: @@@ Booted 4 new workers on GPU 0 at 1.5"]
-
-
-def torn_write(write: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:
-    """Make a write to a disk that has room for a few bytes only."""
-    rooms = iter((7,))
-
-    def torn(descriptor: int, data: bytes) -> int:
-        room = next(rooms, 0)
-        if not room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(descriptor, data[:room])
-
-    return torn

@@ -77,6 +77,7 @@ def refused(tell: Tell) -> None:
 
 def fails(tell: Tell) -> None:
     tell.broken("it cannot load the kernel: no such device")
+    tell.broken("")  # its link has ended
     tell.ended("ended with exit code 1", counts=True)
 
 

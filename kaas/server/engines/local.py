@@ -39,15 +39,14 @@ class LocalEngine:
             settings.kill_after,
             kill_orphans=True,  # one that hangs never looks at its link again
         )
+        self.close = self._forkserver.close
+        self.abort = self._forkserver.abort
 
     async def start(self) -> None:
         """Start the fork server, and try the kernel in a worker that then ends.
 
         That also leaves the kernel's compiled code in its cache on disk, so that no task runner has to compile it.
-
-        Raises:
-            UsageError: the kernel does not load.
-            ProcessFailed: there are no processes to be had, or the machine refuses.
+        Raises ProcessFailed if the fork server does not start, and what `try_kernel` does.
         """
         try:
             log.info("libraries imported in %.2f s", await self._forkserver.start())
@@ -65,14 +64,6 @@ class LocalEngine:
 
     def unused(self, gpu: int) -> None:
         """Nothing is held for a GPU."""
-
-    async def close(self) -> None:
-        """Wait until every process has ended; kill those that do not in time."""
-        await self._forkserver.close()
-
-    def abort(self) -> None:
-        """Kill every worker at once, and the fork server, which may not answer."""
-        self._forkserver.abort()
 
     def _ended(self, child: int, code: int | None) -> None:
         why = self._forkserver.failure
@@ -97,15 +88,7 @@ class LocalEngine:
 
 
 class _LocalWorker(asyncio.BufferedProtocol):
-    """A worker process and the server's end of its link (pool.engine.Worker).
-
-    Its first frame says whether it is ready; every other one is a reply.
-
-    Args:
-        link: the socket.
-        tell: is told what becomes of it.
-        kill: ends it at once, if it has not ended.
-    """
+    """A worker process and the server's end of its link. Its first frame says whether it is ready (engine.Worker)."""
 
     def __init__(self, link: socket.socket, tell: Tell, kill: Callable[[], None]) -> None:
         self.pid: int | None = None

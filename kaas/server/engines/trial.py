@@ -41,16 +41,15 @@ async def _try_once(engine: Engine, limit: float) -> dict[str, float]:
         worker = engine.spawn(0, 0, trial)
     except OSError as error:
         raise ProcessFailed(f"no process can be started to try the kernel in: {error.strerror}") from None
+    end = worker.kill
     try:
-        async with asyncio.timeout(limit):
-            phases = await trial.phases
-    except BaseException as error:
-        worker.kill()
-        if isinstance(error, TimeoutError):
-            raise UsageError(f"the kernel does not start: not ready within {limit:g} s (--boot-timeout)") from None
-        raise
-    worker.stop()
-    return phases
+        phases = await asyncio.wait_for(trial.phases, limit)
+        end = worker.stop
+        return phases
+    except TimeoutError:
+        raise UsageError(f"the kernel does not start: not ready within {limit:g} s (--boot-timeout)") from None
+    finally:
+        end()
 
 
 class _MachineRefuses(ProcessFailed):
@@ -74,7 +73,7 @@ class _Trial:
 
     def broken(self, reason: str) -> None:
         """Why, if it could say."""
-        self._reason = reason
+        self._reason = self._reason or reason
 
     def ended(self, how: str, counts: bool) -> None:
         """It was not ready, and this is all that there is to know of it."""

@@ -1,0 +1,122 @@
+"""Workers of this machine that say over their link what no worker of ours says, or what only a kernel can know."""
+
+from pathlib import Path
+
+import pytest
+from support import StartServer, eventually, exists, refusal
+
+FORGED = """
+import os, socket, time
+from pathlib import Path
+from kaas import wire
+
+here = Path(__file__).parent
+
+
+def say(status, payload):
+    "Writes a frame to this worker's link, whichever of its descriptors that is."
+    for descriptor in range(3, 64):
+        try:
+            with socket.socket(fileno=os.dup(descriptor)) as link:
+                link.sendall(wire.encode_reply(wire.Reply(status, payload)))
+        except OSError:
+            pass
+
+
+if (here / "hello").exists():
+    status, _, payload = (here / "hello").read_bytes().partition(b" ")
+    say(status.decode(), payload)
+    os._exit(1)
+
+
+def call(payload):
+    status, _, text = payload.partition(b" ")
+    if status != b"":
+        say(status.decode(), text)
+        time.sleep(3600)
+    return str(os.getpid()).encode()
+"""
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    """A kernel that says a reply of its own, and then hangs; and as its first frame what the file `hello` says."""
+    path = tmp_path / "forged.py"
+    path.write_text(FORGED)
+    return path
+
+
+def test_an_error_text_that_is_no_utf_8_is_passed_on_and_the_next_is_served(
+    start_server: StartServer, kernel: Path
+) -> None:
+    server = start_server(kernel, "-m", "1", "--call-timeout", "1")
+    with server.connection() as kaas:
+        reply = kaas.invoke(b"kernel_error \xff no text")
+        assert (reply.status, reply.payload) == ("kernel_error", b"\xff no text")
+        # The worker hangs in a call that is answered; the next one's takes too long.
+        assert kaas.invoke(b"").status == "timeout"
+        eventually(lambda: server.workers("idle"))
+        assert kaas.invoke(b"").status == "ok"
+    assert r"worker 0 on GPU 0: \xff no text" in server.stderr()
+
+
+@pytest.mark.parametrize(
+    ("hello", "text"),
+    [
+        (b'ok {"pid": "\xff"}', "no sense in its first frame"),
+        (b"ok []", "no sense in its first frame"),
+        (b'ok {"pid": 1, "phases": {"import": "long"}}', "no sense in its first frame"),
+        (b"kernel_error \xff no text", r"it cannot load the kernel: \xff no text"),
+    ],
+)
+def test_a_first_frame_that_makes_no_sense_is_told_in_one_line(kernel: Path, hello: bytes, text: str) -> None:
+    (kernel.parent / "hello").write_bytes(hello)
+    assert text in refusal(kernel)
+
+
+def test_a_first_frame_that_makes_no_sense_in_mid_run_counts_as_a_failed_boot(
+    start_server: StartServer, kernel: Path
+) -> None:
+    server = start_server(kernel, "-m", "1")
+    (kernel.parent / "hello").write_bytes(b'ok {"pid": "\xff"}')
+    with server.connection() as kaas:
+        assert kaas.invoke(b"").status == "worker_lost"
+        (kernel.parent / "hello").unlink()
+        assert kaas.invoke(b"").status == "ok"
+
+
+def test_a_machine_that_refuses_for_a_while_at_the_start_is_asked_again(
+    start_server: StartServer, kernel: Path
+) -> None:
+    kernel.write_text(FORGED.replace("    os._exit(1)", "    (here / 'hello').unlink()\n    os._exit(1)"))
+    (kernel.parent / "hello").write_bytes(b"rejected MPS is not ready")
+    server = start_server(kernel, "-m", "1")
+    assert "the machine refuses: MPS is not ready; tried again in 0.5 s" in server.stderr()
+    with server.connection() as kaas:
+        assert kaas.invoke(b"").status == "ok"
+
+
+def test_boots_that_the_machine_refuses_never_leave_a_worker_out(start_server: StartServer, kernel: Path) -> None:
+    server = start_server(kernel, "-m", "8")
+    (kernel.parent / "hello").write_bytes(b"rejected MPS is not ready")
+    with server.frames() as frames:
+        frames.invoke(b"")
+        eventually(lambda: server.names_of_events().count("lost") >= 16)
+        (kernel.parent / "hello").unlink()
+        assert frames.reply().status == "ok", "it has moved from place to place"
+        eventually(lambda: len(server.workers("idle")) == 8)
+    assert server.status()["by_gpu"][0]["workers"] == 8
+
+
+def test_a_worker_that_says_it_is_of_no_more_use_is_lost_with_its_own_reason_and_replaced(
+    start_server: StartServer, kernel: Path
+) -> None:
+    server = start_server(kernel, "-m", "1", "--kill-after", "0.5")
+    with server.connection() as kaas:
+        before = int(kaas.invoke(b"").payload)
+        reply = kaas.invoke(b"worker_lost its GPU context is lost: 719")
+        assert (reply.status, reply.payload) == ("worker_lost", b"its GPU context is lost: 719")
+        after = int(kaas.invoke(b"").payload)
+    assert before != after
+    assert not exists(before), "it hangs, and was killed"
+    assert [event.detail for event in server.events() if event.event == "lost"] == ["its GPU context is lost: 719"]
