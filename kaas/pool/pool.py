@@ -156,10 +156,11 @@ class Pool:
 
     def left_out(self, slot: Slot, reason: str) -> None:
         """A worker is used no more; nor is its GPU, if it was the last of that."""
+        had = self.placement.in_flight(slot.gpu)
         if self.placement.leave_out(slot.number):
             log.error("GPU %d is left out: none of its workers boots: %s", slot.gpu, reason)
             self._stop(slot.gpu, f"left out: {reason}")
-        elif not self.placement.in_flight(slot.gpu):
+        elif had and not self.placement.in_flight(slot.gpu):
             self.runners[slot.gpu].idle_since = self.clock()
         if self.placement.exhausted:
             self._no_gpu = f"no GPU is left, for no worker boots (see the server's log): {reason}"
@@ -180,7 +181,7 @@ class Pool:
         """Give an invocation to a worker, if the policy has a place for it; tell whether it had."""
         gpu = self._policy.choose(self.placement)
         if gpu is None:
-            gpu = self._policy.boot(self.placement, len(self._waiting) + 1)
+            gpu = self._policy.boot(self.placement, len(self._waiting) + (invocation not in self._waiting))
             if gpu is None:
                 return False
             self._boot(gpu)

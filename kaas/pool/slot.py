@@ -134,9 +134,6 @@ class Slot:
         finally:
             self._part_with(invocation, reason)
 
-    def __repr__(self) -> str:
-        return f"<worker {self.number} on GPU {self.gpu}, {self.state}>"
-
     def _boot(self) -> None:
         pool, limit = self._pool, self._pool.settings.boot_timeout
         self._booted_at = now = pool.clock()

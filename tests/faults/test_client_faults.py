@@ -54,17 +54,6 @@ def test_clients_gone_while_queued_and_while_served(watch: StartWatch, gate: Pat
     assert stays.reply(waits).status == "ok"
 
 
-def test_a_client_gone_while_its_worker_boots(watch: StartWatch) -> None:
-    one = watch("faulty", "-g", "4", "-m", "2")
-    for number in range(4):
-        with one.client() as client:
-            client.ask(b"")
-            client.ask(b"")
-            eventually(lambda: one.server.counters().get("accepted") == 2 * (number + 1))  # noqa: B023
-    eventually(lambda: not one.server.workers("booting") and not one.server.workers("busy"))
-    assert one.invoke().status == "ok"
-
-
 def test_a_client_that_does_not_take_its_replies(watch: StartWatch) -> None:
     one = watch("faulty", "-m", "2", "--when-full", "queue")
     size = 8 * 1024 * 1024

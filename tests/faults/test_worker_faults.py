@@ -49,20 +49,6 @@ def test_workers_killed_while_they_boot(watch: StartWatch, tmp_path: Path, gate:
     assert client.reply(asked).status in {"ok", "worker_lost"}
 
 
-def test_every_worker_of_a_gpu_lost_at_once(watch: StartWatch, gate: Path) -> None:
-    one = watch("faulty", "-g", "2", "-m", "4")
-    client = one.client()
-    asked = [client.wait(gate) for _ in range(2)]
-    one.wait_until_busy(2)
-    one.wait_until_idle(2)
-    for worker in one.server.status()["workers"]:
-        os.kill(worker["pid"], signal.SIGKILL)
-    assert [client.reply(number).status for number in asked] == ["worker_lost"] * 2
-    eventually(lambda: one.server.names_of_events().count("lost") == 4)
-    one.wait_until_idle(4)
-    assert one.invoke().status == "ok"
-
-
 @pytest.mark.parametrize("deed", ["hang", "ignore-signals-and-hang", "change-group"])
 def test_a_worker_that_hangs_is_answered_for_and_replaced(watch: StartWatch, deed: str) -> None:
     one = watch("faulty", "-m", "2", "--call-timeout", "1")

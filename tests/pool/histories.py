@@ -279,6 +279,7 @@ class History:
         self.asked: list[Invocation] = []
         self.answers: dict[Invocation, Reply] = {}
         self.gone: set[Invocation] = set()
+        self.wrong: list[BaseException] = []
 
     def ask(self, timeout: float = 0.0, leave_after: float | None = None) -> Invocation:
         frame: Pieces = [wire.encode_request(Request(wire.INVOKE))]
@@ -295,6 +296,13 @@ class History:
             self.pool.abandon(invocation)
 
     def take(self, invocation: Invocation, frame: Pieces) -> None:
+        try:
+            self.check(invocation, frame)
+        except AssertionError as error:  # the pool goes on, whatever a client's way back raises
+            self.wrong.append(error)
+        self.fail_sometimes()
+
+    def check(self, invocation: Invocation, frame: Pieces) -> None:
         assert invocation not in self.answers, "answered twice"
         assert invocation not in self.gone, "answered though its client has gone"
         (self.answers[invocation],) = wire.reply_decoder().feed(b"".join(frame))
@@ -302,7 +310,10 @@ class History:
         assert not timeout or waited <= timeout + ALMOST, f"answered after {waited} s, not within {timeout}"
         if b"not done within" in self.answers[invocation].payload:
             assert waited >= timeout - ALMOST, f"out of time after {waited} s, and not {timeout}"
-        self.fail_sometimes()
+        if b"queued for" in self.answers[invocation].payload:
+            assert waited >= self.settings.queue_timeout - ALMOST
+            slots = (slot for runner in self.pool.runners.values() for slot in runner.slots.values())
+            assert all(slot.invocation is not invocation for slot in slots), "it has a place"
 
     def fail_sometimes(self, *_: Any) -> None:
         if self.random.random() < 0.01:
@@ -357,11 +368,12 @@ class History:
 
 def run(seed: int) -> Counter[str]:
     """Run the history of a seed; count what happened."""
-    raised: list[Any] = []
+    raised: list[BaseException] = []
 
     def note(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if not isinstance(context.get("exception"), DeliberateError):
-            raised.append(context)
+        error = context.get("exception")
+        if not isinstance(error, DeliberateError):
+            raised.append(error or AssertionError(context))
 
     logging.disable()
     loop = VirtualLoop()
@@ -372,6 +384,6 @@ def run(seed: int) -> Counter[str]:
     finally:
         loop.close()
         logging.disable(logging.NOTSET)
-    if raised:
-        raise raised[0].get("exception") or AssertionError(raised[0])
+    for error in (*raised, *history.wrong):
+        raise error
     return Counter(event.event for event in history.events if event.event != "rejected") + history.pool.account

@@ -113,24 +113,6 @@ def test_who_waits_longer_than_the_queue_timeout_is_answered_timeout(start_serve
         assert frames.reply(1).status == "ok"
 
 
-def test_the_queue_timeout_does_not_count_once_a_worker_has_the_invocation(
-    start_server: StartServer, tmp_path: Path
-) -> None:
-    server = start_server("wait", "-m", "1", "--when-full", "queue", "--queue-timeout", "2")
-    first, second = tmp_path / "first", tmp_path / "second"
-    with server.frames() as frames:
-        frames.invoke(first, 1)
-        eventually(lambda: server.workers("busy"))
-        frames.invoke(second, 2)
-        first.touch()
-        assert frames.reply(1).status == "ok"
-        frames.invoke(second, 3)
-        # The third, which came later, has waited too long: so the second has been there for longer than that.
-        assert frames.reply(3).status == "timeout"
-        second.touch()
-        assert frames.reply(2).status == "ok"
-
-
 def test_a_clients_own_timeout_holds_in_the_queue(start_server: StartServer, gate: Path) -> None:
     server = start_server("wait", "-m", "1", "--when-full", "queue", "--queue-timeout", "60")
     with server.frames() as frames:
@@ -140,19 +122,6 @@ def test_a_clients_own_timeout_holds_in_the_queue(start_server: StartServer, gat
         assert (reply.status, b"not done within 0.2 s" in reply.payload) == ("timeout", True)
         gate.touch()
         assert frames.reply(1).status == "ok"
-
-
-def test_a_clients_own_timeout_holds_after_the_queue(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server("wait", "-m", "1", "--when-full", "queue", "--queue-timeout", "2")
-    first, second = tmp_path / "first", tmp_path / "second"
-    with server.frames() as frames:
-        frames.invoke(first, 1)
-        eventually(lambda: server.workers("busy"))
-        frames.invoke(second, 2, timeout=2.5)
-        first.touch()
-        reply = frames.reply(2)
-        assert (reply.status, b"not done within 2.5 s" in reply.payload) == ("timeout", True)
-        second.touch()
 
 
 def test_a_client_that_leaves_the_queue_leaves_no_gap(start_server: StartServer, gate: Path) -> None:
