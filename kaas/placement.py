@@ -94,7 +94,7 @@ class Placement:
         """
         gpu, index = divmod(worker, self._workers_per_gpu)
         load = self._in_flight.get(gpu, 0)
-        if not load or (self._idle[gpu] | ~self._usable[gpu]) >> index & 1:
+        if not load or self._idle[gpu] >> index & 1 or not self._usable[gpu] >> index & 1:
             raise ValueError(f"worker {worker} has no invocation to release")
         idle = self._idle[gpu]
         if idle:

@@ -200,7 +200,9 @@ class StormyEngine:
         pass
 
     async def close(self) -> None:
+        limit = self.now() + CALM
         while self.alive:
+            assert self.now() < limit, "a worker that does not end by itself is never killed"
             await asyncio.sleep(0.1)
 
     def abort(self) -> None:
@@ -294,6 +296,7 @@ class History:
         if invocation not in self.answers:
             self.gone.add(invocation)
             self.pool.abandon(invocation)
+            assert invocation not in self.pool.invocations.waiting, "gone, and still in the queue"
 
     def take(self, invocation: Invocation, frame: Pieces) -> None:
         try:
@@ -305,6 +308,7 @@ class History:
     def check(self, invocation: Invocation, frame: Pieces) -> None:
         assert invocation not in self.answers, "answered twice"
         assert invocation not in self.gone, "answered though its client has gone"
+        assert invocation not in self.pool.invocations.waiting, "answered, and still in the queue"
         (self.answers[invocation],) = wire.reply_decoder().feed(b"".join(frame))
         waited, timeout = self.loop.time() - invocation.accepted, invocation.request.timeout
         assert not timeout or waited <= timeout + ALMOST, f"answered after {waited} s, not within {timeout}"
