@@ -14,6 +14,7 @@ import itertools
 import os
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 STATE = Path(os.environ["STAND_INS"])
@@ -41,6 +42,7 @@ def option(name: str) -> str:
 def value(gpu: int, field: str, sample: int) -> str:
     milliseconds = sample * 100
     known = {
+        "timestamp": datetime.now().strftime("%Y/%m/%d %H:%M:%S.%f")[:-3],
         "index": str(gpu),
         "name": "Stand-in V100",
         "uuid": f"GPU-stand-in-{gpu}",
@@ -61,13 +63,13 @@ def value(gpu: int, field: str, sample: int) -> str:
     if told("style") == "na" and field in {"power.draw", "utilization.gpu", "clocks.sm"}:
         return {"power.draw": "[N/A]", "utilization.gpu": "[Not Supported]"}.get(field, "[Unknown Error]")
     keeps_units = told("style") == "units" or "nounits" not in option("--format")
-    return text if keeps_units or field == "name" else text.split(" ")[0]
+    return text if keeps_units or field in {"name", "timestamp"} else text.split(" ")[0]
 
 
 def query() -> int:
     fields = option("--query-gpu").split(",")
     for field in fields:
-        if field in told("unknown-fields").splitlines():
+        if field == "power.draw.instant" or field in told("unknown-fields").splitlines():
             print(f'Field "{field}" is not a valid field to query.\n')
             return 2
     only = [name for name in option("-i").split(",") if name]
