@@ -1,17 +1,22 @@
 """The figures of scripts/test-gpu, gathered and put into words.
 
-    gpu_results.py gather FOLDER     the pieces in a folder of scripts/test-gpu's, as one JSON
-    gpu_results.py run FOLDER        what a results folder holds in numbers, as JSON
-    gpu_results.py page [FILE...]    docs/gpu-results.md: of no, one or more figures.json
+gpu_results.py gather FOLDER     the pieces in a folder of scripts/test-gpu's, as one JSON
+gpu_results.py run FOLDER        what a results folder holds in numbers, as JSON
+gpu_results.py page FILE...      a page of one or more figures.json; of no FILE, of what is published
+gpu_results.py publish FOLDER NAME
+                                 put what scripts/test-gpu left in FOLDER into docs/, where every file's name begins
+                                 with gpu-NAME, and write the part of docs/gpu-results.md that is made of it
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -19,12 +24,30 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT))
 
 Figures = dict[str, Any]
 _TEST = re.compile(r"^tests/\S*?([^/:\s]+::\S+) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)", re.MULTILINE)
 _LIBRARIES = ("numba-cuda", "numba", "numpy", "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12")
 NOTHING = "not measured"
+SETTINGS = {
+    "MPS": "MPS",
+    "Server kernel": "kernel",
+    "Input": "N =",
+    "Minimum parallel requests": "clients from",
+    "Maximum parallel requests": "to",
+    "Interval": "seconds a step",
+    "Server workers per GPU": "workers per GPU",
+    "Ended": "ended",
+}
+"""Of a run's description, and how it is said here."""
+MADE_BELOW = "<!-- What follows is made by scripts/gpu_results.py. -->\n"
+NOTHING_YET = """\
+## On a GPU
+
+**Nothing yet: this project has not been run on a GPU.** No number stands here before it has been measured.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +58,9 @@ def main(arguments: Sequence[str]) -> int:
         case ["run", folder]:
             print(json.dumps(numbers_of(Path(folder)), indent=1))
         case ["page", *files]:
-            print(page([json.loads(Path(file).read_text(encoding="utf-8")) for file in files]), end="")
+            print(page([Path(file) for file in files] or published()), end="")
+        case ["publish", folder, name]:
+            publish(Path(folder), f"gpu-{name}")
         case _:
             print(__doc__, file=sys.stderr)
             return 2
@@ -52,7 +77,7 @@ def gather(folder: Path) -> Figures:
     figures: Figures = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cards": _text(folder / "cards.txt").splitlines(),
-        "machine": machine.describe(),
+        "machine": {name: fact for name, fact in machine.describe().items() if name != "Host"},
         "revision": os.environ.get("REVISION", ""),
         "packages": {
             found.name: found.version
@@ -63,13 +88,14 @@ def gather(folder: Path) -> Figures:
             {"name": name, "limit_s": int(limit), "code": int(code), "seconds": int(seconds)}
             for name, limit, code, seconds in csv.reader(_text(folder / "steps.csv").splitlines())
         ],
-        "tests": [{"test": name, "result": result.lower()} for name, result in _TEST.findall(_text(folder / "tests.txt"))],
+        "tests": [
+            {"test": name, "result": result.lower()} for name, result in _TEST.findall(_text(folder / "tests.txt"))
+        ],
     }
     for path in sorted(folder.glob("*.json")):
-        try:
+        with contextlib.suppress(ValueError):
             figures[path.stem] = json.loads(_text(path))
-        except ValueError:
-            continue
+            figures[path.stem].pop("machine", None)  # it is the same for all of them
     return figures
 
 
@@ -81,29 +107,49 @@ def numbers_of(folder: Path) -> Figures:
     (row,) = json.loads(tables.per_repeat([run]).to_json(orient="records"))
     return {
         "task": run.task,
-        "parameters": dict(run.parameters),
+        "parameters": {name: run.parameters[key] for key, name in SETTINGS.items() if key in run.parameters},
         "numbers": row,
         "boots": json.loads(breakdown.boots(run).to_json(orient="records")),
         "notes": list(run.notes),
+        "drawn": (folder / "autoscaling-combined.png").exists(),
     }
 
 
-def page(every: Sequence[Figures]) -> str:
-    """Write the page: what was run without a GPU, and a part for each machine with one."""
-    parts = [ABOUT]
-    if not every:
-        parts.append("## On a GPU\n\n**Nothing yet: this project has not been run on a GPU.** No number stands here before it has been\nmeasured.")
-    for figures in every:
+def published() -> list[Path]:
+    """List the figures that were put into docs/."""
+    return sorted(DOCS.glob("gpu-*.json"))
+
+
+def publish(folder: Path, name: str) -> None:
+    """Copy the figures and pictures of a folder into docs/, and write the page of all that is there."""
+    shutil.copy(folder / "figures.json", DOCS / f"{name}.json")
+    for picture in folder.glob("*.png"):
+        shutil.copy(picture, DOCS / f"{name}-{picture.name}")
+    results = DOCS / "gpu-results.md"
+    by_hand, marker, _ = results.read_text(encoding="utf-8").partition(MADE_BELOW)
+    results.write_text(f"{by_hand}{marker}\n{page(published())}", encoding="utf-8")
+
+
+def page(files: Sequence[Path]) -> str:
+    """Write a part for each file of figures."""
+    parts = []
+    for file in files:
+        figures = json.loads(file.read_text(encoding="utf-8"))
+        # Pictures lie beside the figures: in a folder of their own under their own names, in docs/ named for them.
+        pictures = f"{file.stem}-" if file.parent == DOCS else ""
         parts += [
             about(figures),
             kernels(figures.get("kernels")),
-            *(experiment(figures[name], name) for name in ("experiment", "experiment-mps") if name in figures),
-            cold_starts(figures),
-            report("A process of its own each time, or a warm KaaS", figures.get("naive")),
-            report("nvidia-smi's samples", figures.get("samples")),
+            *(
+                experiment(figures[name], f"{pictures}autoscaling-combined{name.removeprefix('experiment')}.png")
+                for name in ("experiment", "experiment-mps")
+                if name in figures
+            ),
+            *(report(figures.get(name)) for name in ("cold-start-paper", "cold-start-fast") if name in figures),
+            *(report(figures[name], pictures) for name in ("naive", "samples") if name in figures),
             how_it_went(figures),
         ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts) + "\n" if parts else NOTHING_YET
 
 
 def about(figures: Figures) -> str:
@@ -115,7 +161,8 @@ def about(figures: Figures) -> str:
         ("Date", figures["date"]),
         ("Revision", figures["revision"] or machine["Git revision"]),
         ("Libraries", libraries),
-        *((name, machine[name]) for name in ("Python", "CPU", "Memory", "OS")),
+        ("Python", machine["Python"].partition(" (")[0]),
+        *((name, machine[name]) for name in ("CPU", "Memory", "OS")),
     ]
     name = figures["cards"][0].split(",")[0] if figures["cards"] else "a GPU"
     return f"## On {name}, {figures['date']}\n\n" + table(("", ""), rows)
@@ -126,7 +173,16 @@ def kernels(found: Figures | None) -> str:
     text = "### The kernels\n\n"
     if not found:
         return text + _missing()
-    columns = ("N", "kernel", "GPU only, ms", "GFLOP/s", "of cuBLAS", "call, pageable, ms", "call, pinned, ms", "product")
+    columns = (
+        "N",
+        "kernel",
+        "GPU only, ms",
+        "GFLOP/s",
+        "of cuBLAS",
+        "call, pageable, ms",
+        "call, pinned, ms",
+        "product",
+    )
     rows = [
         (
             row["n"],
@@ -147,8 +203,8 @@ def kernels(found: Figures | None) -> str:
     cublas = f"cuBLAS {found['cublas']}." if found["cublas"] else "cuBLAS was not found there."
     return (
         text
-        + f"Medians of {found['rounds']} rounds that alternate. GPU only: on float32 matrices that are there already. A call is all "
-        f"that a worker does,\nwith float64 matrices in shared memory. {cublas}\n\n"
+        + f"Medians of {found['rounds']} rounds that alternate. GPU only: on float32 matrices that are there already. "
+        f"A call is all\nthat a worker does, with float64 matrices in shared memory. {cublas}\n\n"
         + table(columns, rows)
         + "\n\nTo get ready in one process, one after the other, with nothing compiled before: "
         + "; ".join(prepared)
@@ -156,49 +212,49 @@ def kernels(found: Figures | None) -> str:
     )
 
 
-def experiment(found: Figures, name: str) -> str:
-    """Show the numbers of a run, and its boots."""
-    parameters = found["parameters"]
-    settings = ", ".join(f"{key} {value}" for key, value in parameters.items() if key in SETTINGS)
-    text = f"### A short experiment, MPS {'on' if name.endswith('mps') else 'off'}\n\n{found['task']}: {settings}.\n\n"
+def experiment(found: Figures, picture: str) -> str:
+    """Show the numbers of a run, its boots and its picture."""
+    settings = ", ".join(f"{key} {value}" for key, value in found["parameters"].items())
+    text = f"### A short experiment: {settings.partition(', ')[0]}\n\n{settings.partition(', ')[2]}.\n\n"
     known = {key: value for key, value in found["numbers"].items() if value is not None}
     text += table(("number", "value"), [(key, _number(value)) for key, value in known.items()])
     for boot in found["boots"]:
-        phases = ", ".join(f"{key} {_number(value)}" for key, value in boot.items() if key not in {"gpu", "elapsed", "worker"})
+        phases = ", ".join(
+            f"{key} {_number(value)}" for key, value in boot.items() if key not in {"gpu", "elapsed", "worker"}
+        )
         text += f"\n\nThe boot of GPU {boot['gpu']}, its slowest worker, in seconds: {phases}."
-    return text + f"\n\n![the experiment's figure](autoscaling-{name}.png)"
+    return text + (f"\n\n![The paper's figure]({picture})" if found["drawn"] else "")
 
 
-def cold_starts(figures: Figures) -> str:
-    """Show what benchmarks/cold_start.py measured, for each kernel that there is."""
-    found = [figures[name] for name in ("cold-start-paper", "cold-start-fast") if figures.get(name)]
-    return "\n\n".join(report(one["title"], one) for one in found) or "### Cold starts\n\n" + _missing()
-
-
-def report(title: str, found: Figures | None) -> str:
-    """Show what a benchmark program has reported."""
-    text = f"### {title}\n\n"
-    if not found:
-        return text + _missing()
-    smoke = "\n\n*A quick run: one round.*" if found["quick"] else ""
+def report(found: Figures, pictures: str = "") -> str:
+    """Show what a benchmark program has reported; its picture's name begins with `pictures`."""
+    parts = [f"### {found['title']}", found["about"].strip()]
+    if found["quick"]:
+        parts.append("*A quick run, of one round.*")
     rows = [
-        (one["name"], one["unit"], _number(one["value"]), f"{_number(one['low'])} to {_number(one['high'])}", one["rounds"])
+        (one["name"], one["unit"], *map(_number, (one["value"], one["low"], one["high"])), one["rounds"])
         for one in found["results"]
     ]
-    parts = [found["about"].strip() + smoke, table(("what", "unit", "median", "from, to", "rounds"), rows)]
-    parts += [
-        f"{one['title']}:\n\n" + table(one["columns"], [[_number(cell) for cell in row] for row in one["rows"]])
-        for one in found["tables"]
-    ]
-    return text + "\n\n".join([*parts, *found["notes"]])
+    parts.append(table(("what", "unit", "median", "lowest", "highest", "rounds"), rows))
+    for one in found["tables"]:
+        parts += [f"{one['title']}:", table(one["columns"], [[*map(_number, row)] for row in one["rows"]])]
+    parts += found["notes"]
+    if found["figure"]:
+        parts.append(f"![{found['title']}]({pictures}{found['figure']})")
+    return "\n\n".join(parts)
 
 
 def how_it_went(figures: Figures) -> str:
     """Say how each step and each test ended."""
-    steps = [(one["name"], one["seconds"], one["limit_s"], "well" if not one["code"] else f"**code {one['code']}**") for one in figures["steps"]]
+    steps = [
+        (one["name"], one["seconds"], one["limit_s"], "well" if not one["code"] else f"**code {one['code']}**")
+        for one in figures["steps"]
+    ]
     results = [one["result"] for one in figures["tests"]]
     counts = ", ".join(f"{results.count(kind)} {kind}" for kind in dict.fromkeys(results)) or NOTHING
-    failed = [f"- {one['test']}: **{one['result']}**" for one in figures["tests"] if one["result"] in {"failed", "error"}]
+    failed = [
+        f"- {one['test']}: **{one['result']}**" for one in figures["tests"] if one["result"] in {"failed", "error"}
+    ]
     return "\n\n".join(
         [
             "### How the check itself went",
@@ -230,11 +286,6 @@ def _missing() -> str:
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
-
-SETTINGS = ("Input", "Minimum parallel requests", "Maximum parallel requests", "Interval")
-ABOUT = """\
-# What was measured on GPUs
-"""
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
