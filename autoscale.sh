@@ -20,7 +20,7 @@
 #   SUDO=sudo                   how to become root, for setting the compute mode (empty: not at all; unset if root)
 #   MONITOR_MS=100              milliseconds between two samples of utilization and power
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
-#   READY_TIMEOUT=60            seconds that the server has to become ready
+#   READY_TIMEOUT=150           seconds that the server has to become ready
 #   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
@@ -60,7 +60,7 @@ setting PORT 8080
 setting MPS on
 setting MONITOR_MS 100
 setting BACKOFF 0.1
-setting READY_TIMEOUT 60
+setting READY_TIMEOUT 150
 setting EXPERIMENT autoscaling
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 from kaas import wire
 from kaas.children import ForkServer, describe
-from kaas.errors import FrameError, ProcessFailed, UsageError
+from kaas.errors import FrameError, KaasError, ProcessFailed, TemporarilyUnavailable, UsageError
 from kaas.forkserver import Config
 from kaas.wire import Pieces, ReplyFrame, RequestFrame
 
@@ -77,6 +77,7 @@ class WorkerProcess(asyncio.BufferedProtocol):
         self.linked = False
         self.invocation: Invocation | None = None
         self.failure = ""  # why it is killed
+        self.unavailable = False  # whether that is no fault of its own: what it needs is not to be had for now
         self.ended = ""  # how it has ended
         self._owner = owner
         self._call_timeout = call_timeout
@@ -133,6 +134,9 @@ class WorkerProcess(asyncio.BufferedProtocol):
                     self._cancel_timer()
                     self.state = "idle"
                     self._owner.finished(self, reply)
+                elif self.state == "busy" and reply.status == "worker_lost":
+                    self._fail(reply.payload.decode())
+                    return
                 elif self.state == "booting":
                     self._booted(reply)
                 else:
@@ -174,7 +178,8 @@ class WorkerProcess(asyncio.BufferedProtocol):
     def _booted(self, reply: ReplyFrame) -> None:
         self._cancel_timer()
         if reply.status != "ok":
-            self._fail(f"it cannot load the kernel: {reply.payload.decode()}")
+            self.unavailable = reply.status == "rejected"
+            self._fail(f"it cannot load the kernel{' now' * self.unavailable}: {reply.payload.decode()}")
             return
         hello = json.loads(reply.payload)
         self.state = "idle"
@@ -215,6 +220,7 @@ class Trial:
 
         Raises:
             UsageError: the kernel does not load; the text says why.
+            TemporarilyUnavailable: it does not for now.
             ProcessFailed: there is no process to be had.
         """
         worker = WorkerProcess(0, 0, self)
@@ -244,7 +250,7 @@ class Trial:
     def failed(self, worker: WorkerProcess) -> None:
         """It does not load; if it did not say why, `ended` follows."""
         if worker.failure:
-            self._fail(worker.failure)
+            self._fail(worker.failure, TemporarilyUnavailable if worker.unavailable else UsageError)
         else:
             self._kill()
 
@@ -252,6 +258,6 @@ class Trial:
         """Its process has ended."""
         self._fail(f"its process {describe(code)} while it loaded the kernel")
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, kind: type[KaasError] = UsageError) -> None:
         if not self._result.done():
-            self._result.set_exception(UsageError(f"the kernel does not start: {reason}"))
+            self._result.set_exception(kind(f"the kernel does not start: {reason}"))

@@ -1,8 +1,8 @@
 """The task runners: boots and stops the worker processes of a GPU, and refills the place of one that was lost.
 
 A place whose worker served is refilled at once. One whose boots fail is tried again after pauses that grow, and left
-out after `MOST_FAILED_BOOTS` in a row; boots that fail because the machine gives no process do not count, but are tried
-after pauses that grow, too.
+out after `MOST_FAILED_BOOTS` in a row; boots that fail because the machine gives no process, or not for now what the
+kernel needs, do not count, but are tried after pauses that grow, too.
 
 It does what it is told, by `pool.py`; which GPU, and for which invocation, is not its business.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kaas import kernels
 from kaas.children import ForkServer, describe
+from kaas.errors import TemporarilyUnavailable
 from kaas.events import Event
 from kaas.forkserver import Config
 from kaas.server.account import Sparing
@@ -37,7 +38,7 @@ MOST_FAILED_BOOTS = 5
 _PAUSE = 0.1
 """Seconds from the first failed boot to the second try; doubled from one to the next."""
 _PAUSE_OF_MACHINE = 1.0
-"""Seconds to the next try where the machine gave no process; doubled likewise, up to `_LONGEST_PAUSE`."""
+"""Seconds to the next try where the machine refused; doubled likewise, up to `_LONGEST_PAUSE`."""
 _LONGEST_PAUSE = 30.0
 
 
@@ -72,7 +73,7 @@ class TaskRunners:
         self._by_child: dict[int, WorkerProcess] = {}
         self._trial: Trial | None = None
         self._failures: Counter[int] = Counter()  # of each worker, boots in a row that came to nothing
-        self._refusals: Counter[int] = Counter()  # of each worker, boots in a row for which there was no process
+        self._refusals: Counter[int] = Counter()  # of each worker, boots in a row that the machine refused
         self._refused = Sparing(log, _LONGEST_PAUSE)
         imports = kernels.imports(settings.kernel)
         self._forkserver = ForkServer(
@@ -88,18 +89,32 @@ class TaskRunners:
 
         Raises:
             UsageError: the kernel does not load.
+            TemporarilyUnavailable: it still does not after as long as a boot may take.
             ProcessFailed: the fork server does not start.
         """
         try:
             seconds = await self._forkserver.start()
             log.info("libraries imported in %.2f s", seconds)
-            self._trial = Trial()
-            config = self._config("the kernel's trial", gpu=0)
-            phases = await self._trial.run(self._forkserver, config, self._settings.boot_timeout)
+            phases = await self._try_kernel()
             log.info("kernel %s loads in %.2f s", self._settings.kernel.name, phases["import"])
         except BaseException:
             await self._forkserver.close()
             raise
+
+    async def _try_kernel(self) -> dict[str, float]:
+        deadline = time.monotonic() + self._settings.boot_timeout
+        pause = _PAUSE_OF_MACHINE
+        while True:
+            self._trial = Trial()
+            config = self._config("the kernel's trial", gpu=0)
+            try:
+                return await self._trial.run(self._forkserver, config, self._settings.boot_timeout)
+            except TemporarilyUnavailable as error:
+                if time.monotonic() + pause > deadline:
+                    raise
+                log.warning("%s; tried again in %g s", error, pause)
+            await asyncio.sleep(pause)
+            pause *= 2
 
     async def close(self) -> None:
         """Stop all task runners and wait until every process has ended; kill those that do not in time."""
@@ -188,6 +203,7 @@ class TaskRunners:
         """Refill the worker's place, or leave it out; `counts` unless it was the machine that gave no process."""
         if worker.state == "stopping":
             return
+        counts = counts and not worker.unavailable
         booting, was_idle = worker.state == "booting", worker.state in {"idle", "lost"}
         if booting:
             (self._failures if counts else self._refusals)[worker.number] += 1

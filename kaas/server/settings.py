@@ -29,7 +29,7 @@ class Settings:
     max_queue: int = 1024
     queue_timeout: float = 0.0
     idle_timeout: float = 60.0
-    boot_timeout: float = 60.0
+    boot_timeout: float = 90.0
     call_timeout: float = 0.0
     drain_timeout: float = 30.0
     kill_after: float = 10.0
