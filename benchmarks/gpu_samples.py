@@ -151,7 +151,8 @@ def measure(options: Options) -> Report:
                 square_for(client, options.size, LOAD_S)
                 joules["counter"].append(counter.joules() - before)
                 spans.append((begun, time.time()))
-                common.say(f"round {number + 1} of {options.rounds}: {joules['counter'][-1]:.1f} J by the energy counter")
+                counted = counter.missing or f"{joules['counter'][-1]:.1f} J by the energy counter"
+                common.say(f"round {number + 1} of {options.rounds}: {counted}")
             time.sleep(BETWEEN_S)
         finally:
             client.cleanup()
