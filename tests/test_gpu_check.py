@@ -64,11 +64,10 @@ def codes(figures: dict[str, Any]) -> dict[str, int]:
 def test_the_check_measures_all_that_it_promises_and_changes_no_setting(
     check: Project, gpu: StandIns, driver: Driver, tmp_path: Path
 ) -> None:
-    given = driver.variables | gpu.environment | {"KAAS_PYTHON": str(driver.environment.python)}
+    check.marked.environment |= driver.variables | gpu.environment | {"KAAS_PYTHON": str(driver.environment.python)}
     out = tmp_path / "out"
-    code, said = check.run(
-        "scripts/test-gpu", "--quick", str(out), **given, N=200, SIZES="64 130", REVISION="a revision"
-    )
+    settings: dict[str, Any] = {"N": 200, "SIZES": "64 130", "REVISION": "a revision"}
+    code, said = check.run("scripts/test-gpu", "--quick", str(out), **settings)
 
     assert code == 0, said
     figures = figures_in(out)
