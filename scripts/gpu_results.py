@@ -145,8 +145,7 @@ def page(files: Sequence[Path]) -> str:
                 for name in ("experiment", "experiment-mps")
                 if name in figures
             ),
-            *(report(figures.get(name)) for name in ("cold-start-paper", "cold-start-fast") if name in figures),
-            *(report(figures[name], pictures) for name in ("naive", "samples") if name in figures),
+            *(report(figures[name], pictures) for name in ("cold-start", "naive", "samples") if name in figures),
             how_it_went(figures),
         ]
     return "\n\n".join(parts) + "\n" if parts else NOTHING_YET

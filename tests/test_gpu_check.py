@@ -16,7 +16,7 @@ from support import eventually
 
 from kaas import ROOT
 
-STEPS = ["tests", "kernels", "experiment", "cold-start-paper", "naive", "samples"]
+STEPS = ["tests", "kernels", "experiment", "cold-start", "naive", "samples"]
 NO_DRIVER: dict[str, Any] = {"NUMBA_DISABLE_CUDA": "1", "SIZES": "64", "N": "100"}
 
 needs_timeout = pytest.mark.skipif(shutil.which("timeout") is None, reason="no `timeout` here: it is for Linux")
@@ -59,14 +59,14 @@ def codes(figures: dict[str, Any]) -> dict[str, int]:
 
 
 @needs_timeout
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @one_card
 def test_the_check_measures_all_that_it_promises_and_changes_no_setting(
     check: Project, gpu: StandIns, driver: Driver, tmp_path: Path
 ) -> None:
     check.marked.environment |= driver.variables | gpu.environment | {"KAAS_PYTHON": str(driver.environment.python)}
     out = tmp_path / "out"
-    settings: dict[str, Any] = {"N": 200, "SIZES": "64 130", "REVISION": "a revision"}
+    settings: dict[str, Any] = {"N": 200, "SIZES": "64 130", "REVISION": "a revision", "PATIENCE": 9}
     code, said = check.run("scripts/test-gpu", "--quick", str(out), **settings)
 
     assert code == 0, said
@@ -82,7 +82,7 @@ def test_the_check_measures_all_that_it_promises_and_changes_no_setting(
     experiment = figures["experiment"]
     assert experiment["numbers"]["ok"] > 0
     assert [boot["gpu"] for boot in experiment["boots"]] == [0]
-    phases = {row[0] for row in figures["cold-start-paper"]["tables"][0]["rows"]}
+    phases = {row[0] for row in figures["cold-start"]["tables"][0]["rows"]}
     assert phases == {"fork", "import", "context", "compile", "first_launch"}
     assert {row[0] for row in figures["naive"]["tables"][0]["rows"]} == {16, 50}
     measured = {result["name"] for result in figures["samples"]["results"]}
