@@ -53,7 +53,7 @@ _HINTS = {
 """What a person can do about an error, by the name that stands in its text. NVIDIA's documentation: CUresult."""
 
 # Numba would have every launch of few blocks be a mistake; a small matrix is none.
-warnings.filterwarnings("ignore", message="Grid size .* low occupancy")
+warnings.filterwarnings("ignore", message=".*Grid size .* low occupancy")
 
 
 def preload() -> None:

@@ -81,7 +81,7 @@ def gather(folder: Path) -> Figures:
         "revision": os.environ.get("REVISION", ""),
         "packages": {
             found.name: found.version
-            for found in importlib.metadata.distributions()
+            for found in reversed(list(importlib.metadata.distributions()))  # of two with one name, the first is used
             if re.match(r"(nvidia|cuda|numba)-|numba$|numpy$", found.name or "")
         },
         "steps": [

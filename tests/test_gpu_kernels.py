@@ -407,3 +407,9 @@ def test_on_a_gpu_workers_use_what_the_first_compiled_and_drop_what_is_damaged(
             file.write_bytes(b"damaged")
     assert "was damaged, and is compiled again" in serve().stderr()
     assert "damaged" not in serve().stderr()
+
+
+def test_numbas_warning_of_few_blocks_is_not_shown_also_where_it_is_in_colour() -> None:
+    text = "\\x1b[1mGrid size 1 will likely result in GPU under-utilization due to low occupancy.\\x1b[0m"
+    done = python("-c", f"import warnings, kaas.gpu; warnings.warn('{text}')", NUMBA_ENABLE_CUDASIM="1")
+    assert (done.returncode, done.stderr) == (0, "")
