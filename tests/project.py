@@ -115,6 +115,16 @@ class StandIns:
         path = self._state / "calls"
         return [line for line in path.read_text().splitlines() if line.startswith(program)] if path.exists() else []
 
+    def unset(self, *path: object) -> None:
+        """Remove a file of the state."""
+        self._state.joinpath(*map(str, path)).unlink()
+
+    def folders_left(self) -> list[Path]:
+        """List the folders of the daemons that a guard started, as far as they are still there."""
+        pipes = self._state / "pipes"
+        started = [Path(line) for line in pipes.read_text().splitlines()] if pipes.exists() else []
+        return [pipe.parent for pipe in started if pipe != self.pipe and pipe.parent.exists()]
+
     def control(self, order: str) -> int:
         """Give the user's daemon an order, or start it (`-d`); return the exit code."""
         return subprocess.run(

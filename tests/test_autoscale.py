@@ -20,7 +20,6 @@ SHORT: dict[str, Any] = {
     "OUTER_REPEATS": 1,
 }
 LONG = SHORT | {"INTERVAL": 600}
-BEFORE = set(Path("/tmp").glob("kaas-mps.*"))
 AS_FOUND = ["Default", "Exclusive_Process"]
 
 
@@ -34,11 +33,10 @@ def nvidia(gpu_project: Project, tmp_path: Path) -> StandIns:
 
 
 def nothing_is_left(project: Project, nvidia: StandIns) -> bool:
-    folders = set(Path("/tmp").glob("kaas-mps.*"))
     return (
         nvidia.modes() == AS_FOUND
         and not (nvidia.machine / "kaas-gpus.json").exists()
-        and folders <= BEFORE
+        and not nvidia.folders_left()
         and not project.marked.left()
     )
 
