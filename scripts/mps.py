@@ -63,7 +63,7 @@ def start(folder: str) -> str:
     # The daemon sees all GPUs, whatever a batch system made of this variable; workers are each given one by its UUID.
     env.pop("CUDA_VISIBLE_DEVICES", None)
     answer = programs.run(PROGRAM, "-d", limit=_CALL_LIMIT, env=env)
-    if not within(_DAEMON_LIMIT, lambda: answers(pipe)):
+    if not within(_DAEMON_LIMIT if answer.code == 0 else 0.0, lambda: answers(pipe)):
         raise GpuError(f"the MPS control daemon did not start: {answer.said or 'it does not say why'}")
     return str(pipe)
 

@@ -29,7 +29,7 @@ class Project:
         self.folder = folder
         self.script = script
         self.results = folder / results
-        self.port = _free_port()
+        self.port = free_port()
         self.marked = Marked({"COLUMNS": "200", "KAAS_PYTHON": sys.executable})
         shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
 
@@ -137,7 +137,8 @@ class StandIns:
         ).returncode
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -268,27 +268,24 @@ def test_a_process_that_has_got_the_number_of_a_daemon_long_gone_is_left_alone(
 
 @linux_only
 def test_a_daemon_that_is_younger_than_the_file_with_its_number_is_somebody_elses(
-    guard: Guard, stale_folder: Path, tmp_path: Path
+    guard: Guard, stale_folder: Path
 ) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    environment = guard.marked.environment | {"CUDA_MPS_PIPE_DIRECTORY": str(other)}
-    control = shutil.which("nvidia-cuda-mps-control", path=environment["PATH"])
-    assert control is not None
-    subprocess.run([control, "-d"], env=environment, check=True)
-    process = int((other / "nvidia-cuda-mps-control.pid").read_text())
-    stale = stale_folder / "pipe" / "nvidia-cuda-mps-control.pid"
-    stale.write_text(str(process))
-    an_hour_ago = time.time() - 3600
-    os.utime(stale, (an_hour_ago, an_hour_ago))
-    guard.write({}, str(stale_folder))
+    guard.nvidia.pipe.mkdir()
+    assert guard.nvidia.control("-d") == 0
+    try:
+        process = int((guard.nvidia.pipe / "nvidia-cuda-mps-control.pid").read_text())
+        stale = stale_folder / "pipe" / "nvidia-cuda-mps-control.pid"
+        stale.write_text(str(process))
+        an_hour_ago = time.time() - 3600
+        os.utime(stale, (an_hour_ago, an_hour_ago))
+        guard.write({}, str(stale_folder))
 
-    code, _ = guard.restore()
+        code, _ = guard.restore()
 
-    assert code == 0
-    assert exists(process)
-    subprocess.run([control], input="quit", text=True, env=environment, check=True)
-    shutil.rmtree(other)
+        assert code == 0
+        assert exists(process)
+    finally:
+        guard.nvidia.control("quit")
 
 
 @pytest.mark.slow
@@ -373,12 +370,9 @@ def test_a_state_folder_that_will_not_do_is_one_line(
 
 def test_a_restore_that_fails_does_not_hide_why_the_hold_failed(guard: Guard) -> None:
     guard.nvidia.set("no-daemon", "")
-    process = guard.hold()
-    # From the moment that it is exclusive on, the first GPU cannot be set any more.
-    eventually(lambda: guard.nvidia.modes() == HELD, what="the GPUs are held")
-    guard.nvidia.set("refuse-mode", 0)
+    guard.nvidia.set("refuse-mode", "0 DEFAULT")
 
-    code, said = end(process)
+    code, said = end(guard.hold())
 
     assert code == 1
     assert "the MPS control daemon did not start" in said
@@ -387,22 +381,25 @@ def test_a_restore_that_fails_does_not_hide_why_the_hold_failed(guard: Guard) ->
     assert guard.restore()[0] == 0
 
 
+FULL = """
+import errno, os, tempfile
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+tempfile.TemporaryFile = tempfile.mkstemp = full
+"""
+
+
 @linux_only
 def test_a_full_temporary_folder_does_not_keep_gpus_from_being_put_back(guard: Guard, tmp_path: Path) -> None:
-    # A file can be as large as nothing here: that is what a full disk looks like to a program's answer in a file.
-    full = f"ulimit -f 0; exec {sys.executable} {GUARD} restore"
+    (tmp_path / "sitecustomize.py").write_text(FULL)
     guard.killed()
     assert guard.nvidia.modes() == HELD
 
-    code, said = end(
-        subprocess.Popen(
-            ["bash", "-c", full],
-            env=guard.marked.environment | {"CALLS": "none"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    )
+    code, said = end(guard.start("restore", PYTHONPATH=str(tmp_path)))
 
     assert code == 0, said
     assert guard.nvidia.modes() == AS_FOUND

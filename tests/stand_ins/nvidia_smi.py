@@ -4,7 +4,7 @@ STAND_INS is the folder of its state: `modes/<n>` for each GPU, `calls`, and, to
 
     apps            what computes on the GPUs, as --query-compute-apps prints it
     hang            a running query says no more, but does not end, once
-    refuse-mode     number of a GPU whose compute mode cannot be set
+    refuse-mode     number of a GPU whose compute mode cannot be set, or that and the one mode that is refused
     hide-modes      compute modes cannot be read
     warns           a line that is said on stdout after every answer; the exit code is then 14, as for a damaged infoROM
     capability      the compute capability, if not 7.0
@@ -101,7 +101,7 @@ def set_mode() -> int:
     if gpu not in gpus():
         print("No devices were found")
         return 6
-    if told("refuse-mode") == str(gpu):
+    if told("refuse-mode") in {str(gpu), f"{gpu} {option('-c')}"}:
         print(f"Unable to set the compute mode for GPU {gpu}: Insufficient Permissions")
         return 4
     name = {"DEFAULT": "Default", "EXCLUSIVE_PROCESS": "Exclusive_Process", "PROHIBITED": "Prohibited"}[option("-c")]
