@@ -297,6 +297,15 @@ def test_only_the_gpus_that_a_batch_system_gives_are_used(gpu_project: Project, 
     assert not [call for call in nvidia.calls("nvidia-smi -i GPU-stand-in-0") if " -c " in call]
 
 
+def test_no_gpu_is_used_where_a_batch_system_gives_none(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(**SHORT | {"CUDA_VISIBLE_DEVICES": ""})
+
+    assert code == 2, said
+    assert "CUDA_VISIBLE_DEVICES is '' and gives no GPU" in said
+    assert not gpu_project.results.exists()
+    assert nothing_is_left(gpu_project, nvidia)
+
+
 def test_the_check_names_every_problem_in_one_pass(gpu_project: Project, nvidia: StandIns) -> None:
     code, said = gpu_project.run(
         "autoscale.sh", "--check", **SHORT | {"MAX_MPL_PER_GPU": 49, "N": 200_000, "PORT": 99_999, "MAX_MPL": 48}
