@@ -80,7 +80,7 @@ def check_room(settings: Settings, gpus: Sequence[Gpu], report: Report) -> None:
         ("the clients' matrix file", Path(os.environ.get("TMPDIR", "/tmp")), matrix),  # noqa: S108 - as tempfile does
         ("the clients' matrices in shared memory", Path("/dev/shm"), settings.max_clients * both),  # noqa: S108
     ):
-        if folder.is_dir():
+        if wanted and folder.is_dir():
             free = shutil.disk_usage(folder).free
             text = f"{what}: {gib(wanted)} of {gib(free)} free in {folder}"
             report.check(wanted <= free, text, f"{text}: not enough, lower N or MAX_MPL, or make room")
