@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ AS_FOUND = ["Default", "Exclusive_Process"]
 
 
 @pytest.fixture
-def nvidia(gpu_project: Project, tmp_path: Path) -> StandIns:
+def nvidia(gpu_project: Project, tmp_path: Path) -> Iterator[StandIns]:
     """Put stand-ins of two GPUs on the script's PATH, one of them in exclusive mode before anything runs."""
     stand_ins = StandIns(tmp_path / "nvidia", gpus=2)
     stand_ins.set("modes", 1, AS_FOUND[1])
     gpu_project.marked.environment.update(stand_ins.environment)
-    return stand_ins
+    yield stand_ins
+    for folder in stand_ins.folders_left():  # of a test that failed
+        gpu_project.marked.kill()
+        shutil.rmtree(folder)
 
 
 def nothing_is_left(project: Project, nvidia: StandIns) -> bool:
