@@ -63,3 +63,7 @@ class EventLineError(KaasError):
 
 class ResultsError(KaasError):
     """A results folder or file that is missing, incomplete or cannot be written."""
+
+
+class GpuError(KaasError):
+    """GPUs, or the control daemon of MPS, that cannot be prepared for a run, or put back after it."""

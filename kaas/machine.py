@@ -3,17 +3,16 @@
 import importlib.metadata
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import psutil
 
-from kaas import ROOT
+from kaas import ROOT, nvidia, programs
 
 _LIBRARIES = ("numpy", "numba", "numba-cuda", "llvmlite", "uvloop", "psutil", "pandas", "matplotlib")
+_LIMIT = 10.0
 
 
 def describe() -> dict[str, str]:
@@ -36,11 +35,6 @@ def describe() -> dict[str, str]:
     return facts
 
 
-def environment() -> dict[str, str]:
-    """Give the environment for a program that does not talk to the server: without the token."""
-    return {name: value for name, value in os.environ.items() if name != "KAAS_TOKEN"}
-
-
 def _processor() -> str:
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
@@ -54,8 +48,7 @@ def _processor() -> str:
 
 
 def _gpus() -> str:
-    lines = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
-    return "; ".join(f"{index}: {line}" for index, line in enumerate(lines))
+    return "; ".join(f"{gpu.number}: {gpu.name}, {gpu.driver}" for gpu in nvidia.found()[0])
 
 
 def _revision() -> str:
@@ -66,15 +59,7 @@ def _revision() -> str:
     return f"{revision}{', with uncommitted changes' if changed else ''}"
 
 
-def _output(program: str, *arguments: str) -> str:
+def _output(*command: str) -> str:
     """Run a program and return what it prints; nothing if it is not there, fails or takes too long."""
-    path = shutil.which(program)
-    if path is None:
-        return ""
-    try:
-        done = subprocess.run(
-            [path, *arguments], env=environment(), capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+    answer = programs.run(*command, limit=_LIMIT)
+    return answer.out.strip() if answer.code == 0 else ""

@@ -29,7 +29,7 @@ class Project:
         self.folder = folder
         self.script = script
         self.results = folder / results
-        self.port = _free_port()
+        self.port = free_port()
         self.marked = Marked({"COLUMNS": "200", "KAAS_PYTHON": sys.executable})
         shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
 
@@ -115,6 +115,16 @@ class StandIns:
         path = self._state / "calls"
         return [line for line in path.read_text().splitlines() if line.startswith(program)] if path.exists() else []
 
+    def unset(self, *path: object) -> None:
+        """Remove a file of the state."""
+        self._state.joinpath(*map(str, path)).unlink()
+
+    def folders_left(self) -> list[Path]:
+        """List the folders of the daemons that a guard started, as far as they are still there."""
+        pipes = self._state / "pipes"
+        started = [Path(line) for line in pipes.read_text().splitlines()] if pipes.exists() else []
+        return [pipe.parent for pipe in started if pipe != self.pipe and pipe.parent.exists()]
+
     def control(self, order: str) -> int:
         """Give the user's daemon an order, or start it (`-d`); return the exit code."""
         return subprocess.run(
@@ -127,7 +137,8 @@ class StandIns:
         ).returncode
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,26 @@ SHORT: dict[str, Any] = {
     "OUTER_REPEATS": 1,
 }
 LONG = SHORT | {"INTERVAL": 600}
-BEFORE = set(Path("/tmp").glob("kaas-mps.*"))
 AS_FOUND = ["Default", "Exclusive_Process"]
 
 
 @pytest.fixture
-def nvidia(gpu_project: Project, tmp_path: Path) -> StandIns:
+def nvidia(gpu_project: Project, tmp_path: Path) -> Iterator[StandIns]:
     """Put stand-ins of two GPUs on the script's PATH, one of them in exclusive mode before anything runs."""
     stand_ins = StandIns(tmp_path / "nvidia", gpus=2)
     stand_ins.set("modes", 1, AS_FOUND[1])
     gpu_project.marked.environment.update(stand_ins.environment)
-    return stand_ins
+    yield stand_ins
+    for folder in stand_ins.folders_left():  # of a test that failed
+        gpu_project.marked.kill()
+        shutil.rmtree(folder)
 
 
 def nothing_is_left(project: Project, nvidia: StandIns) -> bool:
-    folders = set(Path("/tmp").glob("kaas-mps.*"))
     return (
         nvidia.modes() == AS_FOUND
         and not (nvidia.machine / "kaas-gpus.json").exists()
-        and folders <= BEFORE
+        and not nvidia.folders_left()
         and not project.marked.left()
     )
 
@@ -297,6 +299,15 @@ def test_only_the_gpus_that_a_batch_system_gives_are_used(gpu_project: Project, 
     assert "Only 1 of 2 GPUs are there" in said
     assert {sample["uuid"] for sample in gpu_project.utilization()} == {"GPU-stand-in-1"}
     assert not [call for call in nvidia.calls("nvidia-smi -i GPU-stand-in-0") if " -c " in call]
+
+
+def test_no_gpu_is_used_where_a_batch_system_gives_none(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(**SHORT | {"CUDA_VISIBLE_DEVICES": ""})
+
+    assert code == 2, said
+    assert "CUDA_VISIBLE_DEVICES is '' and gives no GPU" in said
+    assert not gpu_project.results.exists()
+    assert nothing_is_left(gpu_project, nvidia)
 
 
 def test_the_check_names_every_problem_in_one_pass(gpu_project: Project, nvidia: StandIns) -> None:

@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from kaas import machine
+from kaas import nvidia, programs
 from kaas.errors import UsageError
 from kaas.monitor.samples import Sample
 
@@ -45,7 +45,6 @@ FIELDS = {
 _TEXTS = ("bus_id", "uuid")
 _FACTORS = {"energy_j": 1e-3}
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(?: ?[^\d\s]\S*)?")  # a unit may follow, whatever was asked for
-_UNKNOWN_FIELD = re.compile(r'Field "([^"]+)" is not a valid field')
 _LONGEST_WAIT = 0.25
 _LONGEST_PAUSE = 1.0
 _PATIENCE = 5.0
@@ -111,7 +110,7 @@ class NvidiaSmi:
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [*_query(self._fields, self._only), "-lms", str(self._interval_ms)],
-            env=machine.environment(),
+            env=programs.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=sys.stderr,
@@ -157,24 +156,7 @@ def _query(fields: Sequence[str], only: list[str]) -> list[str]:
 
 
 def _known_fields(only: list[str]) -> list[str]:
-    """Ask once, and again without what this driver does not know, until it answers."""
-    fields = list(FIELDS)
-    while True:
-        try:
-            asked = subprocess.run(
-                _query(fields, only),
-                env=machine.environment(),
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise UsageError(f"nvidia-smi does not run ({error}): is the NVIDIA driver installed?") from None
-        said = asked.stdout + asked.stderr
-        unknown = [field for field in _UNKNOWN_FIELD.findall(said) if field in fields]
-        if not unknown:
-            if asked.returncode != 0:
-                raise UsageError(f"nvidia-smi: {' '.join(said.split()) or f'exit code {asked.returncode}'}")
-            return fields
-        fields = [field for field in fields if field not in unknown]
+    asked = nvidia.ask(FIELDS, only)
+    if asked.answer.code != 0 and not asked.rows:
+        raise UsageError(f"nvidia-smi does not work: {asked.answer.said or f'exit code {asked.answer.code}'}")
+    return asked.fields

@@ -4,7 +4,12 @@ STAND_INS is the folder of its state: `modes/<n>` for each GPU, `calls`, and, to
 
     apps            what computes on the GPUs, as --query-compute-apps prints it
     hang            a running query says no more, but does not end, once
-    refuse-mode     number of a GPU whose compute mode cannot be set
+    refuse-mode     number of a GPU whose compute mode cannot be set, or that and the one mode that is refused
+    hide-modes      compute modes cannot be read
+    warns           a line that is said on stdout after every answer; the exit code is then 14, as for a damaged infoROM
+    capability      the compute capability, if not 7.0
+    mig             number of a GPU on which MIG is on
+    cuda            how the driver says its CUDA version, if not "CUDA Version : 12.8"
     style           `units` (units, header and blanks), `na` ([N/A], [Not Supported] for what a GPU does not tell)
     unknown-fields  fields, one a line, that this driver does not know
     die-after       number of samples after which a running query ends with exit code 9, once
@@ -48,10 +53,11 @@ def value(gpu: int, field: str, sample: int) -> str:
         "uuid": f"GPU-stand-in-{gpu}",
         "pci.bus_id": f"00000000:{0x15 + gpu:02X}:00.0",
         "driver_version": "570.00",
-        "compute_cap": "7.0",
+        "compute_cap": told("capability") or "7.0",
+        "mig.mode.current": "Enabled" if told("mig") == str(gpu) else "[N/A]",
         "memory.total": "16384 MiB",
         "memory.free": "16000 MiB",
-        "compute_mode": (STATE / "modes" / str(gpu)).read_text().strip(),
+        "compute_mode": told("hide-modes") or (STATE / "modes" / str(gpu)).read_text().strip(),
         "utilization.gpu": f"{40 + gpu} %",
         "power.draw": f"{100 + gpu}.50 W",
         "total_energy_consumption": f"{1000 * (100 + gpu) * milliseconds // 1000} mJ",
@@ -94,17 +100,28 @@ def query() -> int:
 
 def set_mode() -> int:
     gpu = int(option("-i").rpartition("-")[2])
-    if told("refuse-mode") == str(gpu):
+    if gpu not in gpus():
+        print("No devices were found")
+        return 6
+    if told("refuse-mode") in {str(gpu), f"{gpu} {option('-c')}"}:
         print(f"Unable to set the compute mode for GPU {gpu}: Insufficient Permissions")
         return 4
     name = {"DEFAULT": "Default", "EXCLUSIVE_PROCESS": "Exclusive_Process", "PROHIBITED": "Prohibited"}[option("-c")]
     (STATE / "modes" / str(gpu)).write_text(name)
+    print(f"Set compute mode to {option('-c')} for GPU 00000000:{0x15 + gpu:02X}:00.0.\nAll done.")
     return 0
 
 
 def main() -> int:
     with (STATE / "calls").open("a") as calls:
         calls.write(" ".join(["nvidia-smi", *ARGUMENTS]) + "\n")
+    code = obey()
+    if told("warns"):
+        print(told("warns"))
+    return code or (14 if told("warns") else 0)
+
+
+def obey() -> int:
     if option("-c"):
         return set_mode()
     if option("--query-gpu"):
@@ -113,7 +130,7 @@ def main() -> int:
         print(told("apps"))
         return 0
     if "-q" in ARGUMENTS:
-        print("Driver Version : 570.00\nCUDA Version : 12.8")
+        print(f"Driver Version : 570.00\n{told('cuda') or 'CUDA Version : 12.8'}")
         return 0
     print(f"the stand-in does not know: {ARGUMENTS}")
     return 3
