@@ -280,16 +280,18 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def begin_description(
-    path: Path, requests: Path, parameters: Mapping[str, object], machine: Mapping[str, object]
+    path: Path, requests: Path, begun: float, parameters: Mapping[str, object], machine: Mapping[str, object]
 ) -> None:
     """Write `<task>.md` as it stands when a run begins: columns, parameters (`Name: value`) and machine.
+
+    `begun` is in seconds since the epoch, of the run's clock, as all time stamps.
 
     Raises:
         ResultsError: it cannot be written.
     """
     lines = [
         f"This file describes the fields in the file {requests.parent.name}/{requests.name}.",
-        f"The measurements were run starting on {datetime.now(UTC)}.",
+        f"The measurements were run starting on {_date(begun)}.",
         f"The experiment was run on the machine {machine.get('Host', 'unknown')}.",
         "",
         "## Parameters",
@@ -305,8 +307,10 @@ def begin_description(
     _write(path, "w", lines)
 
 
-def end_description(path: Path, seconds: float, how: str, counts: Mapping[str, int]) -> None:
-    """Append to `<task>.md` how the run ended, how long it took and how many requests of each status it made.
+def end_description(path: Path, ended: float, seconds: float, facts: Mapping[str, object]) -> None:
+    """Append to `<task>.md` what there is to say at the end (`Name: value`), when that was, and after how long.
+
+    `ended` is in seconds since the epoch, of the run's clock.
 
     Raises:
         ResultsError: it cannot be written.
@@ -314,13 +318,16 @@ def end_description(path: Path, seconds: float, how: str, counts: Mapping[str, i
     lines = [
         "",
         "## End",
-        *(f"Requests {status}: {number}" for status, number in counts.items()),
-        f"Ended: {how}",
-        f"The experiment terminated on {datetime.now(UTC)}.",
+        *(f"{name}: {value}" for name, value in facts.items()),
+        f"The experiment terminated on {_date(ended)}.",
         f"The experiment ran for {seconds:.3f} s.",
         "",
     ]
     _write(path, "a", lines)
+
+
+def _date(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)
 
 
 def _write(path: Path, mode: str, lines: list[str]) -> None:

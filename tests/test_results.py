@@ -330,6 +330,8 @@ def test_published_rows_are_read(repeat: int, number: int, refused: int) -> None
 
 # Descriptions
 
+BEGUN = 1695220167.5  # 2023-09-20 14:29:27.5 UTC
+
 lines = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
 names = st.from_regex(r"[A-Z][A-Za-z ]{0,20}[A-Za-z]", fullmatch=True)
 
@@ -338,14 +340,14 @@ names = st.from_regex(r"[A-Z][A-Za-z ]{0,20}[A-Za-z]", fullmatch=True)
 @given(st.dictionaries(names, lines, max_size=5))
 def test_parameters_come_back_from_the_description(tmp_path: Path, parameters: dict[str, str]) -> None:
     path = tmp_path / "task.md"
-    results.begin_description(path, tmp_path / "task.csv", parameters, {})
+    results.begin_description(path, tmp_path / "task.csv", BEGUN, parameters, {})
     assert results.read_description(path) == parameters
 
 
 def test_a_description_of_several_lines_is_no_other_parameter(tmp_path: Path) -> None:
     path = tmp_path / "task.md"
     parameters = {"Experiment description": "First line.\nInterval: 99", "Step size": 1}
-    results.begin_description(path, tmp_path / "task.csv", parameters, {})
+    results.begin_description(path, tmp_path / "task.csv", BEGUN, parameters, {})
     read = results.read_description(path)
     assert "Interval" not in read
     assert read["Step size"] == "1"
@@ -355,11 +357,15 @@ def test_a_description_tells_the_whole_story_of_a_run(tmp_path: Path) -> None:
     files = RunFiles.of("autoscaling", "task-1", tmp_path)
     files.folder.mkdir()
     parameters = {"Client": "cuda-matmul-client", "Input": 500, "Interval": "2.5"}
-    results.begin_description(files.description, files.requests, parameters, {"Host": "ai05", "Memory": "16.0 GiB"})
-    results.end_description(files.description, 12.3456, "the ramp is over", {"ok": 7, "rejected": 2})
+    machine = {"Host": "ai05", "Memory": "16.0 GiB"}
+    results.begin_description(files.description, files.requests, BEGUN, parameters, machine)
+    facts = {"Requests ok": 7, "Requests rejected": 2, "Ended": "the ramp is over"}
+    results.end_description(files.description, BEGUN + 13, 12.3456, facts)
     text = files.description.read_text()
     assert text.startswith("This file describes the fields in the file results-autoscaling/task-1.csv.\n")
     assert "The experiment was run on the machine ai05.\n" in text
+    assert "starting on 2023-09-20 14:29:27.500000+00:00.\n" in text
+    assert "terminated on 2023-09-20 14:29:40.500000+00:00.\n" in text
     assert "The experiment ran for 12.346 s.\n" in text
     for column in results.COLUMNS:
         assert f"- `{column}`: " in text

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from kaas import kernels, results, segments
+from kaas.clock import Clock
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
 from kaas.results import Outcome, Row, RowWriter
@@ -75,11 +76,11 @@ def _told_to_begin(link: socket.socket) -> bool:
 
 
 def _loop(link: socket.socket, module: ModuleType, config: Config) -> None:
-    copy, arg, backoff = config["copy"], config["input"], config["backoff"]
+    copy, arg, backoff, clock = config["copy"], config["input"], config["backoff"], Clock(*config["clock"])
     board, rows = Board(Path(config["board"])), RowWriter(Path(config["rows"]))
     pause = 0.0
     while not _ended(link, pause):
-        request = Request(time.time(), time.perf_counter(), board.running)
+        request = Request(clock.now(), time.perf_counter(), board.running)
         board.begin(copy, request)
         result: tuple[Any, ...]
         try:

@@ -17,6 +17,7 @@ from rich.console import Console
 from kaas import machine, results, segments
 from kaas.children import raise_descriptor_limit
 from kaas.client import Connection
+from kaas.clock import Clock, Watch
 from kaas.errors import ConnectionFailed, KaasError, Refused, ResultsError, ServerNotReady
 from kaas.load import clients
 from kaas.load.board import Request
@@ -62,6 +63,8 @@ class Generator:
         self._rows: RowReader | None = None
         self._last: dict[int, float] = {}  # of each client, when the request of its latest row began
         self._begun = 0.0
+        self._clock = Clock.of_run()
+        self._wall_clock = Watch(self._clock)
 
     async def run(self) -> int:
         """Run the load to its end; return the exit code.
@@ -76,6 +79,7 @@ class Generator:
         with tempfile.TemporaryDirectory(prefix="kaas-", ignore_cleanup_errors=True) as scratch:
             crew = self._crew(Path(scratch))
             ended = ""
+            looking = asyncio.create_task(self._watch_clock())
             try:
                 ended = await self._unless_ordered(self._load(crew))
                 code = await self._end(crew, ended)
@@ -85,6 +89,7 @@ class Generator:
             finally:
                 crew.kill()
                 await crew.close()
+                looking.cancel()
                 described = self._describe_end(ended or "at the end of the ramp")
             return code if described else code or 1
 
@@ -96,6 +101,7 @@ class Generator:
         config = {
             "input": settings.input,
             "backoff": settings.backoff,
+            "clock": self._clock,
             "rows": str(settings.files.requests.resolve()),
         }
         return Crew(
@@ -121,9 +127,15 @@ class Generator:
         await crew.start()
         await crew.prepare(ramp.min_clients)
         results.create_requests(settings.files.requests)
-        results.begin_description(settings.files.description, settings.files.requests, parameters, machine.describe())
-        self._rows = RowReader(settings.files.requests)
         self._begun = time.monotonic()
+        results.begin_description(
+            settings.files.description,
+            settings.files.requests,
+            self._clock.at(self._begun),
+            parameters,
+            machine.describe(),
+        )
+        self._rows = RowReader(settings.files.requests)
         crew.begin()
         watching = asyncio.create_task(self._watch_server())
         try:
@@ -180,6 +192,11 @@ class Generator:
                     last = time.monotonic()
                 await asyncio.sleep(_STATUS_EVERY)
 
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self._wall_clock.look()
+
     # The end
 
     async def _end(self, crew: Crew, early: str) -> int:
@@ -209,8 +226,12 @@ class Generator:
         if self._rows is not None:
             self._read_rows()
             self._rows.close()
+            facts: dict[str, object] = {
+                f"Requests {status}": number for status, number in self._tally.by_status.items()
+            }
+            facts |= {"Ended": how, **self._wall_clock.notes()}
             try:
-                results.end_description(self._settings.files.description, self._elapsed(), how, self._tally.by_status)
+                results.end_description(self._settings.files.description, self._clock.now(), self._elapsed(), facts)
             except ResultsError as error:
                 self._display.say(str(error))
                 return False

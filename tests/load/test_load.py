@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from loads import Load
 from support import eventually, exists, read_until
 
 from kaas import results
+from kaas.clock import Watch
 
 
 @pytest.fixture
@@ -257,3 +259,31 @@ def test_rows_that_cannot_be_written_end_the_run_and_it_is_said(load: Load) -> N
 
     assert code == 1
     assert "client 0 cannot go on (ResultsError: no room for the rows of requests)" in said
+
+
+def test_a_clock_that_is_set_in_mid_run_moves_no_time_stamp_and_is_noted(load: Load) -> None:
+    set_back = """
+        import time
+        wall, begun = time.time, time.monotonic()
+        time.time = lambda: wall() - 1000 * (time.monotonic() > begun + 2.5)
+    """
+    code, said = load.run(STEADY, "--max-parallel", "8", first=set_back)
+
+    assert code == 0, said
+    stamps = [row.timestamp for row in load.rows()]
+    assert max(stamps) - min(stamps) < 30
+    text = load.rows_file.with_suffix(".md").read_text()
+    facts = results.read_description(load.rows_file.with_suffix(".md"))
+    assert facts["Clock notes"].startswith("the wall clock was set by -1000.0"), text
+
+
+def test_a_run_that_stood_still_says_so(load: Load) -> None:
+    process = load.start(STEADY, "--interval", "60")
+    eventually(load.has_rows)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(Watch.GAP + 1)  # not to be safe: this is what the test is about
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+
+    assert "stood still for" in results.read_description(load.rows_file.with_suffix(".md"))["Clock notes"]
