@@ -1,8 +1,8 @@
 """The one clock of a run: the epoch, read once when the run starts, plus this machine's monotonic clock.
 
 All programs of a run count from the same pair: so their time stamps fit together, and a wall clock that is set
-meanwhile tears no file. The scripts draw the pair once (`python -m kaas.clock`) and hand it on in KAAS_CLOCK; a program that is
-started by hand draws its own. What the wall clock did meanwhile, a `Watch` finds out.
+meanwhile tears no file. The scripts draw the pair once (`python -m kaas.clock`) and hand it on in KAAS_CLOCK; a program
+that is started by hand draws its own. What the wall clock did meanwhile, a `Watch` finds out.
 """
 
 import os
