@@ -66,6 +66,7 @@ run_experiment() {
 
     set_up
     draw_token
+    draw_clock
     check_settings
     make_folder
     before_run
@@ -116,6 +117,12 @@ set_up() {
 # Without it nobody gets an answer from this run's server, other users of this machine included.
 draw_token() {
     [[ -n ${KAAS_TOKEN:-} ]] || KAAS_TOKEN=$("$python" -c 'import secrets; print(secrets.token_hex(16))')
+}
+
+# One clock for all programs and repeats of this run, whatever becomes of the wall clock meanwhile (kaas/clock.py).
+draw_clock() {
+    KAAS_CLOCK=$("$python" -m kaas.clock)
+    export KAAS_CLOCK
 }
 
 # As the original names its tasks: without the ending that only says that the module holds a function.
