@@ -73,6 +73,7 @@ def test_the_fork_server_calls_no_function_of_the_driver(start_server: StartServ
     callers = {pid for pid, _ in driver.calls()}
     assert callers >= {worker["pid"] for worker in server.workers("idle")}
     assert not callers & {server.process.pid, server.forkserver().pid}
+    assert server.forkserver().num_threads() == 1
 
 
 # Memory
