@@ -140,10 +140,11 @@ def _too_large(a: Matrix, needed: int) -> TaskError:
 
 def _free_memory() -> int:
     try:
-        return int(cuda.current_context().get_memory_info().free)
+        free: int = cuda.current_context().get_memory_info().free
     except Exception as error:
         _check_context(error)
         raise
+    return free
 
 
 def _check_context(error: Exception) -> None:
