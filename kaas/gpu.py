@@ -57,15 +57,19 @@ warnings.filterwarnings("ignore", message=".*Grid size .* low occupancy")
 
 
 def preload() -> None:
-    """Set up what numba-cuda knows of types and functions, once for all processes forked later: 0.2 to 0.3 s.
+    """Set up once what each process forked later would have to before its first kernel, compiled or read from the disk.
 
-    Else each of them does when it first compiles or loads a kernel. This calls no function of CUDA's driver.
+    That is what numba-cuda knows of types and functions, and the compiler's library. It starts no thread and calls no
+    function of CUDA's driver.
     """
     if REAL:
-        from numba.cuda.descriptor import cuda_target  # noqa: PLC0415 - only numba-cuda has this
+        from numba.cuda.cudadrv.runtime import runtime  # noqa: PLC0415 - only numba-cuda has these
+        from numba.cuda.descriptor import cuda_target  # noqa: PLC0415
 
         cuda_target.typing_context.refresh()
         cuda_target.target_context.refresh()
+        with contextlib.suppress(Exception):  # whoever lacks it is told so when a GPU is selected
+            runtime.get_version()
 
 
 def prepare_gpu(phase: Phase, compile_kernels: Callable[[], None], multiply: Multiply) -> None:
@@ -136,10 +140,11 @@ def _too_large(a: Matrix, needed: int) -> TaskError:
 
 def _free_memory() -> int:
     try:
-        return int(cuda.current_context().get_memory_info().free)
+        free: int = cuda.current_context().get_memory_info().free
     except Exception as error:
         _check_context(error)
         raise
+    return free
 
 
 def _check_context(error: Exception) -> None:

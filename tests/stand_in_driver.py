@@ -157,7 +157,9 @@ class Driver:
         lines = path.read_text().splitlines() if path.exists() else []
         return [(int(pid), function) for pid, function in map(str.split, lines)]
 
-    def run(self, *arguments: str | Path, check: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *arguments: str | Path, check: bool = True, limit: float = 110.0, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
         """Run its environment's Python over it; unless told otherwise it must end well and say nothing on stderr."""
         done = subprocess.run(
             [str(self.environment.python), *map(str, arguments)],
@@ -165,7 +167,7 @@ class Driver:
             env={**os.environ, **self.variables, "PYTHONPATH": str(ROOT), **environment},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=limit,
             check=False,
         )
         if check:

@@ -147,7 +147,9 @@ class Server:
     def wait_until_listening(self) -> None:
         """Wait until it serves, or fail with what it said."""
         eventually(
-            lambda: _LISTENING.search(self.stderr()) or self.process.poll() is not None, what="the server listens"
+            lambda: _LISTENING.search(self.stderr()) or self.process.poll() is not None,
+            limit=3 * LIMIT,  # its kernel may have to be compiled
+            what="the server listens",
         )
         assert self.process.poll() is None, self.stderr()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from project import Project, StandIns
+from stand_in_driver import Card, Driver, one_card
 from support import eventually
 
 SHORT: dict[str, Any] = {
@@ -263,15 +264,28 @@ def test_an_nvidia_smi_that_dies_is_started_again_and_the_gap_is_noted(gpu_proje
     assert "no samples from" in description
 
 
-def test_the_papers_kernel_runs_under_the_cuda_simulator(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.run(
-        **SHORT | {"FN": "cuda-matmul-fn", "N": 4, "MAX_MPL": 1, "MPS": "off", "NUMBA_ENABLE_CUDASIM": 1}
-    )
+@one_card
+@pytest.mark.timeout(300)
+def test_the_papers_kernel_runs_to_its_figures_under_mps_over_a_stand_in_of_the_driver(
+    gpu_project: Project, nvidia: StandIns, libcuda: Path, compiled_kernels: Path, card: Card
+) -> None:
+    driver = Driver(libcuda, nvidia.state, compiled_kernels, card.environment, card.capability)
+    gpu_project.marked.environment.update(driver.variables)
+    gpu_project.marked.environment |= nvidia.environment | {"KAAS_PYTHON": str(card.environment.python)}
+
+    code, said = gpu_project.run(**SHORT | {"FN": "cuda-matmul-fn", "MAX_MPL_PER_GPU": 2, "MAX_MPL": 4, "INTERVAL": 2})
 
     assert code == 0, said
-    assert {row.status for row in gpu_project.rows()} == {"ok"}
+    rows = gpu_project.rows()
+    assert {row.status for row in rows} == {"ok"}
+    assert {row.gpu for row in rows} == {0, 1}
     ready = [event["detail"] for event in gpu_project.events() if event["event"] == "ready"]
+    assert len(ready) == 4
     assert all(phase in ready[0] for phase in ("fork", "import", "context", "compile", "first_launch"))
+    assert "MPS: on: 4 of 4 workers are clients of MPS server" in next(gpu_project.results.glob("*.md")).read_text()
+    assert (gpu_project.results / "autoscaling-combined.png").stat().st_size > 10_000
+    assert nothing_is_left(gpu_project, nvidia)
+    assert driver.bytes_taken() == {}
 
 
 def test_the_check_says_what_was_found_and_changes_nothing(gpu_project: Project, nvidia: StandIns) -> None:

@@ -84,12 +84,6 @@ for n in 1, 2, 5, 15, 16, 17, 33, 40:
     output("fast", code, **SIMULATOR)
 
 
-def test_the_fast_kernel_as_a_script_prints_the_time_that_it_took() -> None:
-    done = python(KERNELS["fast"], "3", **SIMULATOR)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"@@@ Elapsed inner time \(ms\): \S+\n", done.stdout)
-
-
 # Getting ready
 
 
@@ -136,85 +130,6 @@ def test_without_a_gpu_the_script_says_so_in_one_line(kernel: str) -> None:
 @both_kernels
 def test_without_a_gpu_the_server_says_so_in_one_line(kernel: str) -> None:
     assert "needs an NVIDIA GPU" in refusal(KERNELS[kernel], **NO_GPU)
-
-
-# Memory of the GPU
-
-
-@both_kernels
-def test_a_matrix_that_does_not_fit_the_free_memory_is_refused_before_any_is_taken(kernel: str) -> None:
-    code = """
-from numba.cuda.simulator.cudadrv import devices
-devices.FakeCUDAContext.get_memory_info = lambda self: devices._MemoryInfo(5000, 10**9)
-
-def taken(*arguments):
-    raise AssertionError("memory was taken")
-
-cuda.to_device = cuda.device_array = taken
-a = random_matrix(20)
-try:
-    load().multiply(a, np.empty_like(a))
-except TaskError as error:
-    print(error)
-"""
-    needed = {"paper": 2 * 20 * 20 * 8, "fast": 20 * 20 * 8 + 128 * 128 * 4}[kernel]
-    said = output(kernel, code, **SIMULATOR)
-    assert "20 x 20 matrix of float64" in said
-    assert f"takes {needed} bytes on the GPU, and 5000 are free" in said
-
-
-@both_kernels
-def test_memory_that_another_worker_took_meanwhile_is_the_same_error(kernel: str) -> None:
-    code = """
-from numba.cuda.cudadrv.driver import CudaAPIError
-
-def fails(*arguments):
-    raise CudaAPIError(2, "Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
-
-cuda.device_array = fails
-a = random_matrix(20)
-try:
-    load().multiply(a, np.empty_like(a))
-except TaskError as error:
-    print(error)
-"""
-    assert "bytes on the GPU, and " in output(kernel, code, **SIMULATOR)
-
-
-@both_kernels
-def test_what_else_goes_wrong_on_the_gpu_comes_through(kernel: str) -> None:
-    code = """
-from numba.cuda.cudadrv.driver import CudaAPIError
-
-def fails(*arguments):
-    raise CudaAPIError(700, "Call to cuMemAlloc results in CUDA_ERROR_ILLEGAL_ADDRESS")
-
-cuda.device_array = fails
-a = random_matrix(20)
-try:
-    load().multiply(a, np.empty_like(a))
-except CudaAPIError as error:
-    print(error.args[0])
-"""
-    assert output(kernel, code, **SIMULATOR) == "700\n"
-
-
-# In the server
-
-
-def serve_one(server: Server, n: int) -> None:
-    with shared_matrix(n) as a, shared_matrix(n) as c, server.connection() as kaas:
-        a.matrix[:] = random_matrix(n)
-        reply = kaas.invoke(Task(a.name, c.name, n).encode(), timeout=60.0)
-        assert reply.status == "ok", reply
-        assert is_square_of(c.matrix, a.matrix)
-
-
-def test_the_server_serves_the_gpu_kernel_and_logs_how_its_worker_got_ready(start_server: StartServer) -> None:
-    server = start_server(KERNELS["paper"], "--num-gpus", "1", "--max-req-per-gpu", "1", **SIMULATOR)
-    serve_one(server, 3)
-    (ready,) = [event for event in server.events() if event.event == "ready"]
-    assert re.findall(r"(\w+) [\d.]+ s", ready.detail)[-4:] == ["import", *PHASES]
 
 
 # The programs around it
@@ -377,6 +292,14 @@ check(kernel, 100, "float64")  # and it serves on
     assert re.search(
         r"1000000 x 1000000 matrix of float64 takes \d+ bytes on the GPU, and \d+ are", output(kernel, code)
     )
+
+
+def serve_one(server: Server, n: int) -> None:
+    with shared_matrix(n) as a, shared_matrix(n) as c, server.connection() as kaas:
+        a.matrix[:] = random_matrix(n)
+        reply = kaas.invoke(Task(a.name, c.name, n).encode(), timeout=60.0)
+        assert reply.status == "ok", reply
+        assert is_square_of(c.matrix, a.matrix)
 
 
 @pytest.mark.gpu
