@@ -14,6 +14,8 @@ import psutil
 from kaas import ROOT
 
 _LIBRARIES = ("numpy", "numba", "numba-cuda", "llvmlite", "uvloop", "psutil", "pandas", "matplotlib")
+NVIDIA_SMI_PATIENCE_S = 60.0
+"""For its first word: without persistence mode the driver sets up every GPU first, and each takes seconds."""
 
 
 def describe() -> dict[str, str]:

@@ -498,7 +498,7 @@ def test_a_large_product_that_is_wrong_is_refused(squared: tuple[Matrix, Matrix]
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_check_takes_far_less_memory_than_a_matrix(dtype: type) -> None:
-    matrix = random_matrix(1500).astype(dtype)
+    matrix: Matrix = random_matrix(1500).astype(dtype)
     product = matrix @ matrix
     tracemalloc.start()
     try:
