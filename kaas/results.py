@@ -305,8 +305,10 @@ def begin_description(
     _write(path, "w", lines)
 
 
-def end_description(path: Path, seconds: float, how: str, counts: Mapping[str, int]) -> None:
-    """Append to `<task>.md` how the run ended, how long it took and how many requests of each status it made.
+def end_description(
+    path: Path, seconds: float, how: str, counts: Mapping[str, int], machine: Mapping[str, object] | None = None
+) -> None:
+    """Append to `<task>.md` how the run ended, how long it took, its requests by status, and how the machine was used.
 
     Raises:
         ResultsError: it cannot be written.
@@ -319,6 +321,11 @@ def end_description(path: Path, seconds: float, how: str, counts: Mapping[str, i
         f"The experiment terminated on {datetime.now(UTC)}.",
         f"The experiment ran for {seconds:.3f} s.",
         "",
+        *(
+            ["## Machine during the run", *(f"{name}: {value}" for name, value in machine.items()), ""]
+            if machine
+            else []
+        ),
     ]
     _write(path, "a", lines)
 

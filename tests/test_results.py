@@ -356,7 +356,9 @@ def test_a_description_tells_the_whole_story_of_a_run(tmp_path: Path) -> None:
     files.folder.mkdir()
     parameters = {"Client": "cuda-matmul-client", "Input": 500, "Interval": "2.5"}
     results.begin_description(files.description, files.requests, parameters, {"Host": "ai05", "Memory": "16.0 GiB"})
-    results.end_description(files.description, 12.3456, "the ramp is over", {"ok": 7, "rejected": 2})
+    results.end_description(
+        files.description, 12.3456, "the ramp is over", {"ok": 7, "rejected": 2}, {"CPU quota": "none"}
+    )
     text = files.description.read_text()
     assert text.startswith("This file describes the fields in the file results-autoscaling/task-1.csv.\n")
     assert "The experiment was run on the machine ai05.\n" in text
@@ -369,6 +371,7 @@ def test_a_description_tells_the_whole_story_of_a_run(tmp_path: Path) -> None:
         "Interval": "2.5",
         "Host": "ai05",
         "Memory": "16.0 GiB",
+        "CPU quota": "none",
         "Requests ok": "7",
         "Requests rejected": "2",
         "Ended": "the ramp is over",

@@ -5,6 +5,7 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -62,6 +63,7 @@ class Generator:
         self._rows: RowReader | None = None
         self._last: dict[int, float] = {}  # of each client, when the request of its latest row began
         self._begun = 0.0
+        self._machine: dict[str, str] = {}  # how it was used during the ramp
 
     async def run(self) -> int:
         """Run the load to its end; return the exit code.
@@ -125,12 +127,15 @@ class Generator:
         self._rows = RowReader(settings.files.requests)
         self._begun = time.monotonic()
         crew.begin()
+        # What a script has started is all of this run; by hand, who is to say which server is ours?
+        use = machine.CpuUse(os.getppid()) if settings.supervised else None
         watching = asyncio.create_task(self._watch_server())
         try:
             with self._display:
                 return await self._follow_ramp(crew, watching)
         finally:
             watching.cancel()
+            self._machine = use.facts() if use else {}
 
     async def _follow_ramp(self, crew: Crew, watching: asyncio.Task[str]) -> str:
         while not (pace := self._settings.ramp.pace(self._elapsed(), len(crew))).done:
@@ -210,7 +215,9 @@ class Generator:
             self._read_rows()
             self._rows.close()
             try:
-                results.end_description(self._settings.files.description, self._elapsed(), how, self._tally.by_status)
+                results.end_description(
+                    self._settings.files.description, self._elapsed(), how, self._tally.by_status, self._machine
+                )
             except ResultsError as error:
                 self._display.say(str(error))
                 return False
