@@ -132,10 +132,9 @@ class NvidiaSmi:
         return samples
 
     def _note_end(self, uuids: tuple[str, ...], ended: Ended, now: float) -> None:
-        kind = f"nvidia-smi{_of(uuids) if len(self._streams) > 1 else ''} {ended.how}"
-        if ended.how.startswith("said nothing"):
-            kind = re.sub(r"\d+ s", "long", kind)
-        self._troubles.tell(kind, f"{kind} at {now:.3f} and is started again")
+        text = f"nvidia-smi{_of(uuids) if len(self._streams) > 1 else ''} {ended.how}"
+        kind = re.sub(r"\bfor \d+ s\b", "for long", text)
+        self._troubles.tell(kind, f"{text} at {now:.3f} and is started again")
         self._no_samples_since.setdefault(uuids, now)
 
     def _note_gap(self, uuids: tuple[str, ...], now: float) -> None:
