@@ -117,11 +117,11 @@ class StandIns:
 
     def unset(self, *path: object) -> None:
         """Remove a file of the state."""
-        self._state.joinpath(*map(str, path)).unlink()
+        self.state.joinpath(*map(str, path)).unlink()
 
     def folders_left(self) -> list[Path]:
         """List the folders of the daemons that a guard started, as far as they are still there."""
-        pipes = self._state / "pipes"
+        pipes = self.state / "pipes"
         started = [Path(line) for line in pipes.read_text().splitlines()] if pipes.exists() else []
         return [pipe.parent for pipe in started if pipe != self.pipe and pipe.parent.exists()]
 

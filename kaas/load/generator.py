@@ -5,6 +5,7 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -74,6 +75,7 @@ class Generator:
         self._begun = 0.0
         self._ordered = False
         self._hopeless = False
+        self._machine: dict[str, str] = {}  # how it was used during the ramp
 
     async def run(self) -> int:
         """Run the load to its end; return the exit code.
@@ -140,12 +142,15 @@ class Generator:
         begun = self._clock.at(self._begun)
         description.begin(files.description, files.requests, begun, parameters, described)
         self._rows = RowReader(files.requests)
+        # What a script has started is all of this run; by hand, who is to say which server is ours?
+        use = machine.CpuUse(os.getppid()) if self._settings.supervised else None
         following = asyncio.create_task(self._server.follow())
         try:
             with self._display:
                 return await self._follow_shape(crew, following)
         finally:
             following.cancel()
+            self._machine = use.facts() if use else {}
 
     async def _follow_shape(self, crew: Crew, following: asyncio.Task[str]) -> str:
         """Have clients begin when they are due, and those of the next step prepared by then."""
@@ -237,7 +242,7 @@ class Generator:
             self._display.say(f"rows and the server's counts differ: {different}")
         if self._pacer.late:
             facts["Late steps"] = "; ".join(self._pacer.late)
-        facts |= {"Ended": how, **self._wall_clock.notes()}
+        facts |= {"Ended": how, **self._wall_clock.notes(), **self._machine}
         self._rows.close()
         try:
             description.end(self._settings.files.description, self._clock.now(), self._elapsed(), facts)

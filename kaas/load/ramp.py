@@ -12,16 +12,15 @@ _MOST_CLIENTS = 10_000
 
 
 class Shape(Protocol):
-    """So many clients at a time, each in a closed loop. Times are in seconds from the start.
-
-    `most` is the largest number of them, `duration` how long all of it takes.
-    """
+    """So many clients at a time, each in a closed loop. Times are in seconds from the start."""
 
     @property
-    def most(self) -> int: ...  # noqa: D102
+    def most(self) -> int:
+        """The largest number of clients."""
 
     @property
-    def duration(self) -> float: ...  # noqa: D102
+    def duration(self) -> float:
+        """How long all of it takes."""
 
     def clients(self, elapsed: float) -> int:
         """Tell how many clients run; none from the end on."""

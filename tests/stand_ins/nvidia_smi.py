@@ -12,6 +12,9 @@ STAND_INS is the folder of its state: `modes/<n>` for each GPU, `calls`, and, to
     cuda            how the driver says its CUDA version, if not "CUDA Version : 12.8"
     style           `units` (units, header and blanks), `na` ([N/A], [Not Supported] for what a GPU does not tell)
     unknown-fields  fields, one a line, that this driver does not know
+    lost            number of a GPU that has fallen off the bus: nothing is told of any that is asked for with it
+    silent-until    a running query says nothing until this file is there
+    burst           number of samples that a running query holds back and prints at once
     die-after       number of samples after which a running query ends with exit code 9, once
 """
 
@@ -83,9 +86,17 @@ def query() -> int:
     if told("style") == "units" or "noheader" not in option("--format"):
         print(", ".join(fields))
     pause = option("-lms")
+    while pause and told("silent-until") and not Path(told("silent-until")).exists():
+        time.sleep(0.01)
+    held_back: list[str] = []
     for sample in itertools.count(1):
-        for gpu in chosen:
-            print(", ".join(value(gpu, field, sample) for field in fields), flush=True)
+        if told("lost") and int(told("lost")) in chosen:
+            print("Unable to determine the device handle for GPU0000:16:00.0: Unknown Error")
+            return 15
+        held_back += [", ".join(value(gpu, field, sample) for field in fields) for gpu in chosen]
+        if not pause or sample % int(told("burst") or 1) == 0:
+            print("".join(f"{line}\n" for line in held_back), end="", flush=True)
+            held_back.clear()
         if not pause:
             return 0
         if told("hang"):
