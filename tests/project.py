@@ -13,7 +13,7 @@ from support import Marked
 
 from kaas import ROOT, results
 
-NOT_COPIED = shutil.ignore_patterns(".venv", ".git", "results-*", ".*_cache", ".hypothesis")
+NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "results-*", ".*_cache", ".hypothesis")
 
 
 class Project:
