@@ -60,7 +60,7 @@ def check_python(settings: Settings, report: Report) -> None:
         return
     # Its registries are what every compilation begins with, and take no GPU; to import it shows less than half.
     load = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import kaas.gpu; from numba import cuda; "
+        f"import sys; sys.path.insert(0, {str(bare_kaas.ROOT)!r}); import kaas.gpu; from numba import cuda; "
         "from numba.cuda.descriptor import cuda_target; cuda_target.target_context.refresh(); "
         "print(getattr(cuda, 'implementation', 'built-in'))"
     )
