@@ -67,17 +67,24 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _of_machine() -> dict[str, str]:
+    """Describe the machine, without what would name it: its host name, and whose build of the kernel it runs."""
+    from kaas import machine  # noqa: PLC0415 - the page needs no library
+
+    facts = machine.describe()
+    del facts["Host"]
+    return facts | {"OS": re.sub(r"^(\w+-\d+\.\d+).*", r"\1", facts["OS"])}
+
+
 def gather(folder: Path) -> Figures:
     """Put the pieces in a folder together: each JSON under its name, steps, tests, cards, and what machine it is.
 
     A piece that cannot be read, since it was being written when all was cut off, is left out.
     """
-    from kaas import machine  # noqa: PLC0415 - the page needs no library
-
     figures: Figures = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cards": _text(folder / "cards.txt").splitlines(),
-        "machine": {name: fact for name, fact in machine.describe().items() if name != "Host"},
+        "machine": _of_machine(),
         "revision": os.environ.get("REVISION", ""),
         "packages": {
             found.name: found.version
