@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Kernel: the square of a matrix on an NVIDIA GPU, tiled in registers. Run as a script: ./cuda-matmul-fast-fn.py [N].
 
-As cuda-matmul-fn.py, which has the paper's kernel, but built for speed: from N = 4096 on it has some 70 % of the rate of
-cuBLAS's SGEMM on an H200 (docs/gpu-results.md; `benchmarks/gpu_kernels.py` measures both). A block of 16 x 16 threads computes a tile of
-128 x 128 elements, a thread 8 x 8 of them. For each step along k, a thread then reads 16 values from shared memory
-for 64 multiplications, where the paper's kernel reads 2 for each.
+As cuda-matmul-fn.py, which has the paper's kernel, but built for speed: from N = 4096 on it has some 70 % of the rate
+of cuBLAS's SGEMM on an H200 (docs/gpu-results.md; `benchmarks/gpu_kernels.py` measures both). A block of 16 x 16
+threads computes a tile of 128 x 128 elements, a thread 8 x 8 of them. For each step along k, a thread then reads 16
+values from shared memory for 64 multiplications, where the paper's kernel reads 2 for each.
 
 The matrix is first copied on the GPU: to float32, in rows and columns padded with zeros to whole tiles. So each element
 is converted once, where the multiplication reads it N / 128 times for either operand, and many a GPU converts from
