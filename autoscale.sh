@@ -18,9 +18,10 @@
 #   PORT=8080                   where the server listens, on this machine only
 #   MPS=on                      off: change no setting of any GPU, and run without MPS
 #   SUDO=sudo                   how to become root, for setting the compute mode (empty: not at all; unset if root)
+#   KAAS_GPU_STATE=/var/tmp     a folder, kept over a reboot, where what was found on the GPUs is written down meanwhile
 #   MONITOR_MS=100              milliseconds between two samples of utilization and power
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
-#   READY_TIMEOUT=60            seconds that the server has to become ready
+#   READY_TIMEOUT=150           seconds that the server has to become ready
 #   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
@@ -60,7 +61,7 @@ setting PORT 8080
 setting MPS on
 setting MONITOR_MS 100
 setting BACKOFF 0.1
-setting READY_TIMEOUT 60
+setting READY_TIMEOUT 150
 setting EXPERIMENT autoscaling
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 
@@ -72,7 +73,7 @@ command -v "$any_python" >/dev/null || any_python=python3
 preflight() {
     AVAILABLE_GPUS=$AVAILABLE_GPUS MAX_MPL_PER_GPU=$MAX_MPL_PER_GPU MIN_MPL=$MIN_MPL MAX_MPL=$MAX_MPL \
         STEP_SIZE=$STEP_SIZE INTERVAL=$INTERVAL OUTER_REPEATS=$OUTER_REPEATS N=$N PORT=$PORT MPS=$MPS SUDO=${SUDO:-} \
-        CLIENT=$CLIENT KAAS_PYTHON=$python "$any_python" "$ROOT/scripts/preflight.py"
+        CLIENT=$CLIENT KAAS_PYTHON=$python "$any_python" "$ROOT/scripts/preflight.py" "$@"
 }
 
 before_run() {
@@ -87,6 +88,8 @@ before_run() {
     done
     CUDA_MPS_PIPE_DIRECTORY=$(cat "$ready")
     export CUDA_MPS_PIPE_DIRECTORY
+    # What a site sets for a daemon of its own is none of the guard's.
+    [[ $CUDA_MPS_PIPE_DIRECTORY != /tmp/kaas-mps.* ]] || unset CUDA_MPS_PROTOCOL_VERSION
     rm -f "$ready"
 }
 
@@ -133,10 +136,7 @@ case ${1:-} in
     *) ;;
 esac
 
-preflight || exit 2
-gpu_ids=$(nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i "$CUDA_VISIBLE_DEVICES"} --query-gpu=uuid --format=csv,noheader |
-    sed -n '/^GPU-/p' | sed -n "1,${AVAILABLE_GPUS}p" | tr '\n' ',')
-gpu_ids=${gpu_ids%,}
+{ gpu_ids=$(preflight --list-gpus 2>&3) || exit 2; } 3>&1
 found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
 if [[ $found -lt $AVAILABLE_GPUS ]]; then
     say "Only $found of $AVAILABLE_GPUS GPUs are there: the experiment uses $found"

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Kernel: the square of a matrix on an NVIDIA GPU, tiled in registers. Run as a script: ./cuda-matmul-fast-fn.py [N].
 
-As cuda-matmul-fn.py, which has the paper's kernel, but built for speed: it aims at half the rate of cuBLAS's SGEMM, or
-more, from N = 4096 on (`benchmarks/gpu_kernels.py` measures both). A block of 16 x 16 threads computes a tile of
-128 x 128 elements, a thread 8 x 8 of them. For each step along k, a thread then reads 16 values from shared memory
-for 64 multiplications, where the paper's kernel reads 2 for each.
+As cuda-matmul-fn.py, which has the paper's kernel, but built for speed: from N = 4096 on it has some 70 % of the rate
+of cuBLAS's SGEMM on an H200 (docs/gpu-results.md; `benchmarks/gpu_kernels.py` measures both). A block of 16 x 16
+threads computes a tile of 128 x 128 elements, a thread 8 x 8 of them. For each step along k, a thread then reads 16
+values from shared memory for 64 multiplications, where the paper's kernel reads 2 for each.
 
 The matrix is first copied on the GPU: to float32, in rows and columns padded with zeros to whole tiles. So each element
 is converted once, where the multiplication reads it N / 128 times for either operand, and many a GPU converts from
@@ -15,7 +15,7 @@ matrix's edge, and the memory of the upload can then take the product.
 from typing import Any
 
 import numpy as np
-from numba import config, cuda, float32
+from numba import cuda, float32
 
 from kaas import cli, gpu, matrices
 from kaas.gpu import Phase
@@ -29,9 +29,9 @@ DEPTH = 8
 """Columns of the left tile and rows of the right one that are in shared memory at once."""
 TILE = THREADS * PER_THREAD
 
-ALIGNED = getattr(cuda, "implementation", "") == "NVIDIA" and not config.ENABLE_CUDASIM
+ALIGNED = gpu.REAL
 """Whether shared memory can be had aligned to 16 bytes, so that 4 values are read at once; only numba-cuda can."""
-REGISTERS = {} if config.ENABLE_CUDASIM else {"max_registers": 128}
+REGISTERS = {"max_registers": 128} if gpu.REAL else {}
 """A thread's share that leaves room for a second block on a multiprocessor: one computes while the other waits."""
 
 
@@ -55,7 +55,7 @@ def make_kernels(threads: int, per_thread: int, depth: int) -> tuple[Any, Any]: 
             row = first_row + i * threads + cuda.threadIdx.y
             for j in range(per_thread):
                 column = first_column + j * threads + cuda.threadIdx.x
-                padded[row, column] = a[row, column] if row < n and column < n else 0
+                padded[row, column] = a[row, column] if row < n and column < n else float32(0)
 
     @cuda.jit(cache=True, fastmath=True, **REGISTERS)
     def multiply_tiles(a: Matrix, c: Matrix) -> None:  # noqa: PLR0912
@@ -153,17 +153,23 @@ def launch(a: Matrix, padded: Matrix, c: Matrix) -> None:
     multiply_tiles[(blocks, blocks), (THREADS, THREADS)](padded, c)
 
 
+def bytes_on_gpu(a: Matrix) -> int:
+    """Say how many bytes `multiply` takes on the GPU for `a`: its copy, which takes the product, and the padded one."""
+    return a.nbytes + padded_size(len(a)) ** 2 * np.dtype(np.float32).itemsize
+
+
+@gpu.within_memory(bytes_on_gpu)
 def multiply(a: Matrix, c: Matrix) -> None:
     """Upload a, store a @ a in c on the GPU, download c.
 
     Raises:
         TaskError: the GPU has not enough free memory.
+        WorkerUnusable: the CUDA context is lost.
     """
     size = padded_size(len(a))
-    with gpu.gpu_memory(a, a.nbytes + size * size * np.dtype(np.float32).itemsize):
-        on_gpu = cuda.to_device(a)
-        launch(on_gpu, cuda.device_array((size, size), np.float32), on_gpu)
-        on_gpu.copy_to_host(c)
+    on_gpu = cuda.to_device(a)
+    launch(on_gpu, cuda.device_array((size, size), np.float32), on_gpu)
+    on_gpu.copy_to_host(c)
 
 
 def call(payload: bytes) -> bytes:

@@ -10,8 +10,6 @@ pages. Nor would a pinned buffer of the worker's own help: the copy into it is w
 by itself, piece by piece and while it transfers. `benchmarks/gpu_kernels.py` measures a call either way.
 """
 
-import warnings
-
 from numba import cuda, float32
 
 from kaas import cli, gpu, matrices
@@ -19,9 +17,6 @@ from kaas.gpu import Phase
 from kaas.matrices import DTYPES, Matrix
 
 TILE = 16
-
-# Numba would have every launch of few blocks be a mistake; a small matrix is none.
-warnings.filterwarnings("ignore", message="Grid size .* low occupancy")
 
 
 # Without signatures here, so that it compiles, or is read from the disk, in `prepare` and not when this is imported.
@@ -36,8 +31,9 @@ def multiply_tiles(a: Matrix, c: Matrix) -> None:
     total = float32(0)
     for begin in range(0, n, TILE):
         # Beyond the matrix's edge the tiles hold zeros, so N need be no multiple of TILE.
-        left[y, x] = a[row, begin + x] if row < n and begin + x < n else 0
-        right[y, x] = a[begin + y, column] if begin + y < n and column < n else 0
+        # A plain 0 would be an integer, and have float32 input go through float64.
+        left[y, x] = a[row, begin + x] if row < n and begin + x < n else float32(0)
+        right[y, x] = a[begin + y, column] if begin + y < n and column < n else float32(0)
         cuda.syncthreads()
         for k in range(TILE):
             total += left[y, k] * right[k, x]
@@ -58,17 +54,18 @@ def launch(a: Matrix, c: Matrix) -> None:
     multiply_tiles[(blocks, blocks), (TILE, TILE)](a, c)
 
 
+@gpu.within_memory(lambda a: 2 * a.nbytes)
 def multiply(a: Matrix, c: Matrix) -> None:
     """Upload a, store a @ a in c on the GPU, download c.
 
     Raises:
         TaskError: the GPU has not enough free memory.
+        WorkerUnusable: the CUDA context is lost.
     """
-    with gpu.gpu_memory(a, 2 * a.nbytes):
-        on_gpu = cuda.to_device(a)
-        product = cuda.device_array(a.shape, a.dtype)
-        launch(on_gpu, product)
-        product.copy_to_host(c)
+    on_gpu = cuda.to_device(a)
+    product = cuda.device_array(a.shape, a.dtype)
+    launch(on_gpu, product)
+    product.copy_to_host(c)
 
 
 def call(payload: bytes) -> bytes:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The monitor: logs the utilization of every GPU to a CSV file, until SIGTERM or Ctrl-C.
 
-NVIDIA GPUs are asked through nvidia-smi; a laptop's virtual GPUs are measured by the CPU time of their workers. The
-columns are described in kaas/monitor.
+NVIDIA GPUs are asked through nvidia-smi, and their energy counters through NVML; a laptop's virtual GPUs are measured
+by the CPU time of their workers. The columns are described in kaas/monitor.
 """
 
 import argparse
@@ -13,8 +13,10 @@ from pathlib import Path
 
 from kaas import cli
 from kaas.client import Connection
+from kaas.clock import Clock
 from kaas.monitor.cpu import cpu_monitor
 from kaas.monitor.nvidia_smi import NvidiaSmi
+from kaas.monitor.nvml import EnergyCounters
 from kaas.monitor.samples import record
 
 
@@ -44,14 +46,18 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Log until told to stop."""
     arguments = parse_arguments()
-    interval_ms = arguments.interval_ms
+    interval_ms, clock = arguments.interval_ms, Clock.of_run().now
     if arguments.source == "nvidia-smi":
-        # It keeps the pace itself.
-        with contextlib.closing(NvidiaSmi(interval_ms or 100, arguments.gpu_ids, say)) as gpus:
-            record(gpus.take, arguments.output, 0.0, arguments.supervised)
+        with (
+            contextlib.closing(NvidiaSmi(interval_ms or 100, arguments.gpu_ids, say, clock)) as gpus,
+            contextlib.closing(EnergyCounters(say)) as counters,
+        ):
+            # nvidia-smi keeps the pace itself.
+            record(lambda: counters.add_to(gpus.take()), arguments.output, 0.0, arguments.supervised)
     else:
         with Connection(arguments.server) as connection:
-            record(cpu_monitor(connection).take, arguments.output, (interval_ms or 250) / 1000, arguments.supervised)
+            take = cpu_monitor(connection, clock).take
+            record(take, arguments.output, (interval_ms or 250) / 1000, arguments.supervised)
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 
-from kaas import cli, kernels, wire
+from kaas import cli, kernels, nvidia, wire
 from kaas.errors import UsageError
 from kaas.pool.settings import Settings
 from kaas.server.tcp import check_address, serve
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         type=cli.names,
         default=(),
         metavar="UUID,...",
-        help="what CUDA calls these GPUs (see nvidia-smi -L); their numbers by default",
+        help="what CUDA calls these GPUs (see nvidia-smi -L); by default those of CUDA_VISIBLE_DEVICES, or all",
     )
     add(
         "-m",
@@ -107,13 +107,18 @@ def main() -> None:
         raise UsageError(f"--gpu-ids names {len(arguments.gpu_ids)} GPUs, but --num-gpus says {arguments.num_gpus}")
     kernel = kernels.find(arguments.function)
     kernels.check(kernel, kernels.KERNEL_FUNCTION)
+    gpu_ids = arguments.gpu_ids
+    if not (gpu_ids or arguments.check):
+        gpu_ids, note = nvidia.for_workers(arguments.num_gpus)
+        if note:
+            logging.getLogger("kaas.server").warning("%s", note)
     settings = Settings(
         kernel=kernel,
         host=arguments.host,
         port=arguments.port,
         token=os.environ.pop("KAAS_TOKEN", ""),  # out of the environment that the kernel's processes inherit
         gpus=arguments.num_gpus,
-        gpu_ids=arguments.gpu_ids,
+        gpu_ids=gpu_ids,
         workers_per_gpu=arguments.max_req_per_gpu,
         message_size=arguments.message_size,
         when_full=arguments.when_full,

@@ -40,6 +40,14 @@ def parse_arguments() -> argparse.Namespace:
         ("finish-timeout", "at the end, how long a client's last request may take before the client is killed"),
     ):
         add(f"--{name}", type=cli.positive_seconds, default=60.0, metavar="SECONDS", help=f"{help_text} (default 60)")
+    add(
+        "--max-failed",
+        type=cli.count,
+        default=0,
+        metavar="N",
+        help="exit with 3 if more requests failed; refusals do not count (default 0)",
+    )
+    add("--keep-going", action="store_true", help="go on after a step in which every request failed")
     cli.add_supervised_option(parser)
     add("--check", action="store_true", help="only check the arguments and the client's file, and say nothing")
     return parser.parse_args()
@@ -72,11 +80,13 @@ def main() -> int:
             "Backoff": f"{arguments.backoff:g}",
             "Server": arguments.server,
         },
-        ramp=Ramp(arguments.min_parallel, arguments.max_parallel, arguments.step_size, arguments.interval),
+        shape=Ramp(arguments.min_parallel, arguments.max_parallel, arguments.step_size, arguments.interval),
         server=server,
         backoff=arguments.backoff,
         ready_timeout=arguments.ready_timeout,
         finish_timeout=arguments.finish_timeout,
+        max_failed=arguments.max_failed,
+        keep_going=arguments.keep_going,
         supervised=arguments.supervised,
     )
     return 0 if arguments.check else generate(settings)

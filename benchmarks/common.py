@@ -28,6 +28,8 @@ MODULES = Path(__file__).resolve().parent / "modules"
 """Kernels and clients that do nothing."""
 LEAST_ROUNDS = 5
 _QUICK_ROUNDS = 1
+_MOST_SAID = 200
+"""Characters of one measured value that are told as it comes."""
 
 Value = TypeVar("Value")
 Options = argparse.Namespace
@@ -166,8 +168,9 @@ def alternate(
         measures[name]()
     for at in range(rounds):
         for name in list(measures) if at % 2 == 0 else reversed(list(measures)):
-            say(f"round {at + 1} of {rounds}: {name}")
-            values[name].append(measures[name]())
+            value = measures[name]()
+            values[name].append(value)
+            say(f"round {at + 1} of {rounds}: {name}: {str(value)[:_MOST_SAID]}")  # should the rest be cut off
     return values
 
 

@@ -257,10 +257,13 @@ def main() -> int:
         "prepare_seconds": boot,
         "machine": machine.describe(),
     }
-    rows = [row for n in options.sizes for row in measure_size(n, options.rounds, paper, fast, cublas)]
-    show(rows, cublas)
-    if options.json:
-        options.json.write_text(json.dumps(about | {"results": rows}, indent=1) + "\n", encoding="utf-8")
+    rows: list[dict[str, object]] = []
+    for n in options.sizes:
+        found = measure_size(n, options.rounds, paper, fast, cublas)
+        show(found, cublas)
+        rows += found
+        if options.json:  # at once: of a run that is cut off, what there is shall be left
+            options.json.write_text(json.dumps(about | {"results": rows}, indent=1) + "\n", encoding="utf-8")
     return 0 if all(row["right"] for row in rows) else 1
 
 

@@ -1,4 +1,4 @@
-"""A blocking connection to the server: `invoke()` and `status()`. One connection serves one thread.
+"""A blocking connection to the server: `invoke()` and `status()`.
 
 with Connection("127.0.0.1:8080") as kaas:
     reply = kaas.invoke(b"...", timeout=30.0)
@@ -7,6 +7,7 @@ with Connection("127.0.0.1:8080") as kaas:
 import json
 import os
 import socket
+import threading
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +32,8 @@ class Connection:
         address: `host:port` (`[::1]:8080` for IPv6); default `$KAAS_ADDRESS`, then 127.0.0.1:8080.
         token: what the server wants to see if it was started with a token; default `$KAAS_TOKEN`.
 
-    An exchange that fails discards the connection; the next call makes a new one.
+    An exchange that fails discards the connection; the next call makes a new one. Threads take turns; a process that
+    was forked, and so shares the connection, makes one of its own.
     """
 
     def __init__(self, address: str | None = None, token: str | None = None) -> None:
@@ -41,6 +43,8 @@ class Connection:
         self._socket: socket.socket | None = None
         self._decoder: Decoder[Reply]  # of the open connection
         self._last_id = 0
+        self._process = os.getpid()
+        self._turn = threading.Lock()
 
     def invoke(self, payload: bytes, timeout: float | None = None) -> Reply:
         """Have the kernel called with `payload`; wait for the reply, whatever its status.
@@ -89,6 +93,18 @@ class Connection:
         return f"<Connection to {self.address}, {'open' if self._socket else 'closed'}>"
 
     def _exchange(self, kind: int, payload: bytes, timeout: float, limit: float | None) -> Reply:
+        if self._process != os.getpid():
+            # A client module may connect when it is imported, which is before its clients are forked.
+            self._process, self._turn = os.getpid(), threading.Lock()
+            self.close()
+        if not self._turn.acquire(timeout=-1 if limit is None else limit):
+            raise ConnectionFailed(f"another thread has used the connection to {self.address} for {limit:g} s")
+        try:
+            return self._in_turn(kind, payload, timeout, limit)
+        finally:
+            self._turn.release()
+
+    def _in_turn(self, kind: int, payload: bytes, timeout: float, limit: float | None) -> Reply:
         self._last_id = request_id = (self._last_id + 1) % 2**32
         pieces = wire.request_pieces(wire.Request(kind, payload, request_id, timeout))
         deadline = None if limit is None else time.monotonic() + limit

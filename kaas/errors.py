@@ -45,6 +45,14 @@ class ProcessFailed(KaasError):
     """A process of ours (a worker, a client, the fork server) did not start as it should."""
 
 
+class WorkerUnusable(KaasError):
+    """A kernel's process is of no more use (its CUDA context is lost, say): raised in `call`, it ends the worker."""
+
+
+class TemporarilyUnavailable(KaasError):
+    """What a kernel needs is not to be had for now: raised while a worker boots, it has the boot tried again later."""
+
+
 class TaskError(KaasError):
     """A matrix task that is malformed, or that names segments which do not fit it."""
 
@@ -55,3 +63,7 @@ class EventLineError(KaasError):
 
 class ResultsError(KaasError):
     """A results folder or file that is missing, incomplete or cannot be written."""
+
+
+class GpuError(KaasError):
+    """GPUs, or the control daemon of MPS, that cannot be prepared for a run, or put back after it."""

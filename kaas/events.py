@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,16 +73,16 @@ class Printer:
     """Prints event lines on stdout, past Python's buffers: a line is there, torn or lost, and we know which.
 
     Args:
-        epoch: what is added to the events' time stamps, in seconds: the clock of a run, not the wall's, tells the time.
+        at: tells the run's time, in seconds since the epoch, at a time stamp of an event (clock.Clock.at).
     """
 
-    def __init__(self, epoch: float = 0.0) -> None:
-        self._epoch = epoch
+    def __init__(self, at: Callable[[float], float]) -> None:
+        self._at = at
         self._torn = False
 
     def print(self, event: Event) -> None:
         """Print an event's line; what becomes of the line does not become of the program."""
-        line = format(event._replace(timestamp=self._epoch + event.timestamp))
+        line = format(event._replace(timestamp=self._at(event.timestamp)))
         rest = ("\n" * self._torn + line + "\n").encode(errors="backslashreplace")
         try:
             while rest:

@@ -5,19 +5,71 @@ are forked from never initialises it (importing numba.cuda may load it, which a 
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator
+import time
+import traceback
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import numpy as np
+
+if not hasattr(np, "row_stack"):
+    # NumPy 2.5 has removed this, and numba-cuda up to 0.30.4 asks for it when it first compiles or loads anything.
+    setattr(np, "row_stack", np.vstack)  # noqa: B010 - NumPy's types do not know it
+
 from numba import config, cuda
 
 from kaas import matrices
-from kaas.errors import TaskError, UsageError
+from kaas.errors import KaasError, TaskError, TemporarilyUnavailable, UsageError, WorkerUnusable
+from kaas.forkserver import say
 from kaas.matrices import DTYPES, Matrix, Multiply
 
 Phase = Callable[[str], AbstractContextManager[None]]
 """`with phase("context"): ...` has what is done in it timed under that name."""
+
+REAL = getattr(cuda, "implementation", "") == "NVIDIA" and not config.ENABLE_CUDASIM  # type: ignore[attr-defined]
+"""Whether kernels are compiled by numba-cuda, and not interpreted by Numba's simulator."""
+
+PATIENCE = 30.0
+"""Seconds that a GPU may be refused for a reason that passes by itself, before the boot fails."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+_PASSING = ("CUDA_ERROR_MPS_SERVER_NOT_READY", "CUDA_ERROR_MPS_CONNECTION_FAILED")
+"""807 and 805: a fresh MPS server is still initialising, or one recovers from the fault of a client."""
+
+_HINTS = {
+    "CUDA_ERROR_MPS_SERVER_NOT_READY": "the MPS server is starting, or recovers as soon as all its clients have ended",
+    "CUDA_ERROR_MPS_CONNECTION_FAILED": "see that the MPS control daemon runs, for this user, where "
+    "CUDA_MPS_PIPE_DIRECTORY says, or run without MPS and unset that",
+    "CUDA_ERROR_MPS_MAX_CLIENTS_REACHED": "take fewer workers for each GPU",
+    "CUDA_ERROR_DEVICE_UNAVAILABLE": "another process has it for itself: nvidia-smi shows which, and its compute mode",
+    "CUDA_ERROR_SYSTEM_NOT_READY": "a service of the driver is not up yet, on NVSwitch machines nvidia-fabricmanager "
+    "(systemctl status nvidia-fabricmanager): start it, in the driver's version",
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "the driver was updated and its old kernel module still runs: restart the "
+    "machine",
+}
+"""What a person can do about an error, by the name that stands in its text. NVIDIA's documentation: CUresult."""
+
+# Numba would have every launch of few blocks be a mistake; a small matrix is none.
+warnings.filterwarnings("ignore", message=".*Grid size .* low occupancy")
+
+
+def preload() -> None:
+    """Set up once what each process forked later would have to before its first kernel, compiled or read from the disk.
+
+    That is what numba-cuda knows of types and functions, and the compiler's library. It starts no thread and calls no
+    function of CUDA's driver.
+    """
+    if REAL:
+        from numba.cuda.cudadrv.runtime import runtime  # noqa: PLC0415 - only numba-cuda has these
+        from numba.cuda.descriptor import cuda_target  # noqa: PLC0415
+
+        cuda_target.typing_context.refresh()
+        cuda_target.target_context.refresh()
+        with contextlib.suppress(Exception):  # whoever lacks it is told so when a GPU is selected
+            runtime.get_version()
 
 
 def prepare_gpu(phase: Phase, compile_kernels: Callable[[], None], multiply: Multiply) -> None:
@@ -25,11 +77,12 @@ def prepare_gpu(phase: Phase, compile_kernels: Callable[[], None], multiply: Mul
 
     Raises:
         UsageError: there is no GPU, or it cannot be used.
+        TemporarilyUnavailable: it cannot be used for now, not even after `PATIENCE`.
     """
     with phase("context"):
         _select_gpu()
     with phase("compile"):
-        if not config.ENABLE_CUDASIM:  # type: ignore[attr-defined] # the simulator compiles nothing
+        if REAL:
             compile_kernels()
     with phase("first_launch"):
         for dtype in DTYPES:
@@ -47,32 +100,63 @@ def run_alone(prepare: Callable[[Phase], None], multiply: Multiply) -> None:
     matrices.run_kernel_alone(multiply)
 
 
-@contextlib.contextmanager
-def gpu_memory(a: Matrix, needed: int) -> Iterator[None]:
-    """Check that `needed` bytes are free on the GPU to square `a`, before any are taken, and let none lie idle after.
+def within_memory(needed: Callable[[Matrix], int]) -> Callable[[Multiply], Multiply]:
+    """Make a `multiply(a, c)` that begins only if `needed(a)` bytes are free on the GPU, and leaves none taken.
 
-    Raises:
+    It raises:
         TaskError: they are not, or another process was faster and took them.
+        WorkerUnusable: what went wrong has cost the CUDA context, so that nothing will work in this process any more.
+        Exception: whatever else goes wrong.
     """
-    _free_at_once()
-    if needed > cuda.current_context().get_memory_info().free:
-        raise _too_large(a, needed)
-    try:
-        yield
-    except Exception as error:
-        if "OUT_OF_MEMORY" not in str(error):
-            raise
-        raise _too_large(a, needed) from None
-    finally:
-        _free_at_once()
+
+    def decorate(multiply: Multiply) -> Multiply:
+        @functools.wraps(multiply)
+        def within(a: Matrix, c: Matrix) -> None:
+            if needed(a) > _free_memory():
+                raise _too_large(a, needed(a))
+            try:
+                multiply(a, c)
+                _free_at_once()
+            except Exception as error:
+                traceback.clear_frames(error.__traceback__)  # they hold what is on the GPU
+                _check_context(error)
+                refusal = _too_large(a, needed(a)) if "OUT_OF_MEMORY" in str(error) else None
+                _free_at_once()
+                if refusal is None:
+                    raise
+                raise refusal from None
+
+        return within
+
+    return decorate
 
 
 def _too_large(a: Matrix, needed: int) -> TaskError:
-    free = cuda.current_context().get_memory_info().free
     return TaskError(
-        f"to square a {len(a)} x {len(a)} matrix of {a.dtype} takes {needed} bytes on the GPU, and {free} are free: "
-        "take a smaller N, or fewer workers for each GPU"
+        f"to square a {len(a)} x {len(a)} matrix of {a.dtype} takes {needed} bytes on the GPU, and {_free_memory()} "
+        "are free: take a smaller N, or fewer workers for each GPU"
     )
+
+
+def _free_memory() -> int:
+    try:
+        free: int = cuda.current_context().get_memory_info().free
+    except Exception as error:
+        _check_context(error)
+        raise
+    return free
+
+
+def _check_context(error: Exception) -> None:
+    """Ask the context whether it survived an error. NVIDIA's documentation: a lost one fails whatever it is asked.
+
+    Raises:
+        WorkerUnusable: it did not.
+    """
+    try:
+        cuda.synchronize()
+    except Exception:
+        raise WorkerUnusable(f"the CUDA context is lost: {say(error)}") from error
 
 
 def _free_at_once() -> None:
@@ -83,16 +167,39 @@ def _free_at_once() -> None:
 
 
 def _select_gpu() -> None:
-    """Select the device that WORKER_GPU names and create its context."""
+    """Create the context on the GPU of WORKER_GPU; while that is refused for now, try again after growing pauses."""
+    deadline, pause = time.monotonic() + PATIENCE, _FIRST_PAUSE
+    while True:
+        try:
+            return _create_context(os.environ.get("WORKER_GPU", "0"))
+        except TemporarilyUnavailable:
+            if time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _create_context(ordinal: str) -> None:
     if not cuda.is_available():
-        why = " ".join(str(cuda.cuda_error() or "CUDA's compiler library NVVM is missing").split())
-        raise UsageError(
-            "this kernel needs an NVIDIA GPU, its driver and numba-cuda (scripts/setup --gpu), and cannot use them: "
-            f"{why[:200].rstrip('.')}; without a GPU, take cuda-matmul-cpu.py"
-        )
-    ordinal = os.environ.get("WORKER_GPU", "0")
+        why = str(cuda.cuda_error() or "CUDA's compiler library NVVM is missing")
+        _forget_failed_start()
+        raise _refusal("this kernel needs an NVIDIA GPU, its driver and numba-cuda (scripts/setup --gpu)", why)
     try:
         cuda.select_device(int(ordinal))
     except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UsageError(f"GPU {ordinal} (WORKER_GPU) cannot be used: {why[:300]}") from None
+        raise _refusal(f"GPU {ordinal} (WORKER_GPU) cannot be used", say(error)) from None
+
+
+def _refusal(what: str, why: str) -> KaasError:
+    """Say in one line why there is no GPU, and what to do about it."""
+    hint = next((hint for name, hint in _HINTS.items() if name in why), "without a GPU, take cuda-matmul-cpu.py")
+    kind = TemporarilyUnavailable if any(name in why for name in _PASSING) else UsageError
+    return kind(f"{what}: {' '.join(why.split())[:200].rstrip('.')}; {hint}")
+
+
+def _forget_failed_start() -> None:
+    """Have Numba, which would remember that the driver did not start, start it once more when it is next asked."""
+    if REAL:
+        from numba.cuda.cudadrv.driver import driver  # noqa: PLC0415 - only numba-cuda has this
+
+        driver.is_initialized, driver.initialization_error = False, None

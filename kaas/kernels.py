@@ -110,9 +110,13 @@ def load(path: Path, function: str) -> ModuleType:
 
 
 def drop_damaged_cache(path: Path, error: Exception) -> bool:
-    """Delete what Numba has kept of a module loaded here, if reading that is what raised `error`; tell if so."""
-    frames = traceback.extract_tb(error.__traceback__)
-    unreadable = any(frame.filename.endswith("caching.py") for frame in frames)
+    """Delete what Numba has kept of a module loaded here, if `error` says that it is damaged; tell if so.
+
+    What goes wrong on the way to it, in a library that lacks something, say, tells nothing of what is kept.
+    """
+    # Unpickling is no Python code: what it raises has the line that called it as the last.
+    *_, last = traceback.extract_tb(error.__traceback__)
+    unreadable = last.filename.endswith("caching.py") and not isinstance(error, OSError)
     if not unreadable and "INVALID_IMAGE" not in str(error):  # as CUDA calls machine code that is none
         return False
     for file in _cache_folder().rglob(f"{path.stem}.*.nb[ci]"):

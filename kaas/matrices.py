@@ -34,6 +34,7 @@ Multiply = Callable[[Matrix, Matrix], None]
 
 DTYPES = ("float64", "float32")
 _LARGEST_N = 10**6
+_BLOCK = 2**17  # elements of a matrix that are checked at a time
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -189,20 +190,28 @@ def random_matrix(n: int) -> Matrix:
 
 
 def is_square_of(product: Matrix, matrix: Matrix) -> bool:
-    """Check by Freivalds' algorithm that `product` is `matrix` times itself, in O(N^2) steps.
+    """Check by Freivalds' algorithm that `product` is `matrix` times itself, in O(N^2) steps and little memory.
 
-    With x of random signs, `product @ x` is compared with `matrix @ (matrix @ x)`. The tolerance is a few times the
-    error that float32 accumulation of N terms brings, some sqrt(N) units of rounding, so that the GPU kernel passes.
+    With x of random signs, `product @ x` is compared with `matrix @ (matrix @ x)`. A GPU kernel accumulates N terms in
+    float32, so that each element is off by some sqrt(N) units of rounding; the signs make the errors of a row add up as
+    a root, to no more than that many units of the row's Euclidean norm. The tolerance is 8 times as much. Meant for
+    matrices like `random_matrix`, where the terms of a sum do not cancel each other.
     Source: R. Freivalds, "Probabilistic machines can use less running time", IFIP Congress 1977.
     """
     n = len(matrix)
+    # A block of rows at a time: what has to be converted, or squared, is never the whole of a matrix.
+    blocks = [slice(begin, begin + max(1, _BLOCK // n)) for begin in range(0, n, max(1, _BLOCK // n))]
     x = default_rng().choice((-1.0, 1.0), n)
-    expected = matrix @ (matrix @ x)
-    scale = np.abs(matrix) @ (np.abs(matrix) @ np.ones(n))
-    tolerance = 8 * np.sqrt(n) * np.finfo(np.float32).eps * scale
-    with np.errstate(invalid="ignore"):  # inf - inf, in a product that is wrong
-        difference = np.abs(product @ x - expected)
-    return bool(np.all(difference <= tolerance))
+    y = np.concatenate([matrix[rows] @ x for rows in blocks])
+    units = 8 * np.sqrt(n) * np.finfo(np.float32).eps
+    with np.errstate(invalid="ignore", over="ignore"):  # in a product that is wrong
+        for rows in blocks:
+            block = np.asarray(product[rows], np.float64)
+            tolerance = units * np.sqrt(np.einsum("ij,ij->i", block, block))
+            difference = np.abs(block @ x - matrix[rows] @ y)
+            if not np.all((difference <= tolerance) & np.isfinite(tolerance)):
+                return False
+    return True
 
 
 def matrix_file(n: int, folder: Path) -> Path:

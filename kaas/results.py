@@ -1,4 +1,4 @@
-"""The files of a run: their names, the request rows and the description; writer beside reader.
+"""The files of a run: their names, and the request rows; writer beside reader.
 
 A run lies in `results-<experiment>/`, one set of files for each task (one task a repeat):
 
@@ -11,37 +11,17 @@ A run lies in `results-<experiment>/`, one set of files for each task (one task 
 Every time stamp is in seconds since the epoch, UTC.
 """
 
+import contextlib
 import csv
-import fcntl
-import io
 import os
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kaas.errors import ResultsError
-
-
-class Outcome(NamedTuple):
-    """What a client module's `run_client` returns: the first four fields at least, as a tuple or as this.
-
-    Times are in milliseconds. `status` is `ok`, a status of the server's replies (kaas.wire), `failed` (the client
-    itself failed) or `wrong_result`. Of anything but `ok`, `inner_ms` is 0.0.
-    """
-
-    outer_ms: float
-    inner_ms: float
-    setup_ms: float
-    cold_start: bool
-    status: str = "ok"
-    waited_for_boot: bool = False
-    gpu: int | None = None
-    worker: int | None = None
-    queued_ms: float = 0.0
-    kernel_ms: float = 0.0
-    error: str = ""
+from kaas.outcome import Outcome as Outcome  # noqa: PLC0414 - it is had from here, too
+from kaas.outcome import sound
 
 
 class Row(NamedTuple):
@@ -102,15 +82,16 @@ class RunFiles:
         return cls(parent / f"results-{experiment}", task)
 
 
-def make_row(timestamp: float, copy: int, concurrency: int, result: tuple[Any, ...]) -> Row:
+def make_row(timestamp: float, copy: int, concurrency: int, result: object) -> Row:
     """Make a request's row from what `run_client` returned.
 
-    A plain four-tuple of the original's kind says by `inner_ms == 0.0` that the request was refused.
+    A plain four-tuple of the original's kind says by `inner_ms == 0.0` that the request was not served, but not why:
+    that is a failure.
 
     Raises:
-        ValueError, TypeError: the result is not `(outer_ms, inner_ms, setup_ms, cold_start, ...)`.
+        ValueError: the result is not `(outer_ms, inner_ms, setup_ms, cold_start, ...)`, or a value is none of its kind.
     """
-    outcome = _outcome(result)
+    outcome = sound(result)
     served = outcome.status == "ok"
     return Row(
         timestamp=timestamp,
@@ -130,18 +111,20 @@ def make_row(timestamp: float, copy: int, concurrency: int, result: tuple[Any, .
     )
 
 
-def _outcome(result: tuple[Any, ...]) -> Outcome:
-    outer_ms, inner_ms, setup_ms, cold_start = result[:4]
-    more = {name: getattr(result, name) for name in Outcome._fields[4:] if hasattr(result, name)}
-    more.setdefault("status", "ok" if float(inner_ms) > 0.0 else "rejected")
-    return Outcome(float(outer_ms), float(inner_ms), float(setup_ms), bool(cold_start), **more)
-
-
 def encode_row(row: Row) -> bytes:
     """Write a row as one line of CSV, with its line end."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(row)
-    return text.getvalue().encode(errors="backslashreplace")
+    return (",".join(map(_cell, row)) + "\n").encode(errors="backslashreplace")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str) and _TO_QUOTE.search(value):
+        return '"' + value.replace('"', '""') + '"'
+    return str(value)
+
+
+_TO_QUOTE = re.compile(r'[,"\r\n]')
 
 
 def decode_row(fields: Mapping[str, str]) -> Row:
@@ -177,14 +160,15 @@ class RowWriter:
     """Appends rows to `<task>.csv`, from as many processes as there are clients.
 
     Each row is one `write` to a file opened for appending, so rows of several processes never mix, a row is with the
-    operating system the moment its request is finished, and killing anything leaves no torn line. Where there is no
-    room for the whole of it, none of it is written.
+    operating system the moment its request is finished, and killing anything leaves no torn line. It takes no lock,
+    which not every file system has. Where there is no room for the whole of a row, its part becomes empty lines.
 
     Raises:
         ResultsError: the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
@@ -197,16 +181,21 @@ class RowWriter:
             ResultsError: it cannot be written.
         """
         line = encode_row(row)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            size = os.fstat(self._file).st_size
-            if os.write(self._file, line) < len(line):
-                os.ftruncate(self._file, size)
+            written = os.write(self._file, line)
+            if written < len(line):
+                self._blank(os.lseek(self._file, 0, os.SEEK_CUR) - written, written)
                 raise ResultsError("no room for the rows of requests")
         except OSError as error:
             raise ResultsError(f"the rows of requests cannot be written: {error.strerror}") from None
+
+    def _blank(self, begin: int, size: int) -> None:
+        """Make empty lines of what was written; others may have appended to it since, so it cannot be cut off."""
+        file = os.open(self._path, os.O_WRONLY)
+        try:
+            os.pwrite(file, b"\n" * size, begin)
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            os.close(file)
 
     def close(self) -> None:
         """Close the file."""
@@ -240,21 +229,35 @@ def _earlier_run(path: Path) -> ResultsError:
 
 
 class RowReader:
-    """Reads rows as they are appended: each call of `new_rows` gives those that came since the last."""
+    """Reads rows as they are appended: each call of `new_rows` gives those that came since the last.
+
+    Lines that are no row are counted in `malformed`; `problem` says what the first of them lacks.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
         self._names: list[str] = []
         self._rest = b""
+        self.malformed = 0
+        self.problem = ""
 
     def new_rows(self) -> Iterator[Row]:
         """Give the rows that are complete by now; a last line without its end waits for the rest of it."""
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        for fields in csv.reader(line.decode(errors="replace") for line in lines if line):
-            if self._names:
-                yield decode_row(dict(zip(self._names, fields, strict=False)))
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                (fields,) = csv.reader([line.decode(errors="replace")])
+                if not self._names:
+                    self._names = fields
+                    continue
+                row = decode_row(dict(zip(self._names, fields, strict=False)))
+            except (ValueError, KeyError, csv.Error) as error:
+                self.malformed += 1
+                self.problem = self.problem or f"{type(error).__name__}: {error}"
             else:
-                self._names = fields
+                yield row
 
     def close(self) -> None:
         """Close the file."""
@@ -271,74 +274,8 @@ def read_rows(path: Path) -> list[Row]:
         reader = RowReader(path)
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from None
-    try:
-        return list(reader.new_rows())
-    except (ValueError, KeyError, csv.Error) as error:
-        raise ResultsError(f"{path} is not a file of requests: {type(error).__name__}: {error}") from None
-    finally:
-        reader.close()
-
-
-def begin_description(
-    path: Path, requests: Path, parameters: Mapping[str, object], machine: Mapping[str, object]
-) -> None:
-    """Write `<task>.md` as it stands when a run begins: columns, parameters (`Name: value`) and machine.
-
-    Raises:
-        ResultsError: it cannot be written.
-    """
-    lines = [
-        f"This file describes the fields in the file {requests.parent.name}/{requests.name}.",
-        f"The measurements were run starting on {datetime.now(UTC)}.",
-        f"The experiment was run on the machine {machine.get('Host', 'unknown')}.",
-        "",
-        "## Parameters",
-        *(f"{name}: {' '.join(str(value).splitlines())}" for name, value in parameters.items()),
-        "",
-        "## Columns",
-        *(f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items()),
-        "",
-        "## Machine",
-        *(f"{name}: {value}" for name, value in machine.items()),
-        "",
-    ]
-    _write(path, "w", lines)
-
-
-def end_description(path: Path, seconds: float, how: str, counts: Mapping[str, int]) -> None:
-    """Append to `<task>.md` how the run ended, how long it took and how many requests of each status it made.
-
-    Raises:
-        ResultsError: it cannot be written.
-    """
-    lines = [
-        "",
-        "## End",
-        *(f"Requests {status}: {number}" for status, number in counts.items()),
-        f"Ended: {how}",
-        f"The experiment terminated on {datetime.now(UTC)}.",
-        f"The experiment ran for {seconds:.3f} s.",
-        "",
-    ]
-    _write(path, "a", lines)
-
-
-def _write(path: Path, mode: str, lines: list[str]) -> None:
-    try:
-        with path.open(mode, encoding="utf-8") as file:
-            file.write("\n".join(lines))
-    except OSError as error:
-        raise ResultsError(f"{path} cannot be written: {error.strerror}") from None
-
-
-_PARAMETER = re.compile(r"(?P<name>[A-Z][^:`]*): (?P<value>.*)")
-
-
-def read_description(path: Path) -> dict[str, str]:
-    """Read the `Name: value` lines of a `<task>.md`, ours or a published one; a missing file gives none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    matches = filter(None, map(_PARAMETER.fullmatch, lines))
-    return {match["name"]: match["value"] for match in matches}
+    with contextlib.closing(reader):
+        rows = list(reader.new_rows())
+    if reader.malformed:
+        raise ResultsError(f"{path} is not a file of requests: {reader.problem}")
+    return rows

@@ -8,6 +8,10 @@
 
 # KAAS_PYTHON names a Python that has the libraries, where .venv is not to be set up.
 python=${KAAS_PYTHON:-$ROOT/.venv/bin/python}
+[[ $python != */* || $python == /* ]] || python=$PWD/$python
+# A Python of the user's has the user's settings; ours finds its libraries by itself.
+[[ -n ${KAAS_PYTHON:-} ]] || unset PYTHONPATH PYTHONHOME
+unset PYTHONSAFEPATH # without this folder's modules nothing runs
 
 # What a script may set before it calls run_experiment: what scripts/setup is told, where the monitor looks, what CUDA
 # calls the GPUs, and functions for the moments before the first repeat, after each load (with the server still there),
@@ -66,6 +70,7 @@ run_experiment() {
 
     set_up
     draw_token
+    draw_clock
     check_settings
     make_folder
     before_run
@@ -111,11 +116,18 @@ absolute() {
 set_up() {
     # shellcheck disable=SC2086 # options, with spaces between them
     [[ -n ${KAAS_PYTHON:-} ]] || "$ROOT/scripts/setup" $setup_options
+    command -v "$python" >/dev/null || fail "KAAS_PYTHON is '$python', and there is no such program" 2
 }
 
 # Without it nobody gets an answer from this run's server, other users of this machine included.
 draw_token() {
     [[ -n ${KAAS_TOKEN:-} ]] || KAAS_TOKEN=$("$python" -c 'import secrets; print(secrets.token_hex(16))')
+}
+
+# One clock for all programs and repeats of this run, whatever becomes of the wall clock meanwhile (kaas/clock.py).
+draw_clock() {
+    KAAS_CLOCK=$("$python" -m kaas.clock)
+    export KAAS_CLOCK
 }
 
 # As the original names its tasks: without the ending that only says that the module holds a function.

@@ -1,10 +1,13 @@
 """For all tests: the fixtures of a real server, the check that no shared memory is left, and the option --slow."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from project import Project
+from stand_in_driver import COMPILER, SOURCE, Card, Driver
 from support import Server, StartServer, command, eventually
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -29,10 +32,10 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Start servers that end with the test, which fails if one leaves a process behind."""
     servers: list[Server] = []
 
-    def start(kernel: str | Path, *arguments: str, **environment: str) -> Server:
+    def start(kernel: str | Path, *arguments: str, python: str | Path = sys.executable, **environment: str) -> Server:
         folder = tmp_path / f"server-{len(servers)}"
         folder.mkdir()
-        line = command(kernel, "--drain-timeout", "5", "--kill-after", "5", *arguments)
+        line = command(kernel, "--drain-timeout", "5", "--kill-after", "5", *arguments, python=python)
         servers.append(Server(folder, line, environment))
         servers[-1].wait_until_listening()
         return servers[-1]
@@ -88,3 +91,25 @@ def no_shared_memory_is_left() -> Iterator[None]:
     # Only those that are there now: a run beside this one may make and remove others all the time.
     left = _segments() - before
     eventually(lambda: not left & _segments(), what=f"the shared memory {left} is gone")
+
+
+@pytest.fixture(scope="session")
+def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the stand-in of NVIDIA's driver; give the folder of the library."""
+    folder = tmp_path_factory.mktemp("libcuda")
+    assert COMPILER is not None
+    options = ["-O3", "-ffast-math", "-Wall", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([COMPILER, *options, "-o", folder / "libcuda.so.1", SOURCE, "-ldl"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder for what Numba compiles, which all tests of this session share."""
+    return tmp_path_factory.mktemp("compiled-kernels")
+
+
+@pytest.fixture
+def driver(card: Card, libcuda: Path, compiled_kernels: Path, tmp_path: Path) -> Driver:
+    """Give a stand-in of the driver, for the test's parameter `card`."""
+    return Driver(libcuda, tmp_path / "driver", compiled_kernels, card.environment, card.capability)

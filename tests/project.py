@@ -13,7 +13,7 @@ from support import Marked
 
 from kaas import ROOT, results
 
-NOT_COPIED = shutil.ignore_patterns(".venv", ".git", "results-*", ".*_cache", ".hypothesis")
+NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "results-*", ".*_cache", ".hypothesis")
 
 
 class Project:
@@ -29,7 +29,7 @@ class Project:
         self.folder = folder
         self.script = script
         self.results = folder / results
-        self.port = _free_port()
+        self.port = free_port()
         self.marked = Marked({"COLUMNS": "200", "KAAS_PYTHON": sys.executable})
         shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
 
@@ -80,9 +80,9 @@ class StandIns:
     """Stand-ins for nvidia-smi and nvidia-cuda-mps-control, to be put on a script's PATH; tests/stand_ins has them."""
 
     def __init__(self, folder: Path, gpus: int) -> None:
-        self._state = folder / "state"
+        self.state = folder / "state"
         self._bin = folder / "bin"
-        (self._state / "modes").mkdir(parents=True)
+        (self.state / "modes").mkdir(parents=True)
         self._bin.mkdir()
         for gpu in range(gpus):
             self.set("modes", gpu, "Default")
@@ -95,7 +95,7 @@ class StandIns:
         self.machine.mkdir()
         self.environment = {
             "PATH": f"{self._bin}{os.pathsep}{os.environ['PATH']}",
-            "STAND_INS": str(self._state),
+            "STAND_INS": str(self.state),
             # Where a user's own daemon would be; nothing of the real machine's is asked.
             "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe),
             "KAAS_GPU_STATE": str(self.machine),
@@ -104,16 +104,26 @@ class StandIns:
     def set(self, *path_and_text: object) -> None:
         """Write a file of the state: its path, and its text last."""
         *path, text = map(str, path_and_text)
-        self._state.joinpath(*path).write_text(text)
+        self.state.joinpath(*path).write_text(text)
 
     def modes(self) -> list[str]:
         """Tell each GPU's compute mode."""
-        return [path.read_text() for path in sorted((self._state / "modes").iterdir())]
+        return [path.read_text() for path in sorted((self.state / "modes").iterdir())]
 
     def calls(self, program: str = "") -> list[str]:
         """List the calls of a program, in order."""
-        path = self._state / "calls"
+        path = self.state / "calls"
         return [line for line in path.read_text().splitlines() if line.startswith(program)] if path.exists() else []
+
+    def unset(self, *path: object) -> None:
+        """Remove a file of the state."""
+        self.state.joinpath(*map(str, path)).unlink()
+
+    def folders_left(self) -> list[Path]:
+        """List the folders of the daemons that a guard started, as far as they are still there."""
+        pipes = self.state / "pipes"
+        started = [Path(line) for line in pipes.read_text().splitlines()] if pipes.exists() else []
+        return [pipe.parent for pipe in started if pipe != self.pipe and pipe.parent.exists()]
 
     def control(self, order: str) -> int:
         """Give the user's daemon an order, or start it (`-d`); return the exit code."""
@@ -127,7 +137,8 @@ class StandIns:
         ).returncode
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

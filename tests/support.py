@@ -99,10 +99,10 @@ class Marked:
                 os.kill(int(line.partition(":")[0]), signal.SIGKILL)
 
 
-def command(kernel: str | Path, *arguments: str) -> list[str]:
+def command(kernel: str | Path, *arguments: str, python: str | Path = sys.executable) -> list[str]:
     """Make the command line of a server for one of the example kernels, or for a file elsewhere."""
     path = KERNELS / f"{kernel}.py" if isinstance(kernel, str) else kernel
-    return [sys.executable, str(SERVER), str(path), "--port", "0", *arguments]
+    return [str(python), str(SERVER), str(path), "--port", "0", *arguments]
 
 
 def refusal(kernel: str | Path, *arguments: str, **environment: str) -> str:
@@ -147,7 +147,9 @@ class Server:
     def wait_until_listening(self) -> None:
         """Wait until it serves, or fail with what it said."""
         eventually(
-            lambda: _LISTENING.search(self.stderr()) or self.process.poll() is not None, what="the server listens"
+            lambda: _LISTENING.search(self.stderr()) or self.process.poll() is not None,
+            limit=3 * LIMIT,  # its kernel may have to be compiled
+            what="the server listens",
         )
         assert self.process.poll() is None, self.stderr()
 
@@ -233,7 +235,9 @@ class Server:
 class StartServer(Protocol):
     """The fixture `start_server`: start a server for an example kernel and wait until it listens."""
 
-    def __call__(self, kernel: str | Path, *arguments: str, **environment: str) -> Server: ...
+    def __call__(
+        self, kernel: str | Path, *arguments: str, python: str | Path = sys.executable, **environment: str
+    ) -> Server: ...
 
 
 class Frames:

@@ -3,11 +3,13 @@
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from project import Project, StandIns
+from stand_in_driver import Card, Driver, one_card
 from support import eventually
 
 SHORT: dict[str, Any] = {
@@ -20,25 +22,26 @@ SHORT: dict[str, Any] = {
     "OUTER_REPEATS": 1,
 }
 LONG = SHORT | {"INTERVAL": 600}
-BEFORE = set(Path("/tmp").glob("kaas-mps.*"))
 AS_FOUND = ["Default", "Exclusive_Process"]
 
 
 @pytest.fixture
-def nvidia(gpu_project: Project, tmp_path: Path) -> StandIns:
+def nvidia(gpu_project: Project, tmp_path: Path) -> Iterator[StandIns]:
     """Put stand-ins of two GPUs on the script's PATH, one of them in exclusive mode before anything runs."""
     stand_ins = StandIns(tmp_path / "nvidia", gpus=2)
     stand_ins.set("modes", 1, AS_FOUND[1])
     gpu_project.marked.environment.update(stand_ins.environment)
-    return stand_ins
+    yield stand_ins
+    for folder in stand_ins.folders_left():  # of a test that failed
+        gpu_project.marked.kill()
+        shutil.rmtree(folder)
 
 
 def nothing_is_left(project: Project, nvidia: StandIns) -> bool:
-    folders = set(Path("/tmp").glob("kaas-mps.*"))
     return (
         nvidia.modes() == AS_FOUND
         and not (nvidia.machine / "kaas-gpus.json").exists()
-        and folders <= BEFORE
+        and not nvidia.folders_left()
         and not project.marked.left()
     )
 
@@ -261,15 +264,28 @@ def test_an_nvidia_smi_that_dies_is_started_again_and_the_gap_is_noted(gpu_proje
     assert "no samples from" in description
 
 
-def test_the_papers_kernel_runs_under_the_cuda_simulator(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.run(
-        **SHORT | {"FN": "cuda-matmul-fn", "N": 4, "MAX_MPL": 1, "MPS": "off", "NUMBA_ENABLE_CUDASIM": 1}
-    )
+@one_card
+@pytest.mark.timeout(300)
+def test_the_papers_kernel_runs_to_its_figures_under_mps_over_a_stand_in_of_the_driver(
+    gpu_project: Project, nvidia: StandIns, libcuda: Path, compiled_kernels: Path, card: Card
+) -> None:
+    driver = Driver(libcuda, nvidia.state, compiled_kernels, card.environment, card.capability)
+    gpu_project.marked.environment.update(driver.variables)
+    gpu_project.marked.environment |= nvidia.environment | {"KAAS_PYTHON": str(card.environment.python)}
+
+    code, said = gpu_project.run(**SHORT | {"FN": "cuda-matmul-fn", "MAX_MPL_PER_GPU": 2, "MAX_MPL": 4, "INTERVAL": 2})
 
     assert code == 0, said
-    assert {row.status for row in gpu_project.rows()} == {"ok"}
+    rows = gpu_project.rows()
+    assert {row.status for row in rows} == {"ok"}
+    assert {row.gpu for row in rows} == {0, 1}
     ready = [event["detail"] for event in gpu_project.events() if event["event"] == "ready"]
+    assert len(ready) == 4
     assert all(phase in ready[0] for phase in ("fork", "import", "context", "compile", "first_launch"))
+    assert "MPS: on: 4 of 4 workers are clients of MPS server" in next(gpu_project.results.glob("*.md")).read_text()
+    assert (gpu_project.results / "autoscaling-combined.png").stat().st_size > 10_000
+    assert nothing_is_left(gpu_project, nvidia)
+    assert driver.bytes_taken() == {}
 
 
 def test_the_check_says_what_was_found_and_changes_nothing(gpu_project: Project, nvidia: StandIns) -> None:
@@ -297,6 +313,15 @@ def test_only_the_gpus_that_a_batch_system_gives_are_used(gpu_project: Project, 
     assert "Only 1 of 2 GPUs are there" in said
     assert {sample["uuid"] for sample in gpu_project.utilization()} == {"GPU-stand-in-1"}
     assert not [call for call in nvidia.calls("nvidia-smi -i GPU-stand-in-0") if " -c " in call]
+
+
+def test_no_gpu_is_used_where_a_batch_system_gives_none(gpu_project: Project, nvidia: StandIns) -> None:
+    code, said = gpu_project.run(**SHORT | {"CUDA_VISIBLE_DEVICES": ""})
+
+    assert code == 2, said
+    assert "CUDA_VISIBLE_DEVICES is '' and gives no GPU" in said
+    assert not gpu_project.results.exists()
+    assert nothing_is_left(gpu_project, nvidia)
 
 
 def test_the_check_names_every_problem_in_one_pass(gpu_project: Project, nvidia: StandIns) -> None:

@@ -1,12 +1,14 @@
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import LIMIT, StartServer, listening_socket
+from support import LIMIT, StartServer, eventually, listening_socket
 
-from kaas import client, wire
+from kaas import ROOT, client, wire
 from kaas.client import Connection
 from kaas.errors import ConnectionFailed, Refused, UsageError
 from kaas.wire import Reply, Request
@@ -225,3 +227,62 @@ def test_an_address_is_split(address: str, parts: tuple[str, int]) -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="host:port"):
         client.split_address(address)
+
+
+FORKED = """
+import os, sys
+from kaas.client import Connection
+kaas = Connection(sys.argv[1])
+kaas.status()  # the connection is open before the fork
+child = os.fork()
+who = b"child" if child == 0 else b"parent"
+own = all(kaas.invoke(sent, timeout=5.0).payload == sent for sent in (who + b"%d" % turn for turn in range(300)))
+if child == 0:
+    os._exit(0 if own else 1)
+sys.exit(0 if own and os.waitpid(child, 0)[1] == 0 else 1)
+"""
+
+
+def test_a_forked_process_makes_a_connection_of_its_own_and_answers_are_not_mixed_up(start_server: StartServer) -> None:
+    server = start_server("echo", "--num-gpus", "1", "--max-req-per-gpu", "2")
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, server.address],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_threads_with_one_connection_take_turns(start_server: StartServer) -> None:
+    server = start_server("echo")
+    wrong: list[bytes] = []
+
+    def invoke(kaas: Connection, who: int) -> None:
+        for turn in range(100):
+            sent = b"%d %d" % (who, turn)
+            if kaas.invoke(sent, timeout=LIMIT).payload != sent:
+                wrong.append(sent)
+
+    with Connection(server.address) as kaas:
+        threads = [threading.Thread(target=invoke, args=(kaas, who)) for who in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LIMIT)
+    assert not wrong
+    assert server.counters()["ok"] == 400
+
+
+def test_a_thread_whose_turn_does_not_come_in_time_is_told(start_server: StartServer, gate: Path) -> None:
+    server = start_server("wait")
+    with Connection(server.address) as kaas:
+        waiting = threading.Thread(target=kaas.invoke, args=(str(gate).encode(),))
+        waiting.start()
+        eventually(lambda: server.status()["in_flight"])
+        with pytest.raises(ConnectionFailed, match=r"another thread has used the connection to .* for 0\.1 s"):
+            kaas.status(timeout=0.1)
+        gate.touch()
+        waiting.join(LIMIT)

@@ -262,7 +262,7 @@ def test_the_script_without_its_arguments_shows_how_it_is_used(tmp_path: Path) -
 def test_an_event_line_that_is_lost_is_told_and_does_not_spoil_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, lines = tmp_path / "events", events.Printer(1.0)
+    path, lines = tmp_path / "events", events.Printer(lambda stamp: stamp + 1.0)
     with path.open("w") as file:
         monkeypatch.setattr(sys, "stdout", file)
         with monkeypatch.context() as full:

@@ -84,12 +84,6 @@ for n in 1, 2, 5, 15, 16, 17, 33, 40:
     output("fast", code, **SIMULATOR)
 
 
-def test_the_fast_kernel_as_a_script_prints_the_time_that_it_took() -> None:
-    done = python(KERNELS["fast"], "3", **SIMULATOR)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"@@@ Elapsed inner time \(ms\): \S+\n", done.stdout)
-
-
 # Getting ready
 
 
@@ -138,85 +132,6 @@ def test_without_a_gpu_the_server_says_so_in_one_line(kernel: str) -> None:
     assert "needs an NVIDIA GPU" in refusal(KERNELS[kernel], **NO_GPU)
 
 
-# Memory of the GPU
-
-
-@both_kernels
-def test_a_matrix_that_does_not_fit_the_free_memory_is_refused_before_any_is_taken(kernel: str) -> None:
-    code = """
-from numba.cuda.simulator.cudadrv import devices
-devices.FakeCUDAContext.get_memory_info = lambda self: devices._MemoryInfo(5000, 10**9)
-
-def taken(*arguments):
-    raise AssertionError("memory was taken")
-
-cuda.to_device = cuda.device_array = taken
-a = random_matrix(20)
-try:
-    load().multiply(a, np.empty_like(a))
-except TaskError as error:
-    print(error)
-"""
-    needed = {"paper": 2 * 20 * 20 * 8, "fast": 20 * 20 * 8 + 128 * 128 * 4}[kernel]
-    said = output(kernel, code, **SIMULATOR)
-    assert "20 x 20 matrix of float64" in said
-    assert f"takes {needed} bytes on the GPU, and 5000 are free" in said
-
-
-@both_kernels
-def test_memory_that_another_worker_took_meanwhile_is_the_same_error(kernel: str) -> None:
-    code = """
-from numba.cuda.cudadrv.driver import CudaAPIError
-
-def fails(*arguments):
-    raise CudaAPIError(2, "Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
-
-cuda.device_array = fails
-a = random_matrix(20)
-try:
-    load().multiply(a, np.empty_like(a))
-except TaskError as error:
-    print(error)
-"""
-    assert "bytes on the GPU, and " in output(kernel, code, **SIMULATOR)
-
-
-@both_kernels
-def test_what_else_goes_wrong_on_the_gpu_comes_through(kernel: str) -> None:
-    code = """
-from numba.cuda.cudadrv.driver import CudaAPIError
-
-def fails(*arguments):
-    raise CudaAPIError(700, "Call to cuMemAlloc results in CUDA_ERROR_ILLEGAL_ADDRESS")
-
-cuda.device_array = fails
-a = random_matrix(20)
-try:
-    load().multiply(a, np.empty_like(a))
-except CudaAPIError as error:
-    print(error.args[0])
-"""
-    assert output(kernel, code, **SIMULATOR) == "700\n"
-
-
-# In the server
-
-
-def serve_one(server: Server, n: int) -> None:
-    with shared_matrix(n) as a, shared_matrix(n) as c, server.connection() as kaas:
-        a.matrix[:] = random_matrix(n)
-        reply = kaas.invoke(Task(a.name, c.name, n).encode(), timeout=60.0)
-        assert reply.status == "ok", reply
-        assert is_square_of(c.matrix, a.matrix)
-
-
-def test_the_server_serves_the_gpu_kernel_and_logs_how_its_worker_got_ready(start_server: StartServer) -> None:
-    server = start_server(KERNELS["paper"], "--num-gpus", "1", "--max-req-per-gpu", "1", **SIMULATOR)
-    serve_one(server, 3)
-    (ready,) = [event for event in server.events() if event.event == "ready"]
-    assert re.findall(r"(\w+) [\d.]+ s", ready.detail)[-4:] == ["import", *PHASES]
-
-
 # The programs around it
 
 
@@ -254,78 +169,6 @@ def test_the_gpu_checks_without_a_gpu_say_so_in_one_line(nvidia_smi: Path) -> No
     )
     assert "no NVIDIA GPU" in said_in_one_line(done)
     assert done.returncode == 2
-
-
-@pytest.fixture
-def bare_project(tmp_path: Path) -> Path:
-    """A project with scripts/setup alone, and a stand-in of its Python that tells what pip would install."""
-    project = tmp_path / "project"
-    (project / "scripts").mkdir(parents=True)
-    shutil.copy(ROOT / "scripts" / "setup", project / "scripts")
-    for file in ROOT.glob("requirements*.txt"):
-        shutil.copy(file, project)
-    (project / ".venv" / "bin").mkdir(parents=True)
-    stand_in = project / ".venv" / "bin" / "python"
-    stand_in.write_text(
-        f'#!/bin/sh\ncase "$*" in *"pip install"*) for last in "$@"; do :; done; basename "$last"; exit 0 ;; esac\n'
-        f'exec "{sys.executable}" "$@"\n'
-    )
-    stand_in.chmod(0o755)
-    return project
-
-
-def setup(project: Path, *options: str, nvidia_smi: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [project / "scripts" / "setup", *options],
-        env={**os.environ, "PATH": f"{nvidia_smi}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-
-
-def installed(done: subprocess.CompletedProcess[str]) -> list[str]:
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()[1:]
-
-
-@pytest.mark.parametrize(
-    ("answer", "requirements"),
-    [
-        ("580.65.06, 9.0\n", "requirements-gpu.txt"),
-        ("580.65.06, 7.5\n", "requirements-gpu.txt"),
-        ("610.10, 12.0\n", "requirements-gpu.txt"),
-        ("580.65.06, 7.0\n", "requirements-gpu-cu12.txt"),  # a V100
-        ("575.57.08, 9.0\n", "requirements-gpu-cu12.txt"),  # a driver before CUDA 13
-        ("580.65.06, 9.0\n580.65.06, 7.0\n", "requirements-gpu-cu12.txt"),  # one of two is a V100
-        ("580.65.06, [N/A]\n", "requirements-gpu-cu12.txt"),
-    ],
-)
-def test_setup_installs_the_cuda_libraries_that_fit_the_gpus(
-    bare_project: Path, nvidia_smi: Path, answer: str, requirements: str
-) -> None:
-    (nvidia_smi / "answer").write_text(answer)
-    assert installed(setup(bare_project, "--gpu", nvidia_smi=nvidia_smi)) == [requirements]
-
-
-def test_setup_installs_what_is_asked_for_once_and_anew_after_the_other(bare_project: Path, nvidia_smi: Path) -> None:
-    for option, expected in [
-        ("--gpu-cu13", ["requirements-gpu.txt"]),
-        ("--gpu-cu13", []),
-        ("", []),  # what the experiment needs is part of it
-        ("--gpu-cu12", ["requirements-gpu-cu12.txt"]),
-        ("--gpu-cu12", []),
-        ("--gpu-cu13", ["requirements-gpu.txt"]),
-    ]:
-        options = [option] if option else []
-        assert installed(setup(bare_project, *options, nvidia_smi=nvidia_smi)) == expected, option
-
-
-def test_setup_for_gpus_without_one_says_what_to_do(bare_project: Path, nvidia_smi: Path) -> None:
-    done = setup(bare_project, "--gpu", nvidia_smi=nvidia_smi)
-    assert "--gpu-cu13 or --gpu-cu12" in said_in_one_line(done)
-    assert done.returncode == 1
 
 
 # On a GPU
@@ -379,6 +222,14 @@ check(kernel, 100, "float64")  # and it serves on
     )
 
 
+def serve_one(server: Server, n: int) -> None:
+    with shared_matrix(n) as a, shared_matrix(n) as c, server.connection() as kaas:
+        a.matrix[:] = random_matrix(n)
+        reply = kaas.invoke(Task(a.name, c.name, n).encode(), timeout=60.0)
+        assert reply.status == "ok", reply
+        assert is_square_of(c.matrix, a.matrix)
+
+
 @pytest.mark.gpu
 @pytest.mark.usefixtures("gpu")
 @both_kernels
@@ -407,3 +258,9 @@ def test_on_a_gpu_workers_use_what_the_first_compiled_and_drop_what_is_damaged(
             file.write_bytes(b"damaged")
     assert "was damaged, and is compiled again" in serve().stderr()
     assert "damaged" not in serve().stderr()
+
+
+def test_numbas_warning_of_few_blocks_is_not_shown_also_where_it_is_in_colour() -> None:
+    text = "\\x1b[1mGrid size 1 will likely result in GPU under-utilization due to low occupancy.\\x1b[0m"
+    done = python("-c", f"import warnings, kaas.gpu; warnings.warn('{text}')", NUMBA_ENABLE_CUDASIM="1")
+    assert (done.returncode, done.stderr) == (0, "")

@@ -7,12 +7,16 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
+import numba
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -392,16 +396,37 @@ with shared_matrix(4) as a, shared_matrix(4) as c:
 
 # Freivalds' check
 
-SIZES = [1, 2, 3, 17, 100, 300]
+SIZES = [1, 2, 3, 17, 64, 300]
+LARGE_SIZES = [64, 1000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+
+
+@numba.njit(parallel=True, fastmath={"contract"})
+def accumulate(matrix: npt.NDArray[np.float32], total: npt.NDArray[np.float32]) -> None:
+    """Add up matrix @ matrix in the order of the GPU kernel: of each element the terms one by one, with fused adds."""
+    n, rows, columns = len(matrix), 64, 512
+    for begin in numba.prange(-(-n // rows)):  # blocks, for the processor's caches
+        for left in range(0, n, columns):
+            for k in range(n):
+                terms = matrix[k, left : left + columns]
+                for i in range(begin * rows, min((begin + 1) * rows, n)):
+                    factor, sums = matrix[i, k], total[i, left : left + columns]
+                    for j in range(len(terms)):
+                        sums[j] += factor * terms[j]
 
 
 def accumulated_in_float32(matrix: Matrix) -> Matrix:
     """As the GPU kernel does: term by term, in float32."""
     single = matrix.astype(np.float32)
     total = np.zeros_like(single)
-    for k in range(len(matrix)):
-        total += np.outer(single[:, k], single[k])
+    accumulate(single, total)
     return total.astype(np.float64)
+
+
+@pytest.fixture(scope="module", params=LARGE_SIZES)
+def squared(request: pytest.FixtureRequest) -> tuple[Matrix, Matrix]:
+    """A matrix and its product as a GPU computes it."""
+    matrix = random_matrix(request.param)
+    return matrix, accumulated_in_float32(matrix)
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -419,10 +444,17 @@ def test_a_product_accumulated_in_float32_is_accepted(n: int) -> None:
         assert is_square_of(product, matrix)
 
 
-def test_a_product_of_a_matrix_with_signs_is_accepted() -> None:
+def test_a_large_product_accumulated_in_float32_is_accepted(squared: tuple[Matrix, Matrix]) -> None:
+    matrix, product = squared
+    for _ in range(3):
+        assert is_square_of(product, matrix)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_product_of_a_matrix_with_signs_is_accepted(dtype: type) -> None:
     matrix = random_matrix(100) - 0.5
     for _ in range(20):
-        assert is_square_of(accumulated_in_float32(matrix), matrix)
+        assert is_square_of(accumulated_in_float32(matrix).astype(dtype), matrix.astype(dtype))
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -432,6 +464,48 @@ def test_a_product_with_one_wrong_element_is_refused(n: int) -> None:
         product = accumulated_in_float32(matrix)
         product[row, column] *= 1.01
         assert not is_square_of(product, matrix)
+
+
+# Of a product as it is, each writes a part anew.
+FAULTS: dict[str, tuple[tuple[Any, Any], Callable[[Matrix, Matrix], Any]]] = {
+    "the last tile of terms is missing": (np.s_[:, :], lambda part, a: part - a[:, -16:] @ a[-16:]),
+    "the first tile of terms is there twice": (np.s_[:, :], lambda part, a: part + a[:, :16] @ a[:16]),
+    "an element is a fiftieth too small": (np.s_[0, -1], lambda part, a: part * 0.98),
+    "an element is ten times too small": (np.s_[-1, -1], lambda part, a: part / 10),
+    "an element is ten times too large": (np.s_[-1, 0], lambda part, a: part * 10),
+    "an element is far too large": (np.s_[0, 0], lambda part, a: 1e200),
+    "an element is zero": (np.s_[1, 1], lambda part, a: 0.0),
+    "an element is not a number": (np.s_[-1, -1], lambda part, a: np.nan),
+    "an element is infinite": (np.s_[-1, -1], lambda part, a: np.inf),
+    "a tile is zero": (np.s_[-16:, -16:], lambda part, a: 0.0),
+    "a row is that of another": (np.s_[-1:, :], lambda part, a: a[:1] @ a),
+    "it is transposed": (np.s_[:, :], lambda part, a: part.T),
+    "a fault is in every element": (np.s_[:, :], lambda part, a: part * 1.001),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_large_product_that_is_wrong_is_refused(squared: tuple[Matrix, Matrix], fault: str) -> None:
+    matrix, product = squared
+    part, wrong = FAULTS[fault]
+    right = product[part].copy()
+    try:
+        product[part] = wrong(right, matrix)
+        assert not is_square_of(product, matrix)
+    finally:
+        product[part] = right
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_check_takes_far_less_memory_than_a_matrix(dtype: type) -> None:
+    matrix: Matrix = random_matrix(1500).astype(dtype)
+    product = matrix @ matrix
+    tracemalloc.start()
+    try:
+        assert is_square_of(product, matrix)
+        assert tracemalloc.get_traced_memory()[1] < matrix.nbytes / 4
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("n", SIZES)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kaas import ROOT, results, wire
+from kaas import ROOT, description, results, wire
 from kaas.errors import ResultsError
 from kaas.results import Outcome, Row, RowReader, RowWriter, RunFiles
 
@@ -116,8 +116,8 @@ def test_a_very_long_error_text_can_be_read_back(tmp_path: Path) -> None:
     ("result", "status", "inner_ms"),
     [
         ((100.0, 50.0, 1.0, True), "ok", 50.0),  # served
-        ((100.0, 0.0, 1.0, False), "rejected", 0.0),  # the original's way to say that it was refused
-        ((100, 0, 1, 0), "rejected", 0.0),  # whole numbers do as well
+        ((100.0, 0.0, 1.0, False), "failed", 0.0),  # not served; why, it has no way to say
+        ((100, 0, 1, 0), "failed", 0.0),  # whole numbers do as well
         ((100.0, 1e-3, 1.0, False), "ok", 0.001),  # a very short one is served all the same
     ],
 )
@@ -125,7 +125,9 @@ def test_a_plain_four_tuple_of_the_originals_kind_makes_a_row(
     result: tuple[float, float, float, bool], status: str, inner_ms: float
 ) -> None:
     row = results.make_row(5.0, 7, 9, result)
-    assert row == Row(5.0, inner_ms, 100.0, 1.0, bool(result[3]), copy=7, concurrency=9, status=status)
+    expected = Row(5.0, inner_ms, 100.0, 1.0, bool(result[3]), copy=7, concurrency=9, status=status)
+    assert row._replace(error="") == expected
+    assert bool(row.error) == (status == "failed")
     assert type(row.cold_start) is bool
 
 
@@ -144,9 +146,9 @@ def test_a_users_own_named_tuple_may_carry_more() -> None:
     assert row == Row(5.0, 50.0, 100.0, 1.0, cold_start=True, copy=0, concurrency=1, status="ok", gpu=3)
 
 
-def test_a_users_own_named_tuple_without_a_status_is_refused_by_an_inner_time_of_zero() -> None:
+def test_a_users_own_named_tuple_without_a_status_has_failed_by_an_inner_time_of_zero() -> None:
     row = results.make_row(5.0, 0, 1, OwnResult(100.0, 0.0, 1.0, first=False, gpu=3, error="full", colour="blue"))
-    assert (row.status, row.error) == ("rejected", "full")
+    assert (row.status, row.error) == ("failed", "full")
 
 
 @pytest.mark.parametrize("status", [status for status in STATUSES if status != "ok"])
@@ -330,6 +332,8 @@ def test_published_rows_are_read(repeat: int, number: int, refused: int) -> None
 
 # Descriptions
 
+BEGUN = 1695220167.5  # 2023-09-20 14:29:27.5 UTC
+
 lines = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
 names = st.from_regex(r"[A-Z][A-Za-z ]{0,20}[A-Za-z]", fullmatch=True)
 
@@ -338,15 +342,15 @@ names = st.from_regex(r"[A-Z][A-Za-z ]{0,20}[A-Za-z]", fullmatch=True)
 @given(st.dictionaries(names, lines, max_size=5))
 def test_parameters_come_back_from_the_description(tmp_path: Path, parameters: dict[str, str]) -> None:
     path = tmp_path / "task.md"
-    results.begin_description(path, tmp_path / "task.csv", parameters, {})
-    assert results.read_description(path) == parameters
+    description.begin(path, tmp_path / "task.csv", BEGUN, parameters, {})
+    assert description.read(path) == parameters
 
 
 def test_a_description_of_several_lines_is_no_other_parameter(tmp_path: Path) -> None:
     path = tmp_path / "task.md"
     parameters = {"Experiment description": "First line.\nInterval: 99", "Step size": 1}
-    results.begin_description(path, tmp_path / "task.csv", parameters, {})
-    read = results.read_description(path)
+    description.begin(path, tmp_path / "task.csv", BEGUN, parameters, {})
+    read = description.read(path)
     assert "Interval" not in read
     assert read["Step size"] == "1"
 
@@ -355,15 +359,19 @@ def test_a_description_tells_the_whole_story_of_a_run(tmp_path: Path) -> None:
     files = RunFiles.of("autoscaling", "task-1", tmp_path)
     files.folder.mkdir()
     parameters = {"Client": "cuda-matmul-client", "Input": 500, "Interval": "2.5"}
-    results.begin_description(files.description, files.requests, parameters, {"Host": "ai05", "Memory": "16.0 GiB"})
-    results.end_description(files.description, 12.3456, "the ramp is over", {"ok": 7, "rejected": 2})
+    machine = {"Host": "ai05", "Memory": "16.0 GiB"}
+    description.begin(files.description, files.requests, BEGUN, parameters, machine)
+    facts = {"Requests ok": 7, "Requests rejected": 2, "Ended": "the ramp is over"}
+    description.end(files.description, BEGUN + 13, 12.3456, facts)
     text = files.description.read_text()
     assert text.startswith("This file describes the fields in the file results-autoscaling/task-1.csv.\n")
     assert "The experiment was run on the machine ai05.\n" in text
+    assert "starting on 2023-09-20 14:29:27.500000+00:00.\n" in text
+    assert "terminated on 2023-09-20 14:29:40.500000+00:00.\n" in text
     assert "The experiment ran for 12.346 s.\n" in text
     for column in results.COLUMNS:
         assert f"- `{column}`: " in text
-    assert results.read_description(files.description) == {
+    assert description.read(files.description) == {
         "Client": "cuda-matmul-client",
         "Input": "500",
         "Interval": "2.5",
@@ -376,13 +384,13 @@ def test_a_description_tells_the_whole_story_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_missing_description_has_no_parameters(tmp_path: Path) -> None:
-    assert results.read_description(tmp_path / "task.md") == {}
+    assert description.read(tmp_path / "task.md") == {}
 
 
 @pytest.mark.parametrize("repeat", [1, 2])
 def test_a_published_description_is_read(repeat: int) -> None:
     task = f"autoscaling-cuda-matmul-10000-{repeat}"
-    assert results.read_description(published(f"{task}.md")) == {
+    assert description.read(published(f"{task}.md")) == {
         "Client": "cuda-matmul-client",
         "Input": "10000",
         "Experiment name": "autoscaling",

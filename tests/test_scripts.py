@@ -16,7 +16,7 @@ import pytest
 from project import Project
 from support import eventually, read_until
 
-from kaas import ROOT, results
+from kaas import ROOT, description
 from kaas.client import Connection
 from kaas.errors import Refused
 
@@ -38,7 +38,7 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_the_figure(p
     for name in ("autoscaling-combined.pdf", "autoscaling-combined.png", "autoscaling-report.html"):
         assert (project.results / name).stat().st_size > 10_000
         assert name.partition(".")[0] in said
-    parameters = results.read_description(next(project.results.glob("*.md")))
+    parameters = description.read(next(project.results.glob("*.md")))
     assert parameters["Maximum parallel requests"] == "6"
     assert parameters["Requests ok"] == str(len(rows))
     assert not list(project.results.glob(".*"))

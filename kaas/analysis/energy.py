@@ -1,11 +1,13 @@
 """The energy of a run's GPUs, from what the monitor logged of their power and of their energy counters.
 
 Counted is what was drawn from the begin of the first request to the end of the last reply, by idle GPUs too. A GPU's
-own counter is preferred: it misses nothing between two samples. Without one, power is integrated over time.
+own counter is preferred: it misses nothing between two samples. Without one, power is integrated over time. Where both
+are there, both are told: they differ in a short run, as the power of most GPUs is the mean of a second.
 """
 
 import pandas as pd
 
+from kaas.analysis.reading import POSSIBLE
 from kaas.analysis.runs import Run
 from kaas.analysis.samples import gaps_from
 
@@ -20,14 +22,20 @@ LABELS = {
     "peak_w": "peak power [W]",
     "seconds": "covered [s]",
     "notes": "not counted",
+    "by_counter": f"by {COUNTER} [J]",
+    "by_power": f"by {INTEGRAL} [J]",
 }
+LABELS_OF_RUN = {"by_counter": f"energy by {COUNTER} [J]", "by_power": f"energy by {INTEGRAL} [J]"}
+_COUNTER_LATE_S = 1.0
+"""By how much the steps of a counter may be late: more than it can have drawn meanwhile, it has not counted."""
+
 HOW_TO_READ_NUMBERS = (
     "Energy is what all GPUs together drew from the first request to the last reply, the idle ones too; per served "
     "request, it is this number divided by the requests that were ok."
 )
 HOW_TO_READ_TABLE = (
     "Read each line as one GPU: its energy is its mean power over the seconds covered, which are the duration of the "
-    "run if nothing is missing; the peak is its highest sample."
+    "run if nothing is missing; the peak is its highest sample. Beside it stands what either method finds."
 )
 
 
@@ -41,8 +49,8 @@ def energy(run: Run) -> pd.DataFrame:
 
     Columns: `joules`; `method`, which is COUNTER if the counter went up, else INTEGRAL (trapezoids under the power),
     else UNKNOWN; `mean_w`, the joules over the seconds covered; `peak_w`, the highest power of a sample; `seconds`
-    covered; and `notes`, in words: the gaps in the samples, which are not integrated over, or the restarts of the
-    counter. NaN is what is not known.
+    covered; `notes`, in words: the gaps in the samples, which are not integrated over, or the jumps of the counter, as
+    when the driver is loaded anew; and the joules by either method: `by_counter`, `by_power`. NaN is what is not known.
     """
     samples = run.sampled
     steps = _steps(samples)
@@ -56,6 +64,7 @@ def energy(run: Run) -> pd.DataFrame:
     left_out = steps[steps["left_out"]].groupby(["gpu", "method"])["seconds"].agg(["size", "sum"]).reset_index()
     notes = {gpu: _note(method, number, seconds) for gpu, method, number, seconds in left_out.itertuples(index=False)}
     frame["notes"] = [notes.get(gpu, "") for gpu in frame.index]
+    frame["by_counter"], frame["by_power"] = map(_joules, (_by_counter(samples), _by_power(samples)))
     return frame
 
 
@@ -84,6 +93,7 @@ def numbers(run: Run) -> dict[str, float | str]:
         "energy [J]": _total(by_gpu),
         "energy per served request [J]": _per_request(run, by_gpu),
         "energy method": _methods(by_gpu),
+        **{LABELS_OF_RUN[column]: float(by_gpu[column].sum(min_count=1)) for column in LABELS_OF_RUN},
     }
 
 
@@ -109,20 +119,31 @@ def _steps(samples: pd.DataFrame) -> pd.DataFrame:
 
     A row stands at the later sample; a GPU's first one has 0 of both. Those marked `left_out` are not to be counted.
     """
-    counted = _differences(samples, "energy_j").assign(method=COUNTER)
-    counted["joules"] = counted["step"]
-    counted["left_out"] = counted["step"] < 0  # the counter began anew at 0, with the driver
-    went_up = counted[counted["step"] > 0]["gpu"].unique()
+    counted, power = _by_counter(samples), _by_power(samples)
+    power = power[~power["gpu"].isin(counted["gpu"])]
+    return pd.concat([counted, power], ignore_index=True)[["gpu", "elapsed", "method", "seconds", "joules", "left_out"]]
 
-    power = _differences(samples, "power_w").assign(method=INTEGRAL)
-    power["joules"] = (power["power_w"] - power["step"] / 2) * power["seconds"]
-    power["left_out"] = power["seconds"] > power["gpu"].map(gaps_from(power))
-    integrable = power[power["seconds"] > 0]["gpu"].unique()
 
-    by_counter = counted["gpu"].isin(went_up)
-    by_power = power["gpu"].isin(integrable) & ~power["gpu"].isin(went_up)
-    steps = pd.concat([counted[by_counter], power[by_power]], ignore_index=True)
-    return steps[["gpu", "elapsed", "method", "seconds", "joules", "left_out"]]
+def _by_counter(samples: pd.DataFrame) -> pd.DataFrame:
+    """Give the steps of the GPUs whose counter went up."""
+    steps = _differences(samples, "energy_j").assign(method=COUNTER)
+    steps["joules"] = steps["step"]
+    # It begins anew at 0, with the driver; or a reading failed.
+    most = POSSIBLE["power_w"][1] * (steps["seconds"] + _COUNTER_LATE_S)
+    steps["left_out"] = ~steps["step"].between(0.0, most)
+    return steps[steps["gpu"].isin(steps[(steps["step"] > 0) & ~steps["left_out"]]["gpu"])]
+
+
+def _by_power(samples: pd.DataFrame) -> pd.DataFrame:
+    """Give the steps of the GPUs whose power is known for some time."""
+    steps = _differences(samples, "power_w").assign(method=INTEGRAL)
+    steps["joules"] = (steps["power_w"] - steps["step"] / 2) * steps["seconds"]
+    steps["left_out"] = steps["seconds"] > steps["gpu"].map(gaps_from(steps))
+    return steps[steps["gpu"].isin(steps[steps["seconds"] > 0]["gpu"])]
+
+
+def _joules(steps: pd.DataFrame) -> "pd.Series[float]":
+    return steps[~steps["left_out"]].groupby("gpu")["joules"].sum()
 
 
 def _differences(samples: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -133,5 +154,5 @@ def _differences(samples: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _note(method: str, number: int, seconds: float) -> str:
-    what = "counter restart" if method == COUNTER else "gap"
+    what = "counter jump" if method == COUNTER else "gap"
     return f"{number} {what if number == 1 else what + 's'}, {seconds:.1f} s"

@@ -33,7 +33,7 @@ _COLUMNS = {
     "clocks.current.sm": "sm_clock_mhz",
     "temperature.gpu": "temperature_c",
 }
-_GPU_KEYS = ("bus_id", "uuid", _INDEX)
+_GPU_KEYS = ("bus_id", _INDEX, "uuid")  # the index follows the bus ids, the UUID is drawn at random
 _TEXTS = ("bus_id", "uuid")
 _FACTORS = {"energy_j": 1e-3}  # nvidia-smi counts mJ
 
@@ -68,8 +68,9 @@ def parse(content: bytes) -> tuple[pd.DataFrame, int]:
     """Give the samples in order of time, and how many malformed lines were left out.
 
     Columns, as far as the file has them: `timestamp` (seconds since the epoch, if the host's clock showed UTC), `gpu`
-    (numbered from 0 in the order of bus ids), `bus_id`, `uuid`, `utilization_pct`, `power_w`, `energy_j`, `memory_mib`,
-    `sm_clock_mhz` and `temperature_c`. A value that `nvidia-smi` did not know is NaN.
+    (numbered from 0 in the order of bus ids or, without these, of indices), `bus_id`, `uuid`, `utilization_pct`,
+    `power_w`, `energy_j`, `memory_mib`, `sm_clock_mhz` and `temperature_c`. A value that `nvidia-smi` did not know is
+    NaN.
 
     Raises:
         ValueError: this is no output of `nvidia-smi`, or it names no time or no GPU.

@@ -39,6 +39,16 @@ MONITORING_TYPES = {"timestamp": "float64", "gpu": "int64", "bus_id": "str", "uu
     ("utilization_pct", "power_w", "energy_j", "memory_mib", "sm_clock_mhz", "temperature_c"), "float64"
 )
 
+POSSIBLE = {
+    "utilization_pct": (0.0, 100.0),
+    "power_w": (0.0, 5000.0),
+    "energy_j": (0.0, 1e12),
+    "memory_mib": (0.0, 2.0**24),
+    "sm_clock_mhz": (0.0, 10_000.0),
+    "temperature_c": (-100.0, 200.0),
+}
+"""What a GPU can be at all. A driver whose reading fails may give all ones, as in 4294967295 % and 2147483.65 W."""
+
 
 def first_line(path: Path) -> tuple[str, ...]:
     """Give the cells of the first line; none if the file cannot be read."""
@@ -109,7 +119,20 @@ def read_monitoring(path: Path, notes: list[str]) -> tuple[pd.DataFrame, bool]:
         _note_dropped(path.name, dropped, notes)
         return frame.reindex(columns=list(MONITORING_TYPES)).astype(MONITORING_TYPES)
 
-    return _read_or_empty(path, MONITORING_TYPES, read, notes), local
+    return _only_possible(path.name, _read_or_empty(path, MONITORING_TYPES, read, notes), notes), local
+
+
+def _only_possible(name: str, monitoring: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    counts = {}
+    for column, (least, most) in POSSIBLE.items():
+        impossible = monitoring[column].notna() & ~monitoring[column].between(least, most)
+        if impossible.any():
+            counts[column] = int(impossible.sum())
+            monitoring[column] = monitoring[column].mask(impossible)
+    if counts:
+        values = ", ".join(f"{count} of {column}" for column, count in counts.items())
+        notes.append(f"{name} has values that no GPU can have, as where a reading failed: they are unknown ({values}).")
+    return monitoring
 
 
 def _read_or_empty(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas import results
+from kaas import description, results
 from kaas.analysis import nvidia_logs, reading
 from kaas.errors import ResultsError
 
@@ -180,7 +180,7 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
 
 def _parameters(path: Path, notes: list[str]) -> dict[str, str]:
     try:
-        parameters = results.read_description(path)
+        parameters = description.read(path)
     except ValueError:  # not UTF-8
         parameters = {}
     if not parameters:

@@ -206,8 +206,9 @@ def _numbers(run: Run) -> dict[str, float | str]:
         "energy [J]": statistics.NAN,
         "energy per served request [J]": statistics.NAN,
         _METHOD: energy.UNKNOWN,
-        **energy.numbers(run),
         _ZONE: statistics.NAN if run.zone_offset_h is None else run.zone_offset_h,
+        **dict.fromkeys(energy.LABELS_OF_RUN.values(), statistics.NAN),
+        **energy.numbers(run),
     }
 
 

@@ -1,7 +1,8 @@
 """One client: a process that calls `run_client` in a closed loop and appends a row for each request.
 
-Over its link it says `ready` once it is prepared (or why it cannot be), begins when it reads a byte, and ends in order,
-after the request that it is in, when it reads the link's end.
+Over its link it says `ready` once it is prepared, begins when it reads a byte, and ends in order, after the request
+that it is in, when it reads the link's end. If it cannot go on, and no successor could either (it cannot be prepared,
+or its rows cannot be written), it says why before it ends.
 """
 
 import contextlib
@@ -17,13 +18,12 @@ from types import ModuleType
 from typing import Any
 
 from kaas import kernels, results, segments
+from kaas.clock import Clock
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
 from kaas.results import Outcome, Row, RowWriter
 
 READY = b"ready\n"
-FAILED = 1
-"""Exit code of a client that cannot go on, and whose successor could not either: its rows cannot be written, say."""
 _AFTER_FAILURE = 0.1
 """Seconds that a client waits at least after a request that failed, so that a dead server is not stormed."""
 
@@ -62,7 +62,7 @@ def run(link: socket.socket, config: Config) -> int:
     except BaseException as error:
         with contextlib.suppress(ConnectionError):  # the load generator is gone
             link.sendall(" ".join(f"{type(error).__name__}: {error}".split()).encode(errors="replace") + b"\n")
-        return FAILED
+        return 1
     return 0
 
 
@@ -75,11 +75,11 @@ def _told_to_begin(link: socket.socket) -> bool:
 
 
 def _loop(link: socket.socket, module: ModuleType, config: Config) -> None:
-    copy, arg, backoff = config["copy"], config["input"], config["backoff"]
+    copy, arg, backoff, clock = config["copy"], config["input"], config["backoff"], Clock(*config["clock"])
     board, rows = Board(Path(config["board"])), RowWriter(Path(config["rows"]))
     pause = 0.0
     while not _ended(link, pause):
-        request = Request(time.time(), time.perf_counter(), board.running)
+        request = Request(clock.now(), time.perf_counter(), board.running)
         board.begin(copy, request)
         result: tuple[Any, ...]
         try:

@@ -1,7 +1,6 @@
 """The client processes of a run, as the load generator sees them: prepared, begun, ended.
 
-Of a client that dies the request is told that it was in; the ramp, which counts those that are there, has another one
-started.
+Of a client that dies the request is told that it was in; who counts those that are there has another one started.
 """
 
 import asyncio
@@ -15,21 +14,31 @@ from kaas.children import ForkServer, describe
 from kaas.errors import ProcessFailed
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
-from kaas.load.clients import FAILED, READY
+from kaas.load.clients import READY
 
 
 class _Client:
-    """Our end of one client process."""
+    """Our end of one client process; `told` is called when it has said something."""
 
-    def __init__(self, copy: int, child: int, link: socket.socket) -> None:
+    def __init__(self, copy: int, child: int, link: socket.socket, told: Callable[[], None]) -> None:
         self.copy = copy
         self.child = child
         self.begun = False
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._told = told
         link.setblocking(False)
         self._link = link
         self._said = b""
         asyncio.get_running_loop().add_reader(link.fileno(), self._read)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is prepared."""
+        return self._said.startswith(READY)
+
+    @property
+    def complaint(self) -> str:
+        """Why neither it nor a successor can go on, if it said so."""
+        return self._said.removeprefix(READY).decode(errors="replace").strip()
 
     def begin(self) -> None:
         """Let it send requests."""
@@ -42,21 +51,14 @@ class _Client:
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)
 
-    def ended(self, code: int | None) -> str:
-        """Its process has ended, or nobody can tell any more; say what went wrong, if anything did.
-
-        Closing the link ends the process, should it still be there.
-        """
+    def ended(self) -> None:
+        """Its process has ended, or nobody can tell any more: closing the link ends it, should it still be there."""
         self._read()
         self._close()
-        said = self._said.removeprefix(READY).decode(errors="replace").strip()
-        problem = "" if code == 0 else said or describe(code)
-        if not self.ready.done():
-            self.ready.set_exception(ProcessFailed(f"client {self.copy} cannot be prepared: {problem}"))
-            self.ready.exception()  # which nobody may be waiting for any more
-        return problem
 
     def _read(self) -> None:
+        if self._link.fileno() < 0:
+            return
         try:
             data = self._link.recv(65536)
         except BlockingIOError:
@@ -66,8 +68,7 @@ class _Client:
         self._said += data
         if not data:
             self._close()
-        elif self._said.startswith(READY) and not self.ready.done():
-            self.ready.set_result(None)
+        self._told()
 
     def _close(self) -> None:
         if self._link.fileno() >= 0:
@@ -117,10 +118,12 @@ class Crew:
             {"client": str(module), "environment": environment, "scratch": str(scratch)},
             self._ended,
             kill_after,
+            kill_orphans=True,  # else two clients with one number ran side by side for a while
         )
         self._clients: dict[int, _Client] = {}
         self._finishing = False
         self.failure = ""  # why the run cannot go on, once a client has found that
+        self.changed = asyncio.Event()  # set when a client has said something, or has ended
         self._gone = asyncio.Event()
         self._gone.set()
 
@@ -132,20 +135,39 @@ class Crew:
         """
         await self._forkserver.start()
 
-    async def prepare(self, number: int) -> None:
-        """Start `number` more clients and wait until they are prepared.
+    def have(self, number: int) -> None:
+        """Start clients until `number` are there, prepared or not; they are prepared in their own time.
+
+        Raises:
+            ProcessFailed: no process can be started.
+        """
+        for _ in range(number - len(self._clients)):
+            self._spawn()
+
+    async def prepared(self) -> None:
+        """Wait until all that are there are prepared.
 
         Raises:
             ProcessFailed: one cannot be.
         """
-        await asyncio.gather(*(client.ready for client in [self._spawn() for _ in range(number)]))
+        while not self.failure and not all(client.ready for client in self._clients.values()):
+            self.changed.clear()
+            await self.changed.wait()
+        if self.failure:
+            raise ProcessFailed(self.failure)
 
-    def begin(self) -> None:
-        """Let all that are prepared send requests, from now on."""
-        prepared = [client for client in self._clients.values() if not client.begun]
-        self._board.running += len(prepared)
-        for client in prepared:
+    def begin(self, number: int) -> None:
+        """Let prepared clients begin to send requests, until `number` run or no more are prepared."""
+        idle = [client for client in self._clients.values() if client.ready and not client.begun]
+        beginning = idle[: max(number - self.running, 0)]
+        self._board.running += len(beginning)
+        for client in beginning:
             client.begin()
+
+    @property
+    def running(self) -> int:
+        """How many clients send requests."""
+        return self._board.running
 
     def finish(self) -> None:
         """Let all end, after the requests that they are in."""
@@ -181,22 +203,28 @@ class Crew:
             child, link = self._forkserver.spawn(self._config | {"copy": copy})
         except OSError as error:
             raise ProcessFailed(f"client {copy} cannot be started: {error.strerror}") from None
-        client = self._clients[child] = _Client(copy, child, link)
+        client = self._clients[child] = _Client(copy, child, link, self.changed.set)
         self._gone.clear()
         return client
 
     def _ended(self, child: int, code: int | None) -> None:
         client = self._clients.pop(child)
-        problem = client.ended(code)
+        client.ended()
+        problem = client.complaint or ("it ended by itself" if code == 0 else describe(code))
         if client.begun:
             self._board.running -= 1
-            # One that is not known to have ended (its fork server has) writes its row itself.
-            if code not in (None, FAILED) and (request := self._board.request(client.copy)) is not None:
-                self._board.finish(client.copy)
+            # One that says that it cannot go on may have no room for its rows; nor would there be for ours.
+            if not client.complaint and (request := self._board.request(client.copy)) is not None:
                 self._unfinished(client.copy, request, describe(code))
-            if code == FAILED:
-                self.failure = f"client {client.copy} cannot go on ({problem})"
-            elif not self._finishing:
-                self._problem(f"client {client.copy} died ({problem or 'it ended by itself'})")
+            self._board.finish(client.copy)
+        if self._finishing:
+            if client.complaint:
+                self._problem(f"client {client.copy} ended by an error ({problem})")
+        elif client.complaint or not (client.ready or code is None):
+            doing = "cannot go on" if client.begun else "cannot be prepared"
+            self.failure = self.failure or f"client {client.copy} {doing} ({problem})"
+        else:
+            self._problem(f"client {client.copy} died ({problem})")
         if not self._clients:
             self._gone.set()
+        self.changed.set()

@@ -1,16 +1,19 @@
 """What a run shows while it goes on (a live line on a terminal, plain lines elsewhere) and the table at its end."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kaas.load.ramp import Ramp
-from kaas.load.tally import Tally, percentile
+from kaas.load.pacer import Step
+from kaas.load.ramp import Shape
+from kaas.load.tally import ENOUGH_FOR_P95, Figures, Tally, percentile
 
 
 class Now(NamedTuple):
@@ -22,61 +25,76 @@ class Now(NamedTuple):
 
 
 class Display:
-    """Shows the progress of one run."""
+    """Shows the progress of one run; a terminal that is gone takes nothing from the run."""
 
-    def __init__(self, console: Console, ramp: Ramp) -> None:
+    def __init__(self, console: Console, shape: Shape) -> None:
         self._console = console
-        self._ramp = ramp
+        self._shape = shape
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._line = ""  # how the step that is now shown stood when it was last looked at
-        self._step = 0
+        self._last: Callable[[], str] | None = None  # describes the step that it is now, as it was last shown
 
     def __enter__(self) -> Self:
-        ramp = self._ramp
-        self.say(
-            f"{ramp.min_clients} to {ramp.max_clients} clients, {ramp.steps} steps of {ramp.interval:g} s: "
-            f"{_minutes(ramp.duration)} in all"
-        )
+        shape = self._shape
+        self.say(f"{shape.clients(0.0)} to {shape.most} clients, {_minutes(shape.duration)} in all")
         if self._live is not None:
-            self._live.start()
+            with _survived():
+                self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._live is not None:
-            self._live.stop()
-        if self._line:
-            self.say(self._line)
+            with _survived():
+                self._live.stop()
+        if self._last is not None:
+            self.say(self._last())
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        with _survived():
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def update(self, now: Now, tally: Tally) -> None:
-        """Show how the run stands: live on a terminal, and for each step that is over one line that stays."""
-        step = min(int(now.elapsed // self._ramp.interval), self._ramp.steps - 1)
-        if step != self._step:
-            self.say(self._line)
-            self._step = step
-        self._line = self._describe(now, tally)
-        if self._live is not None:
-            bar = ProgressBar(total=self._ramp.duration, completed=min(now.elapsed, self._ramp.duration))
-            left = f"{_minutes(self._ramp.duration - now.elapsed)} left"
-            line = Text(f"{left} | {self._line}", no_wrap=True, overflow="ellipsis")
+    def show_summary(self, table: RenderableType) -> None:
+        """Print what is made of the whole run."""
+        with _survived():
+            self._console.print(table)
+
+    def keep(self, step: Step, now: Now, figures: Figures) -> None:
+        """Print the line of a step that is over."""
+        self.say(_describe(step, now, figures))
+        self._last = None
+
+    def show(self, step: Step, now: Now, figures: Callable[[], Figures]) -> None:
+        """Show how the step stands that it is now, on a terminal; `figures` are those since its begin."""
+        self._last = lambda: _describe(step, now, figures())
+        if self._live is None:
+            return
+        bar = ProgressBar(total=self._shape.duration, completed=min(now.elapsed, self._shape.duration))
+        left = f"{_minutes(self._shape.duration - now.elapsed)} left"
+        line = Text(f"{left} | {self._last()}", no_wrap=True, overflow="ellipsis")
+        with _survived():
             self._live.update(Group(line, bar), refresh=True)
 
-    def _describe(self, now: Now, tally: Tally) -> str:
-        rate, median, high = tally.recent(now.elapsed)
-        parts = (
-            f"step {self._step + 1}/{self._ramp.steps}",
-            _plural(now.clients, "client"),
-            _plural(now.task_runners, "task runner"),
-            f"{rate:.1f} requests/s",
-            f"p50 {median:.1f} ms",
-            f"p95 {high:.1f} ms",
-            f"{tally.by_status['rejected']} refused",
-            f"{tally.failed} failed" if tally.failed else "",
-        )
-        return " | ".join(filter(None, parts))
+
+@contextlib.contextmanager
+def _survived() -> Iterator[None]:
+    """Go on if there is nobody any more to show anything to: a terminal that was closed, a pipe without a reader."""
+    with contextlib.suppress(OSError):
+        yield
+
+
+def _describe(step: Step, now: Now, figures: Figures) -> str:
+    seconds = min(now.elapsed, step.end) - step.begin
+    parts = (
+        step.label,
+        _plural(now.clients, "client"),
+        _plural(now.task_runners, "task runner"),
+        f"{figures.served / seconds if seconds > 0 else 0.0:.1f} requests/s",
+        f"p50 {figures.p50_ms:.1f} ms",
+        f"p95 {figures.p95_ms:.1f} ms" if figures.served >= ENOUGH_FOR_P95 else "",
+        f"{figures.refused} refused",
+        f"{figures.failed} failed" if figures.failed else "",
+    )
+    return " | ".join(filter(None, parts))
 
 
 def _plural(number: int | None, noun: str) -> str:
@@ -96,8 +114,9 @@ def summary(tally: Tally, seconds: float) -> Table:
         table.add_column(heading, justify="right")
     for name, times in (("ok, warm", tally.warm_ms), ("ok, cold start", tally.cold_ms)):
         if times:
-            figures = (percentile(times, 50), percentile(times, 95), max(times))
-            table.add_row(name, str(len(times)), f"{len(times) / seconds:.2f}", *(f"{time:.1f}" for time in figures))
+            p95 = f"{percentile(times, 95):.1f}" if len(times) >= ENOUGH_FOR_P95 else ""
+            p50, longest = f"{percentile(times, 50):.1f}", f"{max(times):.1f}"
+            table.add_row(name, str(len(times)), f"{len(times) / seconds:.2f}", p50, p95, longest)
     for status, number in sorted(tally.by_status.items()):
         if status != "ok":
             table.add_row(status, str(number), f"{number / seconds:.2f}", "", "", "")

@@ -5,6 +5,7 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -14,37 +15,45 @@ from typing import Any
 
 from rich.console import Console
 
-from kaas import machine, results, segments
+from kaas import description, machine, results, segments
 from kaas.children import raise_descriptor_limit
-from kaas.client import Connection
-from kaas.errors import ConnectionFailed, KaasError, Refused, ResultsError, ServerNotReady
+from kaas.clock import Clock, Watch
+from kaas.errors import KaasError, ResultsError
 from kaas.load import clients
 from kaas.load.board import Request
 from kaas.load.crew import Crew
 from kaas.load.display import Display, Now, summary
-from kaas.load.ramp import Ramp
+from kaas.load.pacer import Pacer
+from kaas.load.ramp import Shape
+from kaas.load.server import ServerWatch
 from kaas.load.tally import Tally
 from kaas.orders import Orders, ignore_signals
 from kaas.results import RowReader, RowWriter, RunFiles
 
 _TICK = 0.25
-_STATUS_EVERY = 1.0
-_SERVER_GONE_AFTER = 10.0
+NOT_AS_IT_SHOULD_BE = 3
+"""Exit code of a run that came to its end, and of which too much failed or came late."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is told; times in seconds. `server` is None if the client module needs no KaaS server."""
+    """What a run is told; times in seconds. `server` is None if the client module needs no KaaS server.
+
+    More than `max_failed` failed requests make the run a failed one. One in which a whole step of them failed goes on
+    only if told to keep going.
+    """
 
     client: Path
     input: str
     files: RunFiles
     parameters: dict[str, object]
-    ramp: Ramp
+    shape: Shape
     server: str | None
     backoff: float = 0.1
     ready_timeout: float = 60.0
     finish_timeout: float = 60.0
+    max_failed: int = 0
+    keep_going: bool = False
     supervised: bool = False
 
 
@@ -54,38 +63,46 @@ class Generator:
     def __init__(self, settings: Settings, console: Console) -> None:
         self._settings = settings
         self._console = console
-        self._display = Display(console, settings.ramp)
+        self._display = Display(console, settings.shape)
         self._tally = Tally()
+        self._pacer = Pacer(settings.shape)
         self._orders = Orders(settings.supervised)
-        self._ordered = False
-        self._task_runners: int | None = None
+        self._server = ServerWatch(settings.server, settings.ready_timeout)
+        self._clock = Clock.of_run()
+        self._wall_clock = Watch(self._clock)
         self._rows: RowReader | None = None
         self._last: dict[int, float] = {}  # of each client, when the request of its latest row began
         self._begun = 0.0
+        self._ordered = False
+        self._hopeless = False
+        self._machine: dict[str, str] = {}  # how it was used during the ramp
 
     async def run(self) -> int:
         """Run the load to its end; return the exit code.
 
-        That is 130 if it was told to end early, and 1 if the server was gone, products were wrong, none was served, or
-        something could not be written.
+        That is 130 if it was told to end early; 3 if too many requests failed, or a step's clients came late; and 1 if
+        the server was gone, nothing was served, or something could not be written.
 
         Raises:
-            KaasError: it could not begin, or no more clients could be prepared; the rows that there are stay.
+            KaasError: it could not begin; the rows that there are stay.
         """
         results.check_no_earlier_run(self._settings.files.requests)
         with tempfile.TemporaryDirectory(prefix="kaas-", ignore_cleanup_errors=True) as scratch:
             crew = self._crew(Path(scratch))
-            ended = ""
+            ended = "by an error"
+            looking = asyncio.create_task(self._watch_clock())
             try:
-                ended = await self._unless_ordered(self._load(crew))
-                code = await self._end(crew, ended)
+                early = await self._unless_ordered(self._load(crew))
+                ended = early or "at the end of the ramp"
+                code = await self._end(crew, early)
             except KaasError as error:
                 ended = str(error)
                 raise
             finally:
                 crew.kill()
                 await crew.close()
-                described = self._describe_end(ended or "at the end of the ramp")
+                looking.cancel()
+                described = await self._describe_end(ended)
             return code if described else code or 1
 
     def _crew(self, scratch: Path) -> Crew:
@@ -96,12 +113,13 @@ class Generator:
         config = {
             "input": settings.input,
             "backoff": settings.backoff,
+            "clock": self._clock,
             "rows": str(settings.files.requests.resolve()),
         }
         return Crew(
             settings.client,
             scratch,
-            settings.ramp.max_clients,
+            settings.shape.most,
             config,
             environment,
             kill_after=settings.finish_timeout,
@@ -113,72 +131,70 @@ class Generator:
 
     async def _load(self, crew: Crew) -> str:
         """Run the ramp; return why it ended early, if it did."""
-        settings, ramp = self._settings, self._settings.ramp
-        parameters = settings.parameters
-        if settings.server is not None:
-            status = await self._wait_for_server(Connection(settings.server))
-            parameters = parameters | _of_server(status)
+        files, shape = self._settings.files, self._settings.shape
+        parameters = self._settings.parameters | await self._server.ready()
         await crew.start()
-        await crew.prepare(ramp.min_clients)
-        results.create_requests(settings.files.requests)
-        results.begin_description(settings.files.description, settings.files.requests, parameters, machine.describe())
-        self._rows = RowReader(settings.files.requests)
+        crew.have(shape.clients(0.0))
+        await crew.prepared()
+        described = await asyncio.to_thread(machine.describe)
+        results.create_requests(files.requests)
         self._begun = time.monotonic()
-        crew.begin()
-        watching = asyncio.create_task(self._watch_server())
+        begun = self._clock.at(self._begun)
+        description.begin(files.description, files.requests, begun, parameters, described)
+        self._rows = RowReader(files.requests)
+        # What a script has started is all of this run; by hand, who is to say which server is ours?
+        use = machine.CpuUse(os.getppid()) if self._settings.supervised else None
+        following = asyncio.create_task(self._server.follow())
         try:
             with self._display:
-                return await self._follow_ramp(crew, watching)
+                return await self._follow_shape(crew, following)
         finally:
-            watching.cancel()
+            following.cancel()
+            self._machine = use.facts() if use else {}
 
-    async def _follow_ramp(self, crew: Crew, watching: asyncio.Task[str]) -> str:
-        while not (pace := self._settings.ramp.pace(self._elapsed(), len(crew))).done:
-            if pace.start:
-                await crew.prepare(pace.start)
-                crew.begin()
-            self._show(len(crew))
-            await asyncio.wait((watching,), timeout=min(pace.wait, _TICK))
-            if watching.done():
-                return watching.result()
-            if crew.failure:
-                return crew.failure
+    async def _follow_shape(self, crew: Crew, following: asyncio.Task[str]) -> str:
+        """Have clients begin when they are due, and those of the next step prepared by then."""
+        pacer = self._pacer
+        while True:
+            crew.changed.clear()
+            elapsed = self._elapsed()
+            if early := self._show_steps(elapsed, crew.running) or crew.failure:
+                return early
+            if elapsed >= self._settings.shape.duration:
+                return ""
+            crew.have(pacer.wanted)
+            crew.begin(pacer.step.clients)
+            pacer.have(self._elapsed(), crew.running)
+            self._show(elapsed, crew.running)
+            changed = asyncio.create_task(crew.changed.wait())
+            wait = min(max(pacer.step.end - self._elapsed(), 0.0), _TICK)
+            await asyncio.wait((following, changed), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if following.done():
+                return following.result()
+
+    def _show_steps(self, elapsed: float, running: int) -> str:
+        """Show each step that is over; return why the run need not go on after it."""
+        self._read_rows()
+        for step in self._pacer.over(elapsed, running):
+            figures = self._tally.between(step.begin, step.end)
+            self._display.keep(step, Now(step.end, running, self._server.task_runners), figures)
+            self._tally.forget(step.end)
+            if figures.failed and not figures.served and not figures.refused and not self._settings.keep_going:
+                self._hopeless = True
+                return f"every request of {step.label} failed ({self._tally.failures()}); KEEP_GOING=1 goes on"
         return ""
 
-    async def _wait_for_server(self, connection: Connection) -> dict[str, Any]:
-        limit = self._settings.ready_timeout
-        deadline = time.monotonic() + limit
-        with connection:
-            while True:
-                try:
-                    return await asyncio.to_thread(connection.status, 1.0)
-                except ConnectionFailed as error:
-                    if time.monotonic() >= deadline:
-                        raise ServerNotReady(
-                            f"no server is ready after {limit:g} s ({error}): start gpu-server-scaling.py, or say with "
-                            "--server where it is"
-                        ) from None
-                    await asyncio.sleep(0.05)
+    def _show(self, elapsed: float, running: int) -> None:
+        step = self._pacer.step
+        self._display.show(
+            step, Now(elapsed, running, self._server.task_runners), lambda: self._tally.between(step.begin, elapsed)
+        )
 
-    async def _watch_server(self) -> str:
-        """Ask for the number of task runners, every second; return if the server is gone for good."""
-        if self._settings.server is None:
-            await asyncio.Event().wait()
-        last = time.monotonic()
-        with Connection(self._settings.server) as connection:
-            while True:
-                try:
-                    status = await asyncio.to_thread(connection.status, 2.0)
-                except ConnectionFailed as error:
-                    self._task_runners = None
-                    if time.monotonic() - last > _SERVER_GONE_AFTER:
-                        return f"the server has been gone for {_SERVER_GONE_AFTER:g} s ({error})"
-                except Refused as error:
-                    return str(error)
-                else:
-                    self._task_runners = status["task_runners"]
-                    last = time.monotonic()
-                await asyncio.sleep(_STATUS_EVERY)
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self._wall_clock.look()
 
     # The end
 
@@ -193,27 +209,46 @@ class Generator:
         await crew.close()
         seconds = self._elapsed()
         self._read_rows()
-        if self._rows is not None:
-            self._console.print(summary(self._tally, seconds))
-        wrong, served = self._tally.by_status["wrong_result"], self._tally.by_status["ok"]
-        if wrong:
-            self._display.say(f"{wrong} products were wrong: the kernel does not compute what it should")
-        if not served:
-            self._display.say("no request was served")
-        for status, reason in self._tally.reasons():
-            self._display.say(f"{status}, most often: {reason}")
-        return 130 if self._ordered else 0 if served and not wrong and not early else 1
+        if self._rows is None:
+            return 130
+        self._display.show_summary(summary(self._tally, seconds))
+        for late in self._pacer.late:
+            self._display.say(f"{late}: this load is not what it should be")
+        return self._judge(early)
 
-    def _describe_end(self, how: str) -> bool:
+    def _judge(self, early: str) -> int:
+        """Say what was wrong with the run, and return its exit code."""
+        tally, most = self._tally, self._settings.max_failed
+        if not tally.by_status["ok"]:
+            self._display.say("no request was served")
+        if tally.failed:
+            self._display.say(f"{tally.failed} of {tally.by_status.total()} requests failed: {tally.failures()}")
+        if self._ordered:
+            return 130
+        if (early and not self._hopeless) or (tally.failed <= most and not tally.by_status["ok"]):
+            return 1
+        return NOT_AS_IT_SHOULD_BE if tally.failed > most or self._pacer.late else 0
+
+    async def _describe_end(self, how: str) -> bool:
         """Finish the description, if there is a run to describe; tell whether that could be written."""
-        if self._rows is not None:
-            self._read_rows()
-            self._rows.close()
-            try:
-                results.end_description(self._settings.files.description, self._elapsed(), how, self._tally.by_status)
-            except ResultsError as error:
-                self._display.say(str(error))
-                return False
+        if self._rows is None:
+            return True
+        self._read_rows()
+        facts: dict[str, object] = {f"Requests {status}": number for status, number in self._tally.by_status.items()}
+        if self._rows.malformed:
+            facts["Malformed rows"] = self._rows.malformed
+        if different := await self._server.differences(self._tally.by_status):
+            facts["Rows and the server's counts"] = different
+            self._display.say(f"rows and the server's counts differ: {different}")
+        if self._pacer.late:
+            facts["Late steps"] = "; ".join(self._pacer.late)
+        facts |= {"Ended": how, **self._wall_clock.notes(), **self._machine}
+        self._rows.close()
+        try:
+            description.end(self._settings.files.description, self._clock.now(), self._elapsed(), facts)
+        except ResultsError as error:
+            self._display.say(str(error))
+            return False
         return True
 
     # Small things
@@ -233,14 +268,11 @@ class Generator:
     def _elapsed(self) -> float:
         return time.monotonic() - self._begun
 
-    def _show(self, running: int) -> None:
-        self._read_rows()
-        self._display.update(Now(self._elapsed(), running, self._task_runners), self._tally)
-
     def _read_rows(self) -> None:
         if self._rows is not None:
+            begun = self._clock.at(self._begun)
             for row in self._rows.new_rows():
-                self._tally.add(row, self._elapsed())
+                self._tally.add(row, row.timestamp + row.outer_time_ms / 1000 - begun)
                 self._last[row.copy] = row.timestamp
 
     def _finish(self, copy: int, request: Request, how: str) -> None:
@@ -253,12 +285,6 @@ class Generator:
                 rows.append(clients.failure(copy, request, f"the client {how}"))
         except ResultsError as error:
             self._display.say(str(error))
-
-
-def _of_server(status: dict[str, Any]) -> dict[str, object]:
-    """Make parameters of what the server says of itself."""
-    own = {"Kernel": status["kernel"], "number of GPUs": status["gpus"], "Workers per GPU": status["workers_per_gpu"]}
-    return {f"Server {name[0].lower()}{name[1:]}": value for name, value in (own | status["settings"]).items()}
 
 
 def generate(settings: Settings) -> int:

@@ -1,19 +1,35 @@
-"""The load's shape over time, as a pure function of it: how many clients run, and when the next ones start."""
+"""The load's shape over time, as a pure function of it: how many clients run at each moment.
+
+`Shape` is what the load generator follows, whatever it looks like; the experiment's is the `Ramp`.
+"""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Protocol
 
 from kaas.errors import UsageError
 
 _MOST_CLIENTS = 10_000
 
 
-class Pace(NamedTuple):
-    """What is to be done now: start `start` more clients, then look again after `wait` seconds, or end."""
+class Shape(Protocol):
+    """So many clients at a time, each in a closed loop. Times are in seconds from the start."""
 
-    start: int
-    wait: float
-    done: bool = False
+    @property
+    def most(self) -> int:
+        """The largest number of clients."""
+
+    @property
+    def duration(self) -> float:
+        """How long all of it takes."""
+
+    def clients(self, elapsed: float) -> int:
+        """Tell how many clients run; none from the end on."""
+
+    def next_change(self, elapsed: float) -> float:
+        """Tell when that number next changes, which is when the next step begins, or the end."""
+
+    def label(self, elapsed: float) -> str:
+        """Name the step: `step 3/48`."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +59,29 @@ class Ramp:
         return 1 - (self.min_clients - self.max_clients) // self.step_size
 
     @property
+    def most(self) -> int:
+        """The clients of the last step."""
+        return self.max_clients
+
+    @property
     def duration(self) -> float:
         """Seconds from the first client's start to the end of the last step."""
         return self.steps * self.interval
 
-    def clients_at(self, elapsed: float) -> int:
+    def clients(self, elapsed: float) -> int:
         """Tell how many clients run `elapsed` seconds after the start; none from the end on."""
-        step = int(elapsed // self.interval)
-        if step >= self.steps:
-            return 0
-        return min(self.min_clients + step * self.step_size, self.max_clients)
+        step = self._step(elapsed)
+        return min(self.min_clients + step * self.step_size, self.max_clients) if step < self.steps else 0
 
-    def pace(self, elapsed: float, started: int) -> Pace:
-        """Decide what is due `elapsed` seconds after the start, with `started` clients started by now."""
+    def next_change(self, elapsed: float) -> float:
+        """Tell when the next step begins, in seconds from the start; the end's time in the last step and after it."""
+        return min(self._step(elapsed) + 1, self.steps) * self.interval
+
+    def label(self, elapsed: float) -> str:
+        """Name the step, counted from 1."""
+        return f"step {min(self._step(elapsed) + 1, self.steps)}/{self.steps}"
+
+    def _step(self, elapsed: float) -> int:
         step = int(elapsed // self.interval)
-        if step >= self.steps:
-            return Pace(0, 0.0, done=True)
-        return Pace(max(self.clients_at(elapsed) - started, 0), (step + 1) * self.interval - elapsed)
+        # The quotient of a step's own begin may come out as the step before.
+        return step + (elapsed >= (step + 1) * self.interval)

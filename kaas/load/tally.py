@@ -2,58 +2,71 @@
 
 from array import array
 from collections import Counter, defaultdict, deque
+from typing import NamedTuple
 
 import numpy as np
 
 from kaas.results import Row
 
-_WINDOW = 5.0
-"""Seconds of the run that "now" means."""
+SERVED, REFUSED = "ok", "rejected"
+ENOUGH_FOR_P95 = 20
+"""Requests below which a 95th percentile says nothing but their longest."""
+
+
+class Figures(NamedTuple):
+    """Requests that ended in a part of the run: those served, with median and 95th percentile in ms, and the others."""
+
+    served: int
+    refused: int
+    failed: int
+    p50_ms: float
+    p95_ms: float
 
 
 class Tally:
-    """Counts rows as they come. Times are in milliseconds; `now` is in seconds since the run began.
-
-    What is recent goes by when a row was read: the time stamps in it follow every step of the system's clock.
-    """
+    """Counts rows as they come. Times of requests are in milliseconds, those of the run in seconds since it began."""
 
     def __init__(self) -> None:
         self.by_status: Counter[str] = Counter()
         self.warm_ms = array("d")
         self.cold_ms = array("d")
         self._errors: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._recent: deque[tuple[float, float]] = deque()  # when a row came, and the completion time in it
+        self._recent: deque[tuple[float, str, float]] = deque()  # when a request ended, its status and its time
 
-    def add(self, row: Row, now: float) -> None:
-        """Count one row."""
+    def add(self, row: Row, ended: float) -> None:
+        """Count one row, of a request that ended at that time of the run."""
         self.by_status[row.status] += 1
         if row.error:
             self._errors[row.status][row.error] += 1
-        if row.status == "ok":
+        if row.status == SERVED:
             (self.cold_ms if row.cold_start else self.warm_ms).append(row.outer_time_ms)
-            self._recent.append((now, row.outer_time_ms))
+        self._recent.append((ended, row.status, row.outer_time_ms))
 
     @property
     def failed(self) -> int:
         """Requests that were neither served nor refused."""
-        return self.by_status.total() - self.by_status["ok"] - self.by_status["rejected"]
+        return self.by_status.total() - self.by_status[SERVED] - self.by_status[REFUSED]
 
-    def reasons(self) -> list[tuple[str, str]]:
-        """Tell of each status the commonest error text, refusals left out: their reason is clear."""
-        return [
-            (status, errors.most_common(1)[0][0])
-            for status, errors in sorted(self._errors.items())
-            if status != "rejected"
-        ]
+    def failures(self) -> str:
+        """Say what became of those that failed, each kind with its commonest reason."""
+        kinds = []
+        for status, number in sorted(self.by_status.items()):
+            if status not in {SERVED, REFUSED}:
+                errors = self._errors[status].most_common(1)
+                kinds.append(f"{number} {status}" + (f", most often: {errors[0][0]}" if errors else ""))
+        return "; ".join(kinds)
 
-    def recent(self, now: float) -> tuple[float, float, float]:
-        """Tell served requests per second, median and 95th percentile of their time, over the last seconds."""
-        while self._recent and self._recent[0][0] < now - _WINDOW:
-            self._recent.popleft()
-        times = [time for _, time in self._recent]
-        # A run that has only begun is younger than the window.
-        window = min(max(now, 0.001), _WINDOW)
-        return len(times) / window, percentile(times, 50), percentile(times, 95)
+    def between(self, begin: float, end: float) -> Figures:
+        """Add up what ended from `begin` on and before `end`; it must not have been forgotten."""
+        of_then = [(status, ms) for ended, status, ms in self._recent if begin <= ended < end]
+        served = [ms for status, ms in of_then if status == SERVED]
+        refused = sum(status == REFUSED for status, _ in of_then)
+        failed = len(of_then) - len(served) - refused
+        return Figures(len(served), refused, failed, percentile(served, 50), percentile(served, 95))
+
+    def forget(self, before: float) -> None:
+        """Let go of when requests ended before that time; they stay counted."""
+        self._recent = deque(entry for entry in self._recent if entry[0] >= before)
 
 
 def percentile(values: "array[float] | list[float]", percent: float) -> float:

@@ -1,12 +1,12 @@
 """Utilization of virtual GPUs on a laptop: the CPU time of their workers, which the server's status names."""
 
-import os
-import time
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Collection
 from typing import Any
 
 import psutil
 
+from kaas import machine
 from kaas.client import Connection
 from kaas.errors import ConnectionFailed
 from kaas.monitor.samples import Sample
@@ -17,17 +17,17 @@ class CpuMonitor:
 
     Args:
         status: asks the server how it stands.
-        cpu_seconds: tells the CPU time that a process has used, None if it is gone.
+        cpu_seconds: tells the CPU time that each of some processes has used, with what it started; not of those gone.
         clock: tells the time, in seconds since the epoch.
-        cores: how many cores there are for the workers.
+        cores: how many cores there are for the workers; a quota need not be a whole number of them.
     """
 
     def __init__(
         self,
         status: Callable[[], dict[str, Any]],
-        cpu_seconds: Callable[[int], float | None],
+        cpu_seconds: Callable[[Collection[int]], dict[int, float]],
         clock: Callable[[], float],
-        cores: int,
+        cores: float,
     ) -> None:
         self._status = status
         self._cpu_seconds = cpu_seconds
@@ -47,40 +47,54 @@ class CpuMonitor:
             self._last = None
             return []
         now = self._clock()
-        used = {worker["pid"]: self._cpu_seconds(worker["pid"]) for worker in status["workers"] if worker["pid"]}
+        used = self._cpu_seconds([worker["pid"] for worker in status["workers"] if worker["pid"]])
         busy = [0.0] * status["gpus"]
         for worker in status["workers"]:
             seconds = used.get(worker["pid"])
             if seconds is not None:
-                # A process not seen before has been started since: all its time is of this interval.
-                busy[worker["gpu"]] += seconds - self._used.get(worker["pid"], 0.0)
+                # A process not seen before has been started since: all its time is of this interval. It becomes less
+                # when a program that it started is left to another process.
+                busy[worker["gpu"]] += max(0.0, seconds - self._used.get(worker["pid"], 0.0))
         last, self._last = self._last, now
-        self._used = {pid: seconds for pid, seconds in used.items() if seconds is not None}
+        self._used = used
         available = (now - last) * min(status["workers_per_gpu"], self._cores) if last is not None else 0.0
         return [
             Sample(
                 timestamp=now,
                 gpu=gpu,
                 bus_id=f"virtual:{gpu}",
-                utilization_pct=round(min(max(100 * seconds / available, 0.0), 100.0), 1) if available > 0 else None,
+                utilization_pct=round(min(100 * seconds / available, 100.0), 1) if available > 0 else None,
             )
             for gpu, seconds in enumerate(busy)
         ]
 
 
-def cpu_monitor(connection: Connection) -> CpuMonitor:
+def cpu_monitor(connection: Connection, clock: Callable[[], float]) -> CpuMonitor:
     """Make a monitor of the server behind a connection."""
-    return CpuMonitor(lambda: connection.status(timeout=5.0), _cpu_seconds, time.time, _cores())
+    return CpuMonitor(lambda: connection.status(timeout=5.0), _cpu_seconds, clock, machine.cores())
 
 
-def _cpu_seconds(pid: int) -> float | None:
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.Error:
-        return None
-    return float(times.user + times.system)
-
-
-def _cores() -> int:
-    """Count the cores that this process, and so the server beside it, may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _cpu_seconds(pids: Collection[int]) -> dict[int, float]:
+    """Add up the CPU time of each worker and of all that descends from it, ended or not."""
+    used, parents = {}, set()
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            worker = psutil.Process(pid)
+            used[pid] = machine.cpu_seconds(worker)
+            parents.add(worker.ppid())
+    # Workers have one parent, so all that descends from them is found in one look at the processes of the machine.
+    parent_of: dict[int, int] = {}
+    seconds_of: dict[int, float] = {}
+    for parent in parents:
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(parent).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    parent_of[process.pid] = process.ppid()
+                    seconds_of[process.pid] = machine.cpu_seconds(process)
+    for pid, seconds in seconds_of.items():
+        above = parent_of[pid]
+        while above not in used and above in parent_of:
+            above = parent_of[above]
+        if pid not in used and above in used:
+            used[above] += seconds
+    return used

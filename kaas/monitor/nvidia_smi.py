@@ -9,27 +9,27 @@ The fields asked for, and where each goes:
 | `uuid`                     | `uuid`            |                                        |
 | `utilization.gpu`          | `utilization_pct` | %                                      |
 | `power.draw`               | `power_w`         | W                                      |
-| `total_energy_consumption` | `energy_j`        | mJ, asked for in case the driver knows it |
+| `total_energy_consumption` | `energy_j`        | mJ, in case the driver knows it; else see nvml.py |
 | `memory.used`              | `memory_mib`      | MiB                                    |
 | `clocks.sm`                | `sm_clock_mhz`    | MHz                                    |
 | `temperature.gpu`          | `temperature_c`   | degrees Celsius                        |
 
 A field that this driver does not know is left out of the question, and a value that is none (`[N/A]`,
 `[Not Supported]`, a GPU under MIG) is an empty cell. Rows are stamped when they arrive. An nvidia-smi that ends is
-started again.
+started again, and whatever else it says is said once.
 """
 
-import os
+import contextlib
 import re
 import select
-import subprocess
-import sys
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
-from kaas import machine
+from kaas import nvidia
 from kaas.errors import UsageError
 from kaas.monitor.samples import Sample
+from kaas.monitor.stream import Ended, Stream
+from kaas.monitor.troubles import Troubles
 
 FIELDS = {
     "index": "",
@@ -45,89 +45,114 @@ FIELDS = {
 _TEXTS = ("bus_id", "uuid")
 _FACTORS = {"energy_j": 1e-3}
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(?: ?[^\d\s]\S*)?")  # a unit may follow, whatever was asked for
-_UNKNOWN_FIELD = re.compile(r'Field "([^"]+)" is not a valid field')
 _LONGEST_WAIT = 0.25
-_LONGEST_PAUSE = 1.0
-_PATIENCE = 5.0
-"""Seconds without a sample after which nvidia-smi is taken to hang."""
-_CHUNK = 64 * 1024
+_LONGEST_LINE = 300
+_PATIENCE_S = 5.0
+"""Without a word after which a running nvidia-smi is taken to hang."""
+_MANY_AT_ONCE, _LONG_HELD_BACK_S = 3, 0.5
 
 
 class NvidiaSmi:
-    """A running nvidia-smi.
+    """A running nvidia-smi; or one for each GPU, once a question about all of them was answered by none.
 
     Args:
         interval_ms: milliseconds between two of its samples.
         uuids: the GPUs, in the order in which they are numbered; all of the machine if there are none.
-        say: takes a line about a gap in the samples.
+        say: takes a line about what the samples lack.
+        clock: tells the time, in seconds since the epoch.
 
     Raises:
         UsageError: there is no nvidia-smi, or it does not work.
     """
 
-    def __init__(self, interval_ms: int, uuids: Sequence[str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, interval_ms: int, uuids: Sequence[str], say: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
         self._numbers = {uuid: number for number, uuid in enumerate(uuids)}
-        self._only = ["-i", ",".join(uuids)] if uuids else []
-        self._fields = _known_fields(self._only)
+        self._uuids = dict.fromkeys(uuids)  # of all GPUs, as far as they are known
+        self._fields = _fields_of_any(uuids)
         self._interval_ms = interval_ms
         self._say = say
-        self._patience = max(_PATIENCE, 20 * interval_ms / 1000)
-        self._heard = time.monotonic()
-        self._pause = 0.0
-        self._gap_since: float | None = None
-        self._rest = b""
-        self._process = self._start()
+        self._clock = clock
+        self._troubles = Troubles(say)
+        self._streams = {tuple(uuids): self._stream(uuids)}
+        self._no_samples_since: dict[tuple[str, ...], float] = {}
 
     def take(self) -> list[Sample]:
         """Give what has arrived, waiting a little for it."""
-        stdout = self._process.stdout
-        assert stdout is not None
-        if not select.select([stdout], [], [], _LONGEST_WAIT)[0]:
-            if time.monotonic() > self._heard + self._patience:
-                self._process.kill()  # it hangs; that it has ended is noticed where its output ends
-            return []
-        self._heard = time.monotonic()
-        data = os.read(stdout.fileno(), _CHUNK)
-        now = time.time()
-        if not data:
-            self._restart(now)
-            return []
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        samples = [sample for line in lines if (sample := self._parse(line.decode(errors="replace"), now))]
-        if samples:
-            self._pause = 0.0
-            if self._gap_since is not None:
-                self._say(f"no samples from {self._gap_since:.3f} to {now:.3f} (seconds since the epoch)")
-                self._gap_since = None
+        outputs = [stream.output for stream in self._streams.values() if stream.output is not None]
+        readable = select.select(outputs, [], [], _LONGEST_WAIT)[0]
+        samples: list[Sample] = []
+        for uuids, stream in list(self._streams.items()):
+            lines, ended = stream.take(stream.output in readable)
+            now = self._clock()
+            arrived = self._samples(lines, now)
+            if arrived:
+                samples += arrived
+                stream.be_of_use()
+                self._note_gap(uuids, now)
+            if ended is not None:
+                self._note_end(uuids, ended, now)
+                if not ended.was_of_use and not arrived and len(uuids or self._uuids) > 1:
+                    self._ask_each_alone(uuids)
+        self._note_held_back(samples)
         return samples
 
     def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        """End it, and say how often was what."""
+        for stream in self._streams.values():
+            stream.close()
+        for uuids, since in self._no_samples_since.items():
+            self._say(f"no samples{_of(uuids)} since {since:.3f} (seconds since the epoch)")
+        self._no_samples_since.clear()
+        self._troubles.close()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            [*_query(self._fields, self._only), "-lms", str(self._interval_ms)],
-            env=machine.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=sys.stderr,
-            # A Ctrl-C at the terminal must not end it before the run is over.
-            start_new_session=True,
-        )
+    def _stream(self, uuids: Sequence[str]) -> Stream:
+        patience_s = max(_PATIENCE_S, 20 * self._interval_ms / 1000)
+        return Stream([*_query(self._fields, _only(uuids)), "-lms", str(self._interval_ms)], patience_s)
 
-    def _restart(self, now: float) -> None:
-        self.close()
-        self._say(f"nvidia-smi ended with exit code {self._process.returncode} at {now:.3f} and is started again")
-        if self._gap_since is None:
-            self._gap_since = now
-        time.sleep(self._pause)
-        self._pause = min(max(2 * self._pause, 0.1), _LONGEST_PAUSE)
-        self._rest = b""
-        self._process = self._start()
+    def _ask_each_alone(self, together: tuple[str, ...]) -> None:
+        """Ask for each GPU apart from now on: one that is lost makes nvidia-smi tell nothing of the others either."""
+        self._streams.pop(together).close()
+        since = self._no_samples_since.pop(together)
+        for uuid in together or self._uuids:
+            self._streams[(uuid,)] = self._stream([uuid])
+            self._no_samples_since[(uuid,)] = since
+        self._troubles.tell("each GPU is asked alone from now on")
+
+    def _samples(self, lines: Sequence[str], now: float) -> list[Sample]:
+        samples = []
+        for line in filter(None, map(str.strip, lines)):
+            sample = self._parse(line, now)
+            if sample is not None:
+                samples.append(sample)
+                if sample.uuid:
+                    self._uuids[sample.uuid] = None
+            elif not line.startswith("index,"):  # a header
+                self._troubles.tell(f"nvidia-smi said: {line[:_LONGEST_LINE]}")
+        return samples
+
+    def _note_end(self, uuids: tuple[str, ...], ended: Ended, now: float) -> None:
+        text = f"nvidia-smi{_of(uuids) if len(self._streams) > 1 else ''} {ended.how}"
+        kind = re.sub(r"\bfor \d+ s\b", "for long", text)
+        self._troubles.tell(kind, f"{text} at {now:.3f} and is started again")
+        self._no_samples_since.setdefault(uuids, now)
+
+    def _note_gap(self, uuids: tuple[str, ...], now: float) -> None:
+        since = self._no_samples_since.pop(uuids, None)
+        if since is not None:
+            kind = f"no samples{_of(uuids)} for a while"
+            self._troubles.tell(kind, f"no samples{_of(uuids)} from {since:.3f} to {now:.3f} (seconds since the epoch)")
+
+    def _note_held_back(self, samples: Sequence[Sample]) -> None:
+        most = max(Counter(sample.gpu for sample in samples).values(), default=0)
+        seconds = most * self._interval_ms / 1000
+        if most >= _MANY_AT_ONCE and seconds >= _LONG_HELD_BACK_S:
+            text = f"{most} samples of one GPU came at once at {samples[0].timestamp:.3f}"
+            self._troubles.tell(
+                "samples came late, and many bear one time stamp",
+                f"{text}: the rows of {seconds:.1f} s bear one time stamp",
+            )
 
     def _parse(self, line: str, now: float) -> Sample | None:
         """Read a line; None if it is no sample, such as a header."""
@@ -152,29 +177,31 @@ class NvidiaSmi:
         return Sample(now, self._numbers.get(uuid, int(found["index"])), **values)  # type: ignore[arg-type]
 
 
+def _of(uuids: tuple[str, ...]) -> str:
+    return f" of {uuids[0]}" if len(uuids) == 1 else ""
+
+
+def _only(uuids: Sequence[str]) -> list[str]:
+    return ["-i", ",".join(uuids)] if uuids else []
+
+
 def _query(fields: Sequence[str], only: list[str]) -> list[str]:
     return ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits", *only]
 
 
+def _fields_of_any(uuids: Sequence[str]) -> list[str]:
+    """Give the fields that the driver knows; if one GPU is lost, another tells."""
+    try:
+        return _known_fields(_only(uuids))
+    except UsageError:
+        for uuid in uuids if len(uuids) > 1 else ():
+            with contextlib.suppress(UsageError):
+                return _known_fields(_only([uuid]))
+        raise
+
+
 def _known_fields(only: list[str]) -> list[str]:
-    """Ask once, and again without what this driver does not know, until it answers."""
-    fields = list(FIELDS)
-    while True:
-        try:
-            asked = subprocess.run(
-                _query(fields, only),
-                env=machine.environment(),
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise UsageError(f"nvidia-smi does not run ({error}): is the NVIDIA driver installed?") from None
-        said = asked.stdout + asked.stderr
-        unknown = [field for field in _UNKNOWN_FIELD.findall(said) if field in fields]
-        if not unknown:
-            if asked.returncode != 0:
-                raise UsageError(f"nvidia-smi: {' '.join(said.split()) or f'exit code {asked.returncode}'}")
-            return fields
-        fields = [field for field in fields if field not in unknown]
+    asked = nvidia.ask(FIELDS, only)
+    if asked.answer.code != 0 and not asked.rows:
+        raise UsageError(f"nvidia-smi does not work: {asked.answer.said or f'exit code {asked.answer.code}'}")
+    return asked.fields

@@ -14,7 +14,8 @@ class Settings:
     `metrics_port` is None for no metrics, 0 for any free port; `insecure` lets a server without a token listen beyond
     this machine.
 
-    `gpu_ids` are what CUDA_VISIBLE_DEVICES calls the GPUs, in order; without them they are called by their numbers.
+    `gpu_ids` are what CUDA_VISIBLE_DEVICES calls the GPUs, in order, "" standing for none of them; without names
+    they are called by their numbers.
     """
 
     kernel: Path
@@ -29,7 +30,7 @@ class Settings:
     max_queue: int = 1024
     queue_timeout: float = 0.0
     idle_timeout: float = 60.0
-    boot_timeout: float = 60.0
+    boot_timeout: float = 90.0
     call_timeout: float = 0.0
     drain_timeout: float = 30.0
     kill_after: float = 10.0

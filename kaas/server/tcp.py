@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kaas.children import raise_descriptor_limit
+from kaas.clock import Clock
 from kaas.errors import UsageError
 from kaas.events import Printer
 from kaas.orders import Orders, ignore_signals
@@ -75,7 +76,7 @@ class _Server:
         self._engine = LocalEngine(settings)
         policy = Queue(settings.max_queue) if settings.when_full == "queue" else Paper()
         observe = self._metrics.observe if self._metrics is not None else None
-        emit = Printer(time.time() - time.monotonic()).print
+        emit = Printer(Clock.of_run().at).print
         self._pool = Pool(settings, self._engine, policy, emit, loop=loop, clock=time.monotonic, observe=observe)
         scrapes_open = self._metrics.most if self._metrics is not None else 0
         self._most = listener.most_connections(2 * settings.gpus * settings.workers_per_gpu + scrapes_open)

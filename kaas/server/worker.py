@@ -1,7 +1,8 @@
 """A worker: the process that has imported the kernel and serves one invocation at a time. This is the child's side.
 
 Its first frame says that it is ready (status `ok`, its pid and the seconds of each boot phase as JSON) or why it is not
-(`kernel_error` and a text). From then on each request frame gets one reply frame, until the link ends.
+(a text, and `kernel_error`; `rejected` if it may well be later). From then on each request frame gets one reply frame,
+until the link ends, or the kernel says that this process is of no more use (`worker_lost`).
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from kaas import kernels, wire
-from kaas.errors import KaasError
+from kaas.errors import KaasError, TemporarilyUnavailable, WorkerUnusable
 from kaas.forkserver import Config, say
 
 SAFE_TO_PRELOAD = ("kaas", "numpy", "numba", "scipy")
@@ -33,6 +34,8 @@ def preload(config: Config) -> None:
             importlib.import_module(name)
     if "numba" in sys.modules:
         _initialise_numba()
+    if "numba.cuda" in sys.modules:  # a kernel for GPUs: what it shares with others of its kind knows more
+        importlib.import_module("kaas.gpu").preload()
 
 
 def clean_up(config: Config) -> None:
@@ -47,7 +50,8 @@ def run(link: socket.socket, config: Config) -> int:
         kernel = _boot(Path(config["kernel"]), phases)
     except BaseException as error:  # sys.exit in a kernel is a kernel's failure, not an order to us
         if os.getpid() == me:
-            _send(link, wire.Reply("kernel_error", _text(error, config["kernel"])))
+            status = "rejected" if isinstance(error, TemporarilyUnavailable) else "kernel_error"
+            _send(link, wire.Reply(status, _text(error, config["kernel"])))
         return 1
     if os.getpid() != me:  # a process that the kernel forked, and that has come back from its code into ours
         return 0
@@ -64,6 +68,8 @@ def run(link: socket.socket, config: Config) -> int:
                     return 0
                 for piece in wire.reply_pieces(reply):
                     link.sendall(piece)
+                if reply.status == "worker_lost":
+                    return 1
                 del request, reply  # and with them what is kept until nobody waits any more
     if hasattr(kernel, "close"):
         kernel.close()
@@ -107,7 +113,8 @@ def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> wi
     except BaseException as error:
         if config["tracebacks"]:
             traceback.print_exc()
-        return wire.Reply("kernel_error", _text(error, config["kernel"]), kernel_ns=time.perf_counter_ns() - begun)
+        status = "worker_lost" if isinstance(error, WorkerUnusable) else "kernel_error"
+        return wire.Reply(status, _text(error, config["kernel"]), kernel_ns=time.perf_counter_ns() - begun)
     return wire.Reply("ok", output, kernel_ns=elapsed)
 
 

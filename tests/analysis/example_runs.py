@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from kaas import events, results
+from kaas import description, events, results
 from kaas.events import Event
 from kaas.results import Outcome, Row, RunFiles
 
@@ -40,7 +40,7 @@ def write_run(
     results.create_requests(files.requests)
     with files.requests.open("ab") as file:
         file.writelines(results.encode_row(row) for row in rows)
-    results.begin_description(files.description, files.requests, {"Client": "a client"}, {"Host": "a host"})
+    description.begin(files.description, files.requests, T0, {"Client": "a client"}, {"Host": "a host"})
     log = folder / f"{task}-server.log"
     log.write_text("".join(events.format(event) + "\n" for event in happened))
     events.sort_log(log, files.serverlogs)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kaas import ROOT, events, results
+from kaas import ROOT, description, events, results
 from kaas.events import Event
 from kaas.results import Outcome, Row, RunFiles
 
@@ -59,7 +59,7 @@ def write_run(
     """Write the files of a run; samples are elapsed, GPU and utilization in percent, or with `watts` its power."""
     files = write_requests(folder, task, rows)
     asked = {"Client": "a client"} if parameters is None else parameters
-    results.begin_description(files.description, files.requests, asked, {"Host": "a host"})
+    description.begin(files.description, files.requests, T0, asked, {"Host": "a host"})
     log = folder / f"{task}-server.log"
     log.write_text("".join(events.format(event) + "\n" for event in happened))
     events.sort_log(log, files.serverlogs)

@@ -20,8 +20,8 @@ def run_of(*rows: tuple[float, int, Cell, Cell], duration_s: float = 10.0, serve
 
 
 def rows_of(run: Run) -> list[list[object]]:
-    """Give the rows of the table, less the index."""
-    return [list(row) for row in energy.energy(run).itertuples(index=False)]
+    """Give the rows of the table, less the index and what each method finds."""
+    return [list(row)[:6] for row in energy.energy(run).itertuples(index=False)]
 
 
 def test_constant_power_is_power_times_time() -> None:
@@ -70,8 +70,38 @@ def test_a_counter_that_begins_anew_loses_that_step_only() -> None:
     # 30 J, then the driver is loaded anew, then 40 J: the 4 s between are not known.
     run = run_of((0, 0, None, 900), (3, 0, None, 930), (7, 0, None, 10), (10, 0, None, 50))
 
-    assert rows_of(run) == [[70.0, "counter", 70 / 6, pytest.approx(NAN, nan_ok=True), 6.0, "1 counter restart, 4.0 s"]]
+    assert rows_of(run) == [[70.0, "counter", 70 / 6, pytest.approx(NAN, nan_ok=True), 6.0, "1 counter jump, 4.0 s"]]
     assert energy.cumulative(run).to_dict() == {0.0: 0.0, 3.0: 30.0, 7.0: 30.0, 10.0: 70.0}
+
+
+@pytest.mark.parametrize("failed", [4294967.295, 1e11, 0])
+def test_a_counter_of_which_one_reading_failed_loses_its_two_steps_only(failed: float) -> None:
+    counter = {at: 1_000_000 + 90 * at for at in range(11)} | {4: failed}
+    run = run_of(*((at, 0, None, joules) for at, joules in counter.items()))
+
+    assert rows_of(run)[0][:2] == [720.0, "counter"]
+    assert rows_of(run)[0][5] == "2 counter jumps, 2.0 s"
+
+
+def test_a_counter_that_steps_late_is_believed() -> None:
+    # 700 W, read every 0.1 s by nvidia-smi's pace, and counted in steps of half a second.
+    run = run_of(*((at / 10, 0, None, 350 * (at // 5)) for at in range(101)))
+
+    assert rows_of(run)[0][:2] == [7000.0, "counter"]
+    assert rows_of(run)[0][5] == ""
+
+
+def test_where_both_are_there_both_are_told() -> None:
+    run = run_of(*((at, gpu, 100, 1000 + 90 * at if gpu else None) for at in range(11) for gpu in range(2)))
+
+    by_gpu = energy.energy(run)
+
+    assert by_gpu["by_power"].tolist() == [1000.0, 1000.0]
+    assert by_gpu["by_counter"].tolist() == pytest.approx([NAN, 900.0], nan_ok=True)
+    assert by_gpu["joules"].tolist() == [1000.0, 900.0]
+    numbers = energy.numbers(run)
+    assert numbers["energy by counter [J]"] == 900.0
+    assert numbers["energy by power integral [J]"] == 2000.0
 
 
 def test_empty_cells_are_no_samples() -> None:
@@ -109,11 +139,16 @@ def test_energy_per_request_is_that_of_all_gpus_for_each_that_was_served() -> No
     run = run_of(*((at, gpu, 30, None) for at in range(11) for gpu in range(2)), served=4, refused=3)
 
     assert energy.per_request(run) == 150.0
-    assert energy.numbers(run) == {
-        "energy [J]": 600.0,
-        "energy per served request [J]": 150.0,
-        "energy method": "power integral",
-    }
+    assert energy.numbers(run) == pytest.approx(
+        {
+            "energy [J]": 600.0,
+            "energy per served request [J]": 150.0,
+            "energy method": "power integral",
+            "energy by counter [J]": NAN,
+            "energy by power integral [J]": 600.0,
+        },
+        nan_ok=True,
+    )
 
 
 def test_nothing_served_has_no_energy_per_request() -> None:
@@ -139,5 +174,12 @@ def test_a_single_sample_of_power_is_logged_but_gives_no_energy() -> None:
 
     assert energy.logged(run)
     assert energy.numbers(run) == pytest.approx(
-        {"energy [J]": NAN, "energy per served request [J]": NAN, "energy method": "-"}, nan_ok=True
+        {
+            "energy [J]": NAN,
+            "energy per served request [J]": NAN,
+            "energy method": "-",
+            "energy by counter [J]": NAN,
+            "energy by power integral [J]": NAN,
+        },
+        nan_ok=True,
     )

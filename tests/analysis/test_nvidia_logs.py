@@ -125,6 +125,32 @@ def test_gpus_are_numbered_from_0_by_bus_id_or_by_what_names_them(field: str, na
     assert rows(frame, "gpu", "utilization_pct") == [[2, 0], [1, 1], [0, 2]]
 
 
+def test_gpus_without_bus_ids_are_numbered_by_their_index_whatever_their_uuids_are() -> None:
+    uuids = ["GPU-c7", "GPU-d0", "GPU-0b", "GPU-a1"]
+    lines = [f"2023/09/20 12:00:00.5, {gpu}, {uuid}, {10 + 10 * gpu} %" for gpu, uuid in enumerate(uuids)]
+
+    frame, _ = parse("\n".join(["timestamp, index, uuid, utilization.gpu [%]", *lines, ""]))
+
+    assert rows(frame, "gpu", "utilization_pct") == [[0, 10], [1, 20], [2, 30], [3, 40]]
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["the monitor's file", "nvidia-smi's"])
+def test_values_that_no_gpu_can_have_are_unknown_and_noted(tmp_path: Path, ours: bool) -> None:
+    sound, failed = "40.0,100.5", "4294967295,2147483.65"
+    path = tmp_path / "task-1-gpu-monitoring.csv"
+    stamps = ["1700000000.0", "1700000000.1"] if ours else ["2023/09/20 12:00:00.0", "2023/09/20 12:00:00.1"]
+    header = "timestamp,gpu,utilization_pct,power_w" if ours else "timestamp,index,utilization.gpu,power.draw"
+    path.write_text(f"{header}\n{stamps[0]},0,{sound}\n{stamps[1]},0,{failed}\n{stamps[1]},1,100.0,0.0\n")
+    notes: list[str] = []
+
+    frame, _ = reading.read_monitoring(path, notes)
+
+    assert frame["utilization_pct"].tolist() == pytest.approx([40, NAN, 100], nan_ok=True)
+    assert frame["power_w"].tolist() == pytest.approx([100.5, NAN, 0], nan_ok=True)
+    assert len(notes) == 1
+    assert "1 of utilization_pct, 1 of power_w" in notes[0]
+
+
 def test_malformed_lines_are_counted_and_cost_nothing_else() -> None:
     header = "timestamp, pci.bus_id, utilization.gpu [%]"
     good = "2023/09/20 12:00:00.000, 00000000:15:00.0, 5 %"

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pandas as pd
@@ -206,6 +207,24 @@ def test_the_report_runs_on_this_python_whatever_kernel_the_user_has(tmp_path: P
     done = run_report(folder, HOME=str(tmp_path / "home"), JUPYTER_PATH=str(tmp_path / "share"))
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_report_finds_its_templates_in_an_installation_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    base = getattr(sys, "_base_executable", sys.executable)
+    if base == sys.executable:
+        pytest.skip("the Python that runs the tests has all packages itself, so that none can be hidden")
+    # As `pip install --target` leaves it: the packages, and what they share beside them.
+    target = tmp_path / "site"
+    target.mkdir()
+    for path in Path(sysconfig.get_paths()["purelib"]).iterdir():
+        target.joinpath(path.name).symlink_to(path)
+    (target / "share").symlink_to(Path(sys.prefix, "share"))
+    write_run(tmp_path / "results-here", "task-1")
+
+    done = run_report(tmp_path / "results-here", KAAS_PYTHON=base, PYTHONPATH=str(target))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "autoscaling-combined" in done.stdout
 
 
 def test_the_report_of_a_broken_run_is_one_line_that_names_the_file(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ NUMBERS = {
     "energy per served request [J]": NAN,
     "energy method": "-",
     "monitoring's clock ahead of UTC [h]": NAN,
+    "energy by counter [J]": NAN,
+    "energy by power integral [J]": NAN,
 }
 
 

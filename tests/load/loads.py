@@ -20,7 +20,7 @@ class Load:
         self._processes: list[subprocess.Popen[str]] = []
 
     def start(self, client: str, *arguments: str, first: str = "") -> "subprocess.Popen[str]":
-        """Start it with some options, each beside its value; `first` is run in its process before anything else."""
+        """Start it with some options, with their values; `first` is run in its process before all else."""
         (self.folder / "client.py").write_text(textwrap.dedent(client))
         given = {
             "--client": "client",
@@ -32,14 +32,17 @@ class Load:
             "--interval": "0.5",
             "--server": "none",
         }
-        given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+        flags = [argument for argument in arguments if argument == "--keep-going"]
+        valued = [argument for argument in arguments if argument not in flags]
+        given |= dict(zip(valued[::2], valued[1::2], strict=True))
         script = f"import runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\n{textwrap.dedent(first)}\n"
         script += f"runpy.run_path({str(ROOT / 'load.py')!r}, run_name='__main__')"
         process = subprocess.Popen(
             [
                 sys.executable,
                 *(["-c", script] if first else [ROOT / "load.py"]),
-                *(w for pair in given.items() for w in pair),
+                *(word for pair in given.items() for word in pair),
+                *flags,
             ],
             cwd=self.folder,
             env=self.marked.environment,

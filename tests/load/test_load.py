@@ -1,7 +1,9 @@
 """The load generator as a real process, with client modules that need no server unless they say so."""
 
 import itertools
+import re
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 from loads import Load
 from support import eventually, exists, read_until
 
-from kaas import results
+from kaas import description, results
+from kaas.clock import Watch
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_the_description_explains_every_column_the_parameters_and_the_machine(lo
 
     text = load.rows_file.with_suffix(".md").read_text()
     assert all(f"`{column}`" in text for column in results.COLUMNS)
-    facts = results.read_description(load.rows_file.with_suffix(".md"))
+    facts = description.read(load.rows_file.with_suffix(".md"))
     assert facts["Input"] == "7"
     assert facts["Experiment description"] == "A test"
     assert {"Host", "OS", "CPU", "Memory", "GPUs", "Python", "Git revision", "Time zone"} <= set(facts)
@@ -82,14 +85,18 @@ def test_a_request_that_fails_in_the_client_is_a_row_and_the_client_goes_on(load
     """
     code, said = load.run(client)
 
-    assert code == 0, said
+    assert code == 3, said
     first, *others = load.rows()
     assert (first.status, first.inner_time_ms, first.error) == ("failed", 0.0, "RuntimeError: lost my way")
     assert {row.status for row in others} == {"ok"}
 
 
 def test_a_refused_client_waits_before_it_asks_again(load: Load) -> None:
-    refused = "def run_client(arg):\n    return 0.1, 0.0, 0.0, False\n"
+    refused = """
+        from kaas.results import Outcome
+        def run_client(arg):
+            return Outcome(0.1, 0.0, 0.0, False, "rejected")
+    """
 
     code, said = load.run(refused, "--interval", "1", "--backoff", "0.3")
 
@@ -112,7 +119,7 @@ def test_a_client_that_dies_is_said_and_another_takes_its_place(load: Load) -> N
     """
     code, said = load.run(client, "--interval", "2")
 
-    assert code == 0, said
+    assert code == 3, said
     assert "client 0 died (ended by SIGKILL)" in said
     assert {row.copy for row in load.rows()} == {0}
     assert {row.concurrency for row in load.rows()} == {1}
@@ -126,8 +133,9 @@ def test_a_wrong_product_is_counted_said_and_an_error(load: Load) -> None:
     """
     code, said = load.run(client)
 
-    assert code == 1
-    assert "products were wrong" in said
+    assert code == 3
+    assert "requests failed: " in said
+    assert "wrong_result" in said
     assert {row.inner_time_ms for row in load.rows()} == {0.0}
 
 
@@ -178,7 +186,7 @@ def test_a_signal_ends_it_in_order_and_keeps_the_data(load: Load, number: signal
     said, _ = process.communicate()
     assert process.returncode == 130, said
     assert "ok, warm" in said
-    assert results.read_description(load.rows_file.with_suffix(".md"))["Requests ok"] == str(len(load.rows()))
+    assert description.read(load.rows_file.with_suffix(".md"))["Requests ok"] == str(len(load.rows()))
 
 
 def test_a_second_signal_ends_it_though_a_request_hangs(load: Load) -> None:
@@ -257,3 +265,201 @@ def test_rows_that_cannot_be_written_end_the_run_and_it_is_said(load: Load) -> N
 
     assert code == 1
     assert "client 0 cannot go on (ResultsError: no room for the rows of requests)" in said
+
+
+def test_a_clock_that_is_set_in_mid_run_moves_no_time_stamp_and_is_noted(load: Load) -> None:
+    set_back = """
+        import time
+        wall, begun = time.time, time.monotonic()
+        time.time = lambda: wall() - 1000 * (time.monotonic() > begun + 2.5)
+    """
+    code, said = load.run(STEADY, "--max-parallel", "8", first=set_back)
+
+    assert code == 0, said
+    stamps = [row.timestamp for row in load.rows()]
+    assert max(stamps) - min(stamps) < 30
+    text = load.rows_file.with_suffix(".md").read_text()
+    facts = description.read(load.rows_file.with_suffix(".md"))
+    assert facts["Clock notes"].startswith("the wall clock was set by -1000.0"), text
+
+
+def test_a_run_that_stood_still_says_so(load: Load) -> None:
+    process = load.start(STEADY, "--interval", "60")
+    eventually(load.has_rows)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(Watch.GAP + 1)  # not to be safe: this is what the test is about
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+
+    assert "stood still for" in description.read(load.rows_file.with_suffix(".md"))["Clock notes"]
+
+
+def test_clients_that_take_long_to_prepare_are_late_which_is_said_noted_and_an_error(load: Load) -> None:
+    client = """
+        import time
+        def prepare(arg, copy):
+            if copy:
+                time.sleep(2.5)
+        def run_client(arg):
+            time.sleep(0.01)
+            return 10.0, 10.0, 0.0, False
+    """
+    code, said = load.run(client, "--max-parallel", "3", "--interval", "1.5")
+
+    assert code == 3, said
+    assert [f"step {step}/3 | " in said for step in (1, 2, 3)] == [True, True, True]
+    facts = description.read(load.rows_file.with_suffix(".md"))
+    assert "step 2/3 had its 2 clients" in facts["Late steps"]
+    assert facts["Late steps"].split("; ")[0] in said
+
+
+def test_clients_are_prepared_before_they_are_due_so_none_is_late(load: Load) -> None:
+    client = """
+        import time
+        def prepare(arg, copy):
+            time.sleep(0.8)
+        def run_client(arg):
+            time.sleep(0.01)
+            return 10.0, 10.0, 0.0, False
+    """
+    code, said = load.run(client, "--max-parallel", "3", "--interval", "2")
+
+    assert code == 0, said
+    assert "Late steps" not in description.read(load.rows_file.with_suffix(".md"))
+    first = {copy: min(row.timestamp for row in load.rows() if row.copy == copy) for copy in (0, 1, 2)}
+    assert first[1] - first[0] > 1.9, "none begins before it is due"
+
+
+def test_a_step_in_which_every_request_fails_ends_the_run_unless_told_to_go_on(load: Load) -> None:
+    client = "def run_client(arg):\n    raise ValueError('does not converge')\n"
+
+    code, said = load.run(client, "--max-parallel", "50", "--interval", "1")
+
+    assert code == 3, said
+    assert re.search(
+        r"^every request of step 1/50 failed \(\d+ failed, most often: ValueError: does not converge\)", said, re.M
+    )
+    assert "step 2/50" not in said
+    assert "every request of step 1/50 failed" in description.read(load.rows_file.with_suffix(".md"))["Ended"]
+
+    code, said = load.run(client, "--max-parallel", "2", "--task-name", "again", "--keep-going")
+    assert code == 3, said
+    assert "step 2/2" in said
+
+
+def test_failed_requests_up_to_a_limit_are_none_of_the_runs(load: Load) -> None:
+    client = """
+        import itertools
+        turn = itertools.count()
+        def run_client(arg):
+            if next(turn) < 2:
+                raise ValueError
+            return 1.0, 1.0, 0.0, False
+    """
+    assert load.run(client, "--max-failed", "2")[0] == 0
+    code, said = load.run(client, "--max-failed", "1", "--task-name", "again")
+    assert code == 3
+    assert re.search(r"^2 of \d+ requests failed: 2 failed, most often: ValueError", said, re.M)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "complaint"),
+    [
+        (
+            "Outcome(1.0, 1.0, 0.0, False, gpu='GPU-abc')",
+            "run_client returned gpu='GPU-abc': give a whole number, or None",
+        ),
+        ("Outcome(1.0, 1.0, 0.0, False, 'so\\nso')", r"run_client returned status='so\nso': give one of ok, "),
+        ("Outcome(float('nan'), 1.0, 0.0, False)", "run_client returned outer_ms=nan: give milliseconds of at least 0"),
+        ("Outcome('long', 1.0, 0.0, False)", "run_client returned outer_ms='long': give milliseconds"),
+        ("(1.0, 1.0, 0.0)", "run_client returned (1.0, 1.0, 0.0): return (outer_ms, inner_ms, setup_ms, cold_start)"),
+        ("None", "run_client returned None: return (outer_ms, inner_ms, setup_ms, cold_start)"),
+    ],
+)
+def test_an_outcome_with_an_odd_field_is_a_failed_row_that_names_it(load: Load, outcome: str, complaint: str) -> None:
+    client = f"from kaas.results import Outcome\ndef run_client(arg):\n    return {outcome}\n"
+
+    code, said = load.run(client)
+
+    assert code == 3, said
+    assert "Traceback" not in said
+    assert {row.status for row in load.rows()} == {"failed"}
+    assert complaint in load.rows()[0].error
+    assert complaint in said
+
+
+def test_an_outcomes_fields_are_made_what_they_stand_for(load: Load) -> None:
+    client = """
+        import numpy as np
+        from kaas.results import Outcome
+        def run_client(arg):
+            more = {"waited_for_boot": 1, "gpu": np.int64(3), "error": "a\\n, b"}
+            return Outcome(np.float64(2.0), 1, np.float32(0), np.bool_(True), **more)
+    """
+    assert load.run(client)[0] == 0
+    row = load.rows()[0]
+    assert (row.cold_start, row.waited_for_boot, row.gpu, row.error) == (True, True, 3, "a , b")
+
+
+def test_a_line_that_is_no_row_is_counted_and_the_run_goes_on(load: Load) -> None:
+    process = load.start(STEADY, "--interval", "600")
+    eventually(load.has_rows)
+    with load.rows_file.open("a") as file:
+        file.write("what,is,this\n")
+    seen = len(load.rows_file.read_bytes())
+    eventually(lambda: len(load.rows_file.read_bytes()) > seen + 1000)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
+
+    assert process.returncode == 130, said
+    facts = description.read(load.rows_file.with_suffix(".md"))
+    assert facts["Malformed rows"] == "1"
+    assert facts["Ended"] == "Ctrl-C"
+
+
+def test_a_client_that_exits_with_1_is_a_failed_request_and_another_takes_its_place(load: Load) -> None:
+    client = """
+        import os
+        from pathlib import Path
+        def run_client(arg):
+            if not Path("exited").exists():
+                Path("exited").touch()
+                os._exit(1)
+            return 1.0, 1.0, 0.0, False
+    """
+    code, said = load.run(client, "--interval", "2")
+
+    assert code == 3, said
+    assert "client 0 died (ended with exit code 1)" in said
+    rows = Counter((row.status, row.error) for row in load.rows())
+    assert rows.pop(("failed", "the client ended with exit code 1")) == 1
+    assert set(rows) == {("ok", "")}
+
+
+def test_no_two_clients_have_one_number_after_their_fork_server_was_killed(load: Load) -> None:
+    client = """
+        import os, time
+        from pathlib import Path
+        number = 0
+        def prepare(arg, copy):
+            global number
+            number = copy
+        def run_client(arg):
+            Path(f"{number}.{os.getpid()}").touch()
+            time.sleep(0.2)
+            Path(f"{number}.{os.getpid()}").unlink()
+            return 200.0, 200.0, 0.0, False
+    """
+    process = load.start(client, "--interval", "600")
+    eventually(lambda: list(load.folder.glob("0.*")))
+    (forkserver,) = psutil.Process(process.pid).children()
+    before = {child.pid for child in forkserver.children()}
+
+    forkserver.kill()
+
+    mine = {f"0.{pid}" for pid in before}
+    eventually(lambda: any(path.name not in mine for path in load.folder.glob("0.*")))
+    assert not any(map(exists, before))
+    process.send_signal(signal.SIGINT)
+    process.communicate()

@@ -1,6 +1,6 @@
 import pytest
 
-from kaas.load.tally import Tally, percentile
+from kaas.load.tally import Figures, Tally, percentile
 from kaas.results import Row
 
 
@@ -34,43 +34,36 @@ def test_cold_starts_are_kept_apart_from_warm_requests() -> None:
 def test_the_time_of_a_request_that_was_not_served_is_never_averaged_in() -> None:
     tally = tally_of(row(outer_ms=1.0, status="rejected"), row(outer_ms=100.0), row(outer_ms=9999.0, status="timeout"))
     assert list(tally.warm_ms) == [100.0]
-    assert tally.recent(0.1)[1:] == (100.0, 100.0)
+    assert tally.between(0.0, 1.0) == Figures(served=1, refused=1, failed=1, p50_ms=100.0, p95_ms=100.0)
 
 
-@pytest.mark.parametrize(
-    ("now", "expected"),
-    [
-        # One request of 500 ms whose row came at each of the seconds 0.5 to 9.5, and asked at `now`:
-        (10.0, (1.0, 500.0, 500.0)),  # 5 of them came in the last 5 s
-        (9.75, (1.0, 500.0, 500.0)),  # those of 5.5, 6.5, 7.5, 8.5 and 9.5
-        (12.0, (0.6, 500.0, 500.0)),  # only those of 7.5, 8.5 and 9.5
-        (14.5, (0.2, 500.0, 500.0)),  # one came just 5 s ago
-        (20.0, (0.0, 0.0, 0.0)),  # none for a long time
-    ],
-)
-def test_the_rate_is_that_of_the_last_five_seconds(now: float, expected: tuple[float, float, float]) -> None:
+def test_the_figures_of_a_step_are_of_what_ended_in_it_whenever_it_was_read() -> None:
     tally = Tally()
-    for second in range(10):
-        tally.add(row(500.0), second + 0.5)
-    assert tally.recent(now) == pytest.approx(expected)
+    for ended, ms in ((0.5, 10.0), (1.5, 30.0), (0.9, 20.0), (1.0, 40.0)):
+        tally.add(row(ms), ended)
+    assert tally.between(0.0, 1.0) == Figures(2, 0, 0, 15.0, 19.5)
+    assert tally.between(1.0, 2.0) == Figures(2, 0, 0, 35.0, 39.5)
 
 
-def test_a_run_that_has_only_begun_is_rated_over_its_own_age() -> None:
-    assert tally_of(row(500.0), row(500.0)).recent(1.0)[0] == pytest.approx(2.0)
-    assert tally_of(row()).recent(0.0)[0] > 0
-
-
-def test_a_step_of_the_systems_clock_does_not_change_what_is_recent() -> None:
+def test_what_is_forgotten_stays_counted() -> None:
     tally = Tally()
-    for now, hours in ((1.0, 0), (2.0, -1), (3.0, 1)):
-        tally.add(row()._replace(timestamp=1_700_000_000.0 + now + 3600 * hours), now)
-    assert tally.recent(4.0) == pytest.approx((0.75, 100.0, 100.0))
-    assert tally.recent(7.5) == pytest.approx((0.2, 100.0, 100.0))
+    tally.add(row(10.0), 0.5)
+    tally.add(row(30.0), 1.5)
+    tally.forget(1.0)
+    assert tally.between(0.0, 2.0).served == 1
+    assert tally.by_status == {"ok": 2}
 
 
-def test_no_rows_make_no_rate() -> None:
-    assert Tally().recent(0.0) == (0.0, 0.0, 0.0)
+def test_no_rows_make_no_figures() -> None:
+    assert Tally().between(0.0, 1.0) == Figures(0, 0, 0, 0.0, 0.0)
     assert Tally().failed == 0
+
+
+def test_failures_are_told_by_kind_each_with_its_commonest_reason() -> None:
+    tally = tally_of(row(), row(status="rejected"), row(status="timeout"))
+    for error in ("broken", "odd", "broken"):
+        tally.add(row(status="failed")._replace(error=error), 0.0)
+    assert tally.failures() == "3 failed, most often: broken; 1 timeout"
 
 
 @pytest.mark.parametrize(

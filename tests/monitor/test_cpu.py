@@ -1,9 +1,13 @@
+import subprocess
+import sys
+from collections.abc import Collection
 from typing import Any
 
 import pytest
+from support import LIMIT
 
 from kaas.errors import ConnectionFailed
-from kaas.monitor.cpu import CpuMonitor
+from kaas.monitor.cpu import CpuMonitor, _cpu_seconds
 
 T0 = 1_700_000_000.0
 
@@ -11,7 +15,7 @@ T0 = 1_700_000_000.0
 class World:
     """A server, its workers' CPU time and a clock, all of which the test sets."""
 
-    def __init__(self, gpus: int = 1, workers_per_gpu: int = 2, cores: int = 64) -> None:
+    def __init__(self, gpus: int = 1, workers_per_gpu: int = 2, cores: float = 64) -> None:
         self.now = T0
         self.server_is_there = True
         self.used: dict[int, float] = {}  # of each live process, seconds of CPU time
@@ -37,9 +41,9 @@ class World:
     def utilizations(self) -> list[float | None]:
         return [sample.utilization_pct for sample in self.monitor.take()]
 
-    def _cpu_seconds(self, pid: int) -> float | None:
-        assert type(pid) is int  # psutil takes None for this very process
-        return self.used.get(pid)
+    def _cpu_seconds(self, pids: Collection[int]) -> dict[int, float]:
+        assert all(type(pid) is int for pid in pids)  # psutil takes None for this very process
+        return {pid: self.used[pid] for pid in pids if pid in self.used}
 
     def _status(self) -> dict[str, Any]:
         if not self.server_is_there:
@@ -181,6 +185,44 @@ def test_with_fewer_cores_than_workers_the_cores_are_the_hundred_percent() -> No
     world.monitor.take()
     world.pass_seconds(1.0, pid10=0.25, pid11=0.25, pid12=0.25, pid13=0.25)
     assert world.utilizations() == [50.0]
+
+
+def test_a_quota_of_less_than_the_workers_is_the_hundred_percent() -> None:
+    world = World(workers_per_gpu=4, cores=0.25)
+    world.add_worker(10)
+    world.monitor.take()
+    world.pass_seconds(2.0, pid10=0.5)
+    assert world.utilizations() == [100.0]
+
+
+def test_what_a_worker_loses_to_another_process_takes_nothing_from_the_others_of_its_gpu() -> None:
+    world = World()
+    world.add_worker(10)
+    world.add_worker(11, used=5.0)
+    world.monitor.take()
+    world.pass_seconds(1.0, pid10=0.5, pid11=-3.0)
+    assert world.utilizations() == [25.0]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["while it runs", "when it has ended"])
+def test_the_time_of_a_program_that_a_worker_started_is_the_workers(waits: bool) -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint('burnt', flush=True)\ninput()"
+    worker = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); print('ended', flush=True); input()"
+    )
+    command = [sys.executable, "-c", worker]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "burnt\n"
+        if not waits:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "ended\n"
+        used = _cpu_seconds([process.pid])
+        process.communicate("\n\n", timeout=LIMIT)
+    assert used[process.pid] > 0.29
+    assert _cpu_seconds([process.pid]) == {}
 
 
 @pytest.mark.parametrize("passed", [0.0, -1.0])

@@ -140,6 +140,7 @@ record(take, pathlib.Path(sys.argv[1]), 0.001, False)
         for _ in range(3):
             assert child.stdout.readline() == "taken\n"
         child.terminate()
-        output, errors = child.communicate(timeout=60)
+        output = child.stdout.read()  # `communicate` would miss what has been read ahead
+        errors = child.communicate(timeout=60)[1]
     assert (child.returncode, errors) == (0, "")
     assert path.read_text() == HEADER + rows_of(3 + output.count("taken"))

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import psutil
 import pytest
 from support import LIMIT, Server, StartServer, command, eventually, exists, listening_socket, refusal
 
+from kaas.clock import Clock
 from kaas.errors import ConnectionFailed
 
 PARENT = "import subprocess, sys; sys.exit(subprocess.Popen(sys.argv[1:]).wait())"
@@ -236,3 +238,13 @@ def test_a_check_of_sound_arguments_says_nothing_and_starts_nothing(tmp_path: Pa
     assert server.wait() == 0
     assert (server.events(), server.stderr()) == ([], "")
     server.end()
+
+
+def test_event_lines_bear_the_clock_of_the_run(start_server: StartServer) -> None:
+    clock = Clock(1e6, time.monotonic())
+    server = start_server("echo", "-m", "1", KAAS_CLOCK=str(clock))
+    with server.connection() as kaas:
+        assert kaas.invoke(b"x").status == "ok"
+    stamps = [event.timestamp for event in server.events()]
+    assert len(stamps) == 2
+    assert 1e6 <= min(stamps) <= max(stamps) <= clock.now()

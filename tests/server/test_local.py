@@ -85,17 +85,6 @@ def test_a_first_frame_that_makes_no_sense_in_mid_run_counts_as_a_failed_boot(
         assert kaas.invoke(b"").status == "ok"
 
 
-def test_a_machine_that_refuses_for_a_while_at_the_start_is_asked_again(
-    start_server: StartServer, kernel: Path
-) -> None:
-    kernel.write_text(FORGED.replace("    os._exit(1)", "    (here / 'hello').unlink()\n    os._exit(1)"))
-    (kernel.parent / "hello").write_bytes(b"rejected MPS is not ready")
-    server = start_server(kernel, "-m", "1")
-    assert "the machine refuses: MPS is not ready; tried again in 0.5 s" in server.stderr()
-    with server.connection() as kaas:
-        assert kaas.invoke(b"").status == "ok"
-
-
 def test_boots_that_the_machine_refuses_never_leave_a_worker_out(start_server: StartServer, kernel: Path) -> None:
     server = start_server(kernel, "-m", "8")
     (kernel.parent / "hello").write_bytes(b"rejected MPS is not ready")

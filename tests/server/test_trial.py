@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kaas.errors import KaasError, ProcessFailed, UsageError
+from kaas.errors import KaasError, ProcessFailed, TemporarilyUnavailable, UsageError
 from kaas.pool.engine import Tell
 from kaas.server.engines.trial import try_kernel
 from kaas.simulation.loop import VirtualLoop
@@ -71,7 +71,7 @@ def succeeds(tell: Tell) -> None:
 
 
 def refused(tell: Tell) -> None:
-    tell.broken("the machine refuses: MPS is not ready")
+    tell.broken("it cannot load the kernel now: MPS is not ready")
     tell.ended("ended with exit code 1", counts=False)
 
 
@@ -107,7 +107,7 @@ def test_a_kernel_that_loads_is_tried_once_and_its_worker_ends_by_itself() -> No
             ProcessFailed,
             "no process can be started to try the kernel in: Too many open files",
         ),
-        (refused, ProcessFailed, "the kernel does not start: the machine refuses: MPS is not ready"),
+        (refused, TemporarilyUnavailable, "the kernel does not start: it cannot load the kernel now: MPS is not ready"),
     ],
     ids=["fails", "crashes", "hangs", "no process", "refused for ever"],
 )
@@ -120,6 +120,6 @@ def test_why_a_kernel_does_not_load_is_told_in_one_line(boot: Boot | OSError, ki
 
 
 def test_a_machine_that_refuses_for_a_while_is_asked_again_after_pauses_that_grow() -> None:
-    engine = Engine(refused, refused, refused, succeeds)
-    assert try_it(engine) == 4 * 1.0 + 0.5 + 1.0 + 2.0
-    assert [worker.told for worker in engine.workers] == [["kill"]] * 3 + [["stop"]]
+    engine = Engine(refused, refused, succeeds)
+    assert try_it(engine) == 3 * 1.0 + 1.0 + 2.0
+    assert [worker.told for worker in engine.workers] == [["kill"]] * 2 + [["stop"]]

@@ -1,8 +1,13 @@
 """A stand-in for nvidia-cuda-mps-control: a daemon that is a real process, and every call recorded.
 
 Its daemon belongs to the pipe folder that CUDA_MPS_PIPE_DIRECTORY names. Every worker whose environment names that
-folder counts as a client of its one server. STAND_INS is the folder of its state; with a file `no-daemon` in it the
-daemon does not start.
+folder counts as a client of its one server. STAND_INS is the folder of its state: `calls`, `pipes` (the folder of each
+daemon that was started), and, to be set by a test:
+
+    no-daemon     the daemon does not start
+    old-daemon    it does not know start_server and get_server_status
+    initializing  so many times a server's status is not yet ACTIVE
+    deaf          the daemon does not end when it is told to quit
 """
 
 import contextlib
@@ -16,14 +21,19 @@ import psutil
 
 STATE = Path(os.environ["STAND_INS"])
 PIPE = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", str(STATE / "default-pipe")))
-PID_FILE = PIPE / "nvidia-cuda-mps-control.pid"
+PROGRAM = "nvidia-cuda-mps-control"
+PID_FILE = PIPE / f"{PROGRAM}.pid"
 SERVER = "4711"
+SERVER_RUNS = PIPE / "server-runs"
+PROTOCOL = "CUDA_MPS_PROTOCOL_VERSION"
 
 
 def daemon() -> "psutil.Process | None":
+    """Find the process of the pid file, if that is a daemon and not what has got its number since."""
     with contextlib.suppress(OSError, ValueError, psutil.Error):
         process = psutil.Process(int(PID_FILE.read_text()))
-        return process if process.status() != psutil.STATUS_ZOMBIE else None
+        is_it = process.cmdline()[:1] == [PROGRAM] and process.create_time() <= PID_FILE.stat().st_mtime + 1
+        return process if is_it else None
     return None
 
 
@@ -46,13 +56,16 @@ def start() -> int:
         return 1
     PIPE.mkdir(exist_ok=True)
     asleep = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(100_000)  # the MPS control daemon's stand-in"],
+        [PROGRAM, "-c", "import time; time.sleep(100_000)  # the stand-in of the daemon"],
+        executable=sys.executable,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     PID_FILE.write_text(str(asleep.pid))
+    with (STATE / "pipes").open("a") as pipes:
+        pipes.write(f"{PIPE}\n")
     return 0
 
 
@@ -61,25 +74,44 @@ def obey(order: str) -> int:
     if process is None:
         print("Cannot find MPS control daemon process")
         return 1
-    if order.startswith("quit"):
-        process.send_signal(signal.SIGKILL)
-        with contextlib.suppress(psutil.TimeoutExpired):
-            process.wait(10)
-        PID_FILE.unlink()
-    elif order == "get_server_list":
-        print(SERVER if clients() else "", end="\n" if clients() else "")
-    elif order == f"get_client_list {SERVER}":
-        print(*clients(), sep="\n")
-    else:
+    known = ["quit", "get_server_list", "get_client_list"]
+    if not (STATE / "old-daemon").exists() and PROTOCOL not in process.environ() | os.environ:
+        known += ["start_server", "get_server_status"]
+    name = order.partition(" ")[0]
+    if name not in known:
         print(f"Unknown command: {order}")
         return 1
+    runs = SERVER_RUNS.exists() or bool(clients())
+    if name == "quit":
+        if not (STATE / "deaf").exists():
+            process.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(10)
+            PID_FILE.unlink()
+            SERVER_RUNS.unlink(missing_ok=True)
+    elif name == "start_server":
+        SERVER_RUNS.touch()
+    elif name == "get_server_status":
+        print(status())
+    elif runs and name == "get_server_list":
+        print(SERVER)
+    elif runs:
+        print(*clients(), sep="\n")
     return 0
+
+
+def status() -> str:
+    left = STATE / "initializing"
+    count = int(left.read_text()) if left.exists() else 0
+    if count:
+        left.write_text(str(count - 1))
+    return "INITIALIZING" if count else "ACTIVE"
 
 
 def main() -> int:
     order = "-d" if "-d" in sys.argv[1:] else sys.stdin.readline().strip()
     with (STATE / "calls").open("a") as calls:
-        calls.write(f"nvidia-cuda-mps-control {order}\n")
+        calls.write(f"{PROGRAM} {order}\n")
     return start() if order == "-d" else obey(order)
 
 

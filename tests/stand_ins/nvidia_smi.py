@@ -4,9 +4,17 @@ STAND_INS is the folder of its state: `modes/<n>` for each GPU, `calls`, and, to
 
     apps            what computes on the GPUs, as --query-compute-apps prints it
     hang            a running query says no more, but does not end, once
-    refuse-mode     number of a GPU whose compute mode cannot be set
+    refuse-mode     number of a GPU whose compute mode cannot be set, or that and the one mode that is refused
+    hide-modes      compute modes cannot be read
+    warns           a line that is said on stdout after every answer; the exit code is then 14, as for a damaged infoROM
+    capability      the compute capability, if not 7.0
+    mig             number of a GPU on which MIG is on
+    cuda            how the driver says its CUDA version, if not "CUDA Version : 12.8"
     style           `units` (units, header and blanks), `na` ([N/A], [Not Supported] for what a GPU does not tell)
     unknown-fields  fields, one a line, that this driver does not know
+    lost            number of a GPU that has fallen off the bus: nothing is told of any that is asked for with it
+    silent-until    a running query says nothing until this file is there
+    burst           number of samples that a running query holds back and prints at once
     die-after       number of samples after which a running query ends with exit code 9, once
 """
 
@@ -14,6 +22,7 @@ import itertools
 import os
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 STATE = Path(os.environ["STAND_INS"])
@@ -41,15 +50,17 @@ def option(name: str) -> str:
 def value(gpu: int, field: str, sample: int) -> str:
     milliseconds = sample * 100
     known = {
+        "timestamp": datetime.now().strftime("%Y/%m/%d %H:%M:%S.%f")[:-3],
         "index": str(gpu),
         "name": "Stand-in V100",
         "uuid": f"GPU-stand-in-{gpu}",
         "pci.bus_id": f"00000000:{0x15 + gpu:02X}:00.0",
         "driver_version": "570.00",
-        "compute_cap": "7.0",
+        "compute_cap": told("capability") or "7.0",
+        "mig.mode.current": "Enabled" if told("mig") == str(gpu) else "[N/A]",
         "memory.total": "16384 MiB",
         "memory.free": "16000 MiB",
-        "compute_mode": (STATE / "modes" / str(gpu)).read_text().strip(),
+        "compute_mode": told("hide-modes") or (STATE / "modes" / str(gpu)).read_text().strip(),
         "utilization.gpu": f"{40 + gpu} %",
         "power.draw": f"{100 + gpu}.50 W",
         "total_energy_consumption": f"{1000 * (100 + gpu) * milliseconds // 1000} mJ",
@@ -61,13 +72,13 @@ def value(gpu: int, field: str, sample: int) -> str:
     if told("style") == "na" and field in {"power.draw", "utilization.gpu", "clocks.sm"}:
         return {"power.draw": "[N/A]", "utilization.gpu": "[Not Supported]"}.get(field, "[Unknown Error]")
     keeps_units = told("style") == "units" or "nounits" not in option("--format")
-    return text if keeps_units or field == "name" else text.split(" ")[0]
+    return text if keeps_units or field in {"name", "timestamp"} else text.split(" ")[0]
 
 
 def query() -> int:
     fields = option("--query-gpu").split(",")
     for field in fields:
-        if field in told("unknown-fields").splitlines():
+        if field == "power.draw.instant" or field in told("unknown-fields").splitlines():
             print(f'Field "{field}" is not a valid field to query.\n')
             return 2
     only = [name for name in option("-i").split(",") if name]
@@ -75,9 +86,17 @@ def query() -> int:
     if told("style") == "units" or "noheader" not in option("--format"):
         print(", ".join(fields))
     pause = option("-lms")
+    while pause and told("silent-until") and not Path(told("silent-until")).exists():
+        time.sleep(0.01)
+    held_back: list[str] = []
     for sample in itertools.count(1):
-        for gpu in chosen:
-            print(", ".join(value(gpu, field, sample) for field in fields), flush=True)
+        if told("lost") and int(told("lost")) in chosen:
+            print("Unable to determine the device handle for GPU0000:16:00.0: Unknown Error")
+            return 15
+        held_back += [", ".join(value(gpu, field, sample) for field in fields) for gpu in chosen]
+        if not pause or sample % int(told("burst") or 1) == 0:
+            print("".join(f"{line}\n" for line in held_back), end="", flush=True)
+            held_back.clear()
         if not pause:
             return 0
         if told("hang"):
@@ -92,17 +111,28 @@ def query() -> int:
 
 def set_mode() -> int:
     gpu = int(option("-i").rpartition("-")[2])
-    if told("refuse-mode") == str(gpu):
+    if gpu not in gpus():
+        print("No devices were found")
+        return 6
+    if told("refuse-mode") in {str(gpu), f"{gpu} {option('-c')}"}:
         print(f"Unable to set the compute mode for GPU {gpu}: Insufficient Permissions")
         return 4
     name = {"DEFAULT": "Default", "EXCLUSIVE_PROCESS": "Exclusive_Process", "PROHIBITED": "Prohibited"}[option("-c")]
     (STATE / "modes" / str(gpu)).write_text(name)
+    print(f"Set compute mode to {option('-c')} for GPU 00000000:{0x15 + gpu:02X}:00.0.\nAll done.")
     return 0
 
 
 def main() -> int:
     with (STATE / "calls").open("a") as calls:
         calls.write(" ".join(["nvidia-smi", *ARGUMENTS]) + "\n")
+    code = obey()
+    if told("warns"):
+        print(told("warns"))
+    return code or (14 if told("warns") else 0)
+
+
+def obey() -> int:
     if option("-c"):
         return set_mode()
     if option("--query-gpu"):
@@ -111,7 +141,7 @@ def main() -> int:
         print(told("apps"))
         return 0
     if "-q" in ARGUMENTS:
-        print("Driver Version : 570.00\nCUDA Version : 12.8")
+        print(f"Driver Version : 570.00\n{told('cuda') or 'CUDA Version : 12.8'}")
         return 0
     print(f"the stand-in does not know: {ARGUMENTS}")
     return 3

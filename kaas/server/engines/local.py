@@ -97,7 +97,7 @@ class _LocalWorker(asyncio.BufferedProtocol):
         self._decoder = wire.reply_frames()
         self._transport: asyncio.Transport | None = None
         self._useless = False  # it is to end, and nothing that it says counts any more
-        self._refused = False  # by the machine
+        self._refused = False  # by the machine, for now
         self._linked = True
         self._end: tuple[str, bool] | None = None  # how it has ended, and whether that counts
         self._connecting = asyncio.get_running_loop().create_task(self._connect(link))
@@ -166,8 +166,7 @@ class _LocalWorker(asyncio.BufferedProtocol):
     def _greeted(self, hello: ReplyFrame) -> None:
         if hello.status != "ok":
             self._refused = hello.status == "rejected"
-            why = "the machine refuses" if self._refused else "it cannot load the kernel"
-            self._break(f"{why}: {hello.text}")
+            self._break(f"it cannot load the kernel{' now' * self._refused}: {hello.text}")
             return
         try:
             said: dict[str, Any] = json.loads(hello.payload)

@@ -3,16 +3,14 @@
 import asyncio
 import logging
 
-from kaas.errors import KaasError, ProcessFailed, UsageError
+from kaas.errors import KaasError, ProcessFailed, TemporarilyUnavailable, UsageError
 from kaas.pool.engine import Engine
 from kaas.wire import ReplyFrame
 
 log = logging.getLogger("kaas.server")
 
-_PAUSE = 0.5
-"""Seconds until it is tried again if the machine refuses; doubled from one to the next."""
-_PATIENCE = 30.0
-"""Seconds in which the machine must have stopped refusing."""
+_PAUSE = 1.0
+"""Seconds until it is tried again if it cannot be for now; doubled from one to the next."""
 
 
 async def try_kernel(engine: Engine, limit: float) -> dict[str, float]:
@@ -20,14 +18,15 @@ async def try_kernel(engine: Engine, limit: float) -> dict[str, float]:
 
     Raises:
         UsageError: the kernel does not load; the text says why.
-        ProcessFailed: there is no process to be had, or the machine refuses for too long.
+        TemporarilyUnavailable: it still does not for now after as long as a boot may take.
+        ProcessFailed: there is no process to be had.
     """
     loop = asyncio.get_running_loop()
-    pause, patience = _PAUSE, loop.time() + _PATIENCE
+    pause, patience = _PAUSE, loop.time() + limit
     while True:
         try:
             return await _try_once(engine, limit)
-        except _MachineRefuses as error:
+        except TemporarilyUnavailable as error:
             if loop.time() + pause > patience:
                 raise
             log.warning("%s; tried again in %g s", error, pause)
@@ -50,10 +49,6 @@ async def _try_once(engine: Engine, limit: float) -> dict[str, float]:
         raise UsageError(f"the kernel does not start: not ready within {limit:g} s (--boot-timeout)") from None
     finally:
         end()
-
-
-class _MachineRefuses(ProcessFailed):
-    """The kernel cannot be tried now, by no fault of its own."""
 
 
 class _Trial:
@@ -79,5 +74,5 @@ class _Trial:
         """It was not ready, and this is all that there is to know of it."""
         if not self.phases.done():
             text = f"the kernel does not start: {self._reason or f'its process {how} while it loaded the kernel'}"
-            error: KaasError = UsageError(text) if counts else _MachineRefuses(text)
+            error: KaasError = UsageError(text) if counts else TemporarilyUnavailable(text)
             self.phases.set_exception(error)

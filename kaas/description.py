@@ -1,0 +1,84 @@
+"""The description of a run, `<task>.md`: what the columns mean, parameters, machine, and how it ended; for people.
+
+Its `Name: value` lines are read back, ours and those of the published runs.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kaas.errors import ResultsError
+from kaas.results import COLUMNS
+
+
+def begin(
+    path: Path, requests: Path, begun: float, parameters: Mapping[str, object], machine: Mapping[str, object]
+) -> None:
+    """Write `<task>.md` as it stands when a run begins: columns, parameters (`Name: value`) and machine.
+
+    `begun` is in seconds since the epoch, of the run's clock, as all time stamps.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    lines = [
+        f"This file describes the fields in the file {requests.parent.name}/{requests.name}.",
+        f"The measurements were run starting on {_date(begun)}.",
+        f"The experiment was run on the machine {machine.get('Host', 'unknown')}.",
+        "",
+        "## Parameters",
+        *(f"{name}: {' '.join(str(value).splitlines())}" for name, value in parameters.items()),
+        "",
+        "## Columns",
+        *(f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items()),
+        "",
+        "## Machine",
+        *(f"{name}: {value}" for name, value in machine.items()),
+        "",
+    ]
+    _write(path, "w", lines)
+
+
+def end(path: Path, ended: float, seconds: float, facts: Mapping[str, object]) -> None:
+    """Append to `<task>.md` what there is to say at the end (`Name: value`), when that was, and after how long.
+
+    `ended` is in seconds since the epoch, of the run's clock.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    lines = [
+        "",
+        "## End",
+        *(f"{name}: {value}" for name, value in facts.items()),
+        f"The experiment terminated on {_date(ended)}.",
+        f"The experiment ran for {seconds:.3f} s.",
+        "",
+    ]
+    _write(path, "a", lines)
+
+
+def _date(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)
+
+
+def _write(path: Path, mode: str, lines: list[str]) -> None:
+    try:
+        with path.open(mode, encoding="utf-8") as file:
+            file.write("\n".join(lines))
+    except OSError as error:
+        raise ResultsError(f"{path} cannot be written: {error.strerror}") from None
+
+
+_PARAMETER = re.compile(r"(?P<name>[A-Z][^:`]*): (?P<value>.*)")
+
+
+def read(path: Path) -> dict[str, str]:
+    """Read the `Name: value` lines of a `<task>.md`, ours or a published one; a missing file gives none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    matches = filter(None, map(_PARAMETER.fullmatch, lines))
+    return {match["name"]: match["value"] for match in matches}

@@ -1,0 +1,62 @@
+"""Keeps the load to its shape: which clients are due when, and which came late. Pure: it is told the time."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kaas.load.ramp import Shape
+
+_LATE = 0.5
+_LATE_SHARE = 0.25
+"""A step is late if its clients are by more than so many seconds and by more than this share of its length."""
+
+
+class Step(NamedTuple):
+    """A part of the run with so many clients, from `begin` to `end` in seconds from the start."""
+
+    label: str
+    begin: float
+    end: float
+    clients: int
+
+
+class Pacer:
+    """Keeps to a shape: which step it is, how many clients are to be there, and which steps had theirs late.
+
+    The clients of the next step are prepared while this one goes on, so that they can begin when it does.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self.step = self._step_at(0.0)
+        self.late: list[str] = []
+        self._incomplete = True
+
+    @property
+    def wanted(self) -> int:
+        """How many clients are to be there, prepared or running: those of this step, and of the next."""
+        return max(self.step.clients, self._shape.clients(self.step.end))
+
+    def over(self, elapsed: float, running: int) -> Iterator[Step]:
+        """Go on to the step that it is now; give those that are over, the last one included."""
+        while elapsed >= self.step.end:
+            if self._incomplete:
+                self._note(f"never had its {self.step.clients} clients: {running} were running")
+            yield self.step
+            if self.step.end >= self._shape.duration:
+                return
+            self.step, self._incomplete = self._step_at(self.step.end), True
+
+    def have(self, elapsed: float, running: int) -> None:
+        """Take notice of how many clients run by now."""
+        if self._incomplete and running >= self.step.clients:
+            self._incomplete = False
+            late = elapsed - self.step.begin
+            if late > max((self.step.end - self.step.begin) * _LATE_SHARE, _LATE):
+                self._note(f"had its {self.step.clients} clients {late:.1f} s late")
+
+    def _note(self, what: str) -> None:
+        self.late.append(f"{self.step.label} {what}")
+
+    def _step_at(self, begin: float) -> Step:
+        shape = self._shape
+        return Step(shape.label(begin), begin, shape.next_change(begin), shape.clients(begin))
