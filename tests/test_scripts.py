@@ -358,7 +358,12 @@ def test_a_python_that_is_not_there_is_said_before_anything_is_done(project: Pro
 @pytest.mark.usefixtures("own_python")
 def test_the_scripts_own_python_heeds_no_other_libraries_of_the_users(project: Project, tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise ImportError('not the one that was installed')\n")
-    others: dict[str, Any] = {"PYTHONPATH": str(tmp_path), "PYTHONHOME": "/nope", "PYTHONSAFEPATH": "1", "KAAS_PYTHON": ""}
+    others: dict[str, Any] = {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONHOME": "/nope",
+        "PYTHONSAFEPATH": "1",
+        "KAAS_PYTHON": "",
+    }
     code, said = project.run(INTERVAL=1, MAX_MPL=1, N=50, AVAILABLE_GPUS=1, **others)
     assert code == 0, said
 
