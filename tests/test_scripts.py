@@ -340,10 +340,42 @@ def test_what_the_readme_says_can_be_tested_is_there() -> None:
         assert "test_" in collected.stdout
 
 
-def test_setting_up_again_does_nothing(project: Project) -> None:
+@pytest.fixture
+def own_python(project: Project) -> Path:
+    """Give the project a .venv, which is the one that runs the tests."""
     if not (Path(sys.prefix) / ".installed-requirements-dev.txt").exists():
         pytest.skip("this Python was not set up by scripts/setup")
     (project.folder / ".venv").symlink_to(sys.prefix)
+    return project.folder / ".venv"
 
+
+def test_a_python_that_is_not_there_is_said_before_anything_is_done(project: Project) -> None:
+    code, said = project.run(KAAS_PYTHON="/nope")
+    assert (code, said) == (2, "autoscale-cpu.sh: KAAS_PYTHON is '/nope', and there is no such program\n")
+    assert not project.results.exists()
+
+
+@pytest.mark.usefixtures("own_python")
+def test_the_scripts_own_python_heeds_no_other_libraries_of_the_users(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('not the one that was installed')\n")
+    others: dict[str, Any] = {
+        "PYTHONPATH": str(tmp_path),
+        "PYTHONHOME": "/nope",
+        "PYTHONSAFEPATH": "1",
+        "KAAS_PYTHON": "",
+    }
+    code, said = project.run(INTERVAL=1, MAX_MPL=1, N=50, AVAILABLE_GPUS=1, **others)
+    assert code == 0, said
+
+    link = tmp_path / "draw"
+    link.symlink_to(project.folder / "scripts" / "report")
+    (project.results / "autoscaling-report.html").unlink()
+    code, said = project.run(str(link), str(project.results), **others)
+    assert code == 0, said
+    assert (project.results / "autoscaling-report.html").exists()
+
+
+@pytest.mark.usefixtures("own_python")
+def test_setting_up_again_does_nothing(project: Project) -> None:
     assert project.run("scripts/setup") == (0, "")
     assert project.run("scripts/setup", "--dev") == (0, "")
