@@ -23,7 +23,7 @@ from common import MODULES, Options, Report, Target
 from relay import MESSAGE
 
 from kaas.children import raise_descriptor_limit
-from kaas.server.placement import Placement
+from kaas.placement import Placement
 
 WORKERS_PER_GPU = 4
 GPUS = (1, 2, 4, 8, 16, 32, 64)

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "kaas"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-PURE = {"server/placement.py", "load/ramp.py"}
+PURE = {"placement.py", "load/ramp.py"}
 IMPURE = {"time", "datetime", "asyncio", "socket", "threading", "multiprocessing", "os", "subprocess", "signal"}
 
 

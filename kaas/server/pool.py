@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from kaas import wire
 from kaas.events import Event
+from kaas.placement import Place, Placement
 from kaas.server.account import Account, Sparing
-from kaas.server.placement import Place, Placement
 from kaas.server.process import Invocation, WorkerProcess
 from kaas.server.runners import MOST_FAILED_BOOTS, TaskRunners
 from kaas.server.settings import Settings

@@ -18,8 +18,8 @@ from kaas import kernels
 from kaas.children import ForkServer, describe
 from kaas.events import Event
 from kaas.forkserver import Config
+from kaas.placement import Place
 from kaas.server.account import Sparing
-from kaas.server.placement import Place
 from kaas.server.process import Invocation, Trial, WorkerProcess
 from kaas.server.settings import Settings
 from kaas.server.worker import SAFE_TO_PRELOAD

@@ -1,4 +1,4 @@
-"""Which worker serves the next invocation? The experiment's subject: decided here, acted on in `pool.py`.
+"""Which worker serves the next invocation? The experiment's subject: decided here, acted on in `server/pool.py`.
 
 Pure: no clock, lock, socket or process. Sets of workers and of GPUs are bits of integers, so that a decision takes
 about as long whatever the number of GPUs, and little longer for many workers of one (`benchmarks/scaling.py`).
