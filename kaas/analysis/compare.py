@@ -15,8 +15,8 @@ DIFFERS = "differs"
 _ALPHA = 1 - statistics.CONFIDENCE
 
 HOW_TO_READ = (
-    "Read each line as one number: its mean and range over the repeats of either side, and own less other with the "
-    "95 % interval of that difference (Welch's). 'Effect' is the difference in standard deviations of a repeat (Hedges' "
+    "Read each line as one number: its mean and range over the repeats of either side, and own less other with the 95 "
+    "% interval of that difference (Welch's). 'Effect' is the difference in standard deviations of a repeat (Hedges' "
     "g: 0.8 is large, but few repeats tell it badly, as its interval says). 'p' is how often chance alone would make "
     "such a difference of this one line; as there are many lines, some p will be small by chance, so 'differs' takes "
     "'p, all lines', which is corrected for their number (Holm): with it, chance makes any line at all say yes in 5 % "
