@@ -7,7 +7,6 @@ import pandas as pd
 
 from kaas.analysis import booted, series
 from kaas.analysis.judging import Finding, UnclearError
-from kaas.analysis.replay import Replay
 from kaas.analysis.runs import Run
 from kaas.analysis.series import Floats
 from kaas.analysis.setting import Setting
@@ -19,6 +18,8 @@ IDLE_BEFORE = 0.25
 SHORTEST_GAP = 0.75
 """At least so long is it, in parts of the usual time, from the end of one kernel to that of the next."""
 _REFUSED_FREELY = 0.1
+_PLACES_OFF = 0.05
+"""By so many of all places, and by one at least, may the count of those that are taken be off."""
 _SOME_TIME_S = 10.0
 _OVERLAPS_AT_LEAST = 15
 
@@ -56,21 +57,12 @@ def all_used(setting: Setting) -> Finding:
     if not setting.workers_per_gpu:
         return Finding(found, before >= setting.gpus)
     places = setting.gpus * setting.workers_per_gpu
-    taken = _taken_around(setting.replay, refusals)
+    around = booted.CLOCKS_APART_S
+    moments, which = np.unique(np.round(refusals, 1), return_inverse=True)
+    taken = np.array([setting.replay.peak(at - around, at + around) for at in moments])[which]
     freely = int((taken < PLACES_TAKEN * places - 1).sum())
     found += f", {freely} of them with fewer than nine tenths of {places} places taken (of the first: {taken[0]:.0f})"
     return Finding(found, before >= setting.gpus and freely <= _REFUSED_FREELY * len(refusals))
-
-
-def _taken_around(replayed: Replay, times: Floats) -> Floats:
-    """Give the most places that were taken at once within a second of each time, by the replay."""
-    placed = replayed.placed.dropna(subset=["worker"])
-    came = np.concatenate([placed["arrival"], replayed.unanswered["arrival"]])
-    at = np.concatenate([placed["release"], came])
-    order = np.argsort(at, kind="stable")
-    taken = np.append(0, np.cumsum(np.repeat([-1, 1], [len(placed), len(came)])[order]))
-    edges = [np.searchsorted(at[order], times + apart) for apart in (-booted.CLOCKS_APART_S, booted.CLOCKS_APART_S)]
-    return np.array([taken[low : high + 1].max() for low, high in zip(*edges, strict=True)], dtype="float64")
 
 
 def _refusals(run: Run) -> Floats:
@@ -80,32 +72,51 @@ def _refusals(run: Run) -> Floats:
 
 
 def needed(setting: Setting) -> Finding:
-    """Compare the boots with those that the rule of placement makes of the run's own arrivals and ends."""
+    """Compare the boots with those that the rule of placement makes of the run's own arrivals and ends.
+
+    What decides are the places: whether all were taken when a GPU was booted, and never more were asked for before.
+    When the replay boots it besides stands beside that, but where a place more or less was taken for a moment, the
+    next such moment may be far.
+    """
     setting.needs_log()
-    found, expected = setting.first_boots, setting.replay.boots.groupby("gpu")["elapsed"].min()
-    lengths = setting.steps["end"] - setting.steps["begin"]
-    step = max(booted.CLOCKS_APART_S, float(lengths.median()) if len(lengths) else 0.0)
-    last = float(setting.run.requests["elapsed"].max()) - step
-    off = (found - expected).dropna()
-    # Whether what is due at the very end still happens is not told.
-    only = [
-        f"GPU {gpu} was {'booted' if gpu in found.index else 'due'} at {at:.1f} s, and {what}"
-        for there, other, what in ((found, expected, "not needed"), (expected, found, "not booted"))
-        for gpu, at in there.items()
-        if gpu not in other.index and at < last
+    replayed, boots, clocks = setting.replay, booted.boots(setting.run), booted.CLOCKS_APART_S
+    stopped = setting.run.events[setting.run.events["event"] == "stopped"]
+    stops = stopped[["elapsed", "num_workers", "gpu"]].assign(num_workers=-stopped["num_workers"])
+    changes = [*boots[["booted", "workers", "gpu"]].to_numpy().tolist(), *stops.to_numpy().tolist()]
+    places, since, running = 0.0, 0.0, set[float]()
+    without_need, late, orderly = 0, 0, True
+    for at, workers, gpu in [*sorted(changes), (setting.run.duration, 0, -1)]:
+        tolerated = max(1, int(_PLACES_OFF * places))
+        if len(running) < (setting.gpus or 0) and at - clocks > since + clocks:
+            late += replayed.peak(since + clocks, at - clocks) > places + tolerated
+        if workers > 0:
+            # The request that caused the boot has no place yet.
+            without_need += replayed.peak(at - clocks, at + clocks) < places + 1 - tolerated
+            orderly &= gpu == min(set(range(setting.gpus or 0)) - running, default=gpu)
+            running.add(gpu)
+        else:
+            running.discard(gpu)
+        places, since = places + workers, at
+    off = (replayed.boots.groupby("gpu")["elapsed"].min() - setting.first_boots).dropna()
+    words = [
+        f"{len(boots)} boots, {without_need} of them while places were free, {late} times more requests than places "
+        "before a boot or the end"
     ]
-    within = int((off.abs() <= step).sum())
-    words = f"{within} of {len(off)} boots within a step ({step:.3g} s) of when the replay has them"
     if len(off):
-        words += f", {off.min():+.2f} to {off.max():+.2f} s off"
-    orderly = found.index.to_list() == sorted(found.index)
+        words.append(
+            f"the replay boots {len(off)} of {len(setting.first_boots)} GPUs {off.min():+.2f} to {off.max():+.2f} s off"
+        )
+    if not orderly:
+        words.append("not in the order of the GPUs' numbers")
+    if too_early := _served_too_early(setting):
+        words.append(f"{too_early} requests served by a GPU that was not booted")
+    return Finding("; ".join(words), not without_need and not late and orderly and not too_early)
+
+
+def _served_too_early(setting: Setting) -> int:
     served = setting.run.requests[setting.run.requests["status"] == "ok"].dropna(subset=["gpu"])
-    too_early = int(
-        (served["gpu"].map(found).fillna(math.inf).astype("float64") > setting.run.ends[served.index]).sum()
-    )
-    also = [*only, *([] if orderly else ["not in the order of the GPUs' numbers"])]
-    also += [f"{too_early} requests served by a GPU that was not booted"] if too_early else []
-    return Finding("; ".join([words, *also]), within == len(off) and len(off) > 0 and not also)
+    first = served["gpu"].map(setting.first_boots).fillna(math.inf).astype("float64")
+    return int((first > setting.run.ends[served.index] + booted.CLOCKS_APART_S).sum())
 
 
 def works(setting: Setting) -> Finding:

@@ -17,15 +17,16 @@ _ROUNDED_S = 0.001
 def boots(run: Run) -> pd.DataFrame:
     """Give each boot that the log has, in its order of time, with its cold start.
 
-    Columns: `gpu`; `logged`, elapsed second by the log; `request`, the row of the cold start in whose time it lies
-    (missing if there is none); `begin` of that and `came`, which is its begin plus setup (NaN if missing); `booted`:
-    `came`, or what was logged where there is no cold start, or it came long before the boot (out of a queue).
+    Columns: `gpu`; `workers`, their number; `logged`, elapsed second by the log; `request`, the row of the cold start
+    in whose time it lies (missing if there is none); `begin` of that and `came`, which is its begin plus setup (NaN if
+    missing); `booted`: `came`, or what was logged where there is no cold start, or it came long before the boot (out
+    of a queue).
     """
     requests, ends = run.requests, run.ends
     is_cold = requests["cold_start"]
     cold = sorted(zip(ends[is_cold], requests["elapsed"][is_cold], requests.index[is_cold], strict=True))
-    frame = run.events[run.events["event"] == "booted"][["gpu", "elapsed"]].sort_values("elapsed", kind="stable")
-    frame = frame.rename(columns={"elapsed": "logged"}).reset_index(drop=True)
+    logged = run.events[run.events["event"] == "booted"].sort_values("elapsed", kind="stable", ignore_index=True)
+    frame = logged[["gpu", "num_workers", "elapsed"]].set_axis(["gpu", "workers", "logged"], axis="columns")
     matched: list[int | None] = []
     for boot in frame["logged"]:
         # Of several at that time, the one that ends first is of no use to a later boot.

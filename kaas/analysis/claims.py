@@ -129,9 +129,9 @@ _CLAIMS: tuple[tuple[str, str, Callable[[Setting], Finding]], ...] = (
     ),
     (
         "Every boot was needed, and none came late.",
-        "the rule of placement, replayed over the run's own arrivals and ends, boots the same GPUs, each within a step "
-        "of the ramp of when it was, in the order of their numbers; a place is held until the kernel has ended and "
-        f"{replay.HELD_OF_THE_REST:.0%} of what remains of the request is over",
+        "by the run's own arrivals and ends: at each boot all places of the booted GPUs are taken (one may lack), "
+        "before it never more are needed (but one), and GPUs come in the order of their numbers; a place is held "
+        f"until the kernel has ended and {replay.HELD_OF_THE_REST:.0%} of what remains of the request is over",
         boot_judges.needed,
     ),
     (

@@ -248,8 +248,7 @@ def _setup_and_company(run: Run) -> pd.DataFrame:
 
 
 def where_clients_are(found: Sequence[Run], group: int = _GROUP) -> pd.DataFrame:
-    """Give for each `group` of numbers of clients (index) where they were, what they got, and how busy the GPUs "
-    "were."""
+    """Give for each group of numbers of clients (index) where they were, what they got, and how busy GPUs were."""
     parts = pd.concat([_where(run, group) for run in found])
     seconds = parts["seconds"].groupby(level=0).sum()
     sums = parts.drop(columns="seconds").mul(parts["seconds"], axis="index").groupby(level=0).sum(min_count=1)

@@ -12,10 +12,10 @@ from kaas.analysis.runs import Run
 from kaas.analysis.setting import Setting
 
 HOW_TO_READ_PLACES = (
-    "The rule of placement, replayed over this run's requests: how many workers had a request at a moment (highest in "
-    "a second), against the workers of all booted GPUs, and the times at which GPUs were booted (dashed). A GPU is "
-    "booted when the blue line reaches the green one. Orange are the places of requests that never had a reply: they "
-    "are taken for ever, so that the last boot comes when there are fewer requests."
+    "How many places the requests of this run needed at a moment (highest in a second), from when they came to the "
+    "server until their place was given back, against the workers of all booted GPUs; a GPU was booted at each dashed "
+    "line. The rule of placement boots one when the blue line goes beyond the green one. Orange are the places of "
+    "requests that never had a reply: they are taken for ever, so that the last boot comes when fewer are in flight."
 )
 HOW_TO_READ_HOST = (
     "Above, the median time that setting up an input took while so many clients did (a dot a repeat); a machine that "
@@ -36,14 +36,9 @@ def places(run: Run) -> Figure:
     figure = drawing.new_figure(3.4)
     axes = figure.subplots()
     replayed = Setting(run).replay
-    placed = replayed.placed.dropna(subset=["worker"])
-    lost = replayed.unanswered.dropna(subset=["worker"])["arrival"].to_numpy()
-    begins, ends = np.append(placed["arrival"], lost), placed["release"].to_numpy()
-    at = np.append(begins, ends)
-    order = np.argsort(at, kind="stable")
-    taken = pd.Series(np.repeat([1, -1], [len(begins), len(ends)])[order].cumsum(), index=at[order])
+    lost, taken = replayed.unanswered["arrival"].to_numpy(), replayed.demand
     bins = np.arange(0.0, run.duration + 1.0)
-    axes.stairs(series.peaks_of_steps(taken, bins), bins, baseline=None, color=BLUE, label="places taken (replay)")
+    axes.stairs(series.peaks_of_steps(taken, bins), bins, baseline=None, color=BLUE, label="places needed")
     workers = series.workers(run)
     drawing.steps(axes, workers, run.duration, color=GREEN, linewidth=1.6, label="workers of the booted GPUs")
     if len(lost):

@@ -5,20 +5,21 @@ so the boots of a run can be checked against its requests: no clock or log of th
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from kaas.analysis import series
 from kaas.analysis.runs import Run
-from kaas.analysis.series import Floats
+from kaas.analysis.series import Floats, Numbers
 from kaas.placement import Placement
 
 HELD_OF_THE_REST = 0.2
 """The part of what a request takes besides setup and kernel in which its place is still held.
 
-The only parameter: found on the published repeats 1 and 2, whose boots come out right from 0.18 to 0.23. What comes
+The only parameter: found on the published repeats 1 and 2, whose boots all come out right from 0.18 to 0.22. What comes
 after it are the reply's way and the client's own clearing up, which are nothing to the server.
 """
 _NEAR_S = 5.0
@@ -30,17 +31,33 @@ _RELEASED, _STOPPED, _REFUSED, _ARRIVED, _UNANSWERED = range(5)
 """In the order in which they happen at one moment."""
 
 
-class Replay(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Replay:
     """What the rule gives for a run; all times are elapsed seconds."""
 
     boots: pd.DataFrame
     """In order: `elapsed`, `gpu`, and `request`, the row of the one that caused it (missing: one without a reply)."""
     placed: pd.DataFrame
-    """For each request (by its row): `arrival`, `release`, `taken` (places, when it came), `gpu` and `worker` (missing
-    if it was refused, or the rule had no place for it), and `unused`: when that worker had last been released or
-    booted."""
+    """For each request (by its row): `arrival`, `release`, `refused`, `taken` (places, when it came), `gpu` and `worker`
+    (missing if it was refused, or the rule had no place for it), and `unused`: when that worker had last been released
+    or booted."""
     unanswered: pd.DataFrame
-    """For each request that never had a reply, which holds its place for ever: `copy`, `silent since`, and as above."""
+    """For each request that never had a reply, and holds its place for ever: `copy`, `silent since`, and as above."""
+
+    @cached_property
+    def demand(self) -> Numbers:
+        """How many requests needed a place, as steps over elapsed seconds, whether there was one or not."""
+        taken = self.placed[~self.placed["refused"]]
+        came = np.concatenate([taken["arrival"], self.unanswered["arrival"]])
+        at = np.concatenate([taken["release"], came])
+        order = np.argsort(at, kind="stable")
+        return pd.Series(np.repeat([-1, 1], [len(taken), len(came)])[order].cumsum(), index=at[order])
+
+    def peak(self, begin: float, end: float) -> int:
+        """Give the highest demand from one elapsed second to another."""
+        steps = self.demand
+        first, after = np.searchsorted(steps.index, [begin, end])
+        return int(steps.iloc[max(0, first - 1) : max(1, after)].max())
 
 
 def replay(
@@ -61,8 +78,8 @@ def replay(
     """
     requests = run.requests
     arrival, release = _times(run, held)
-    placed = pd.DataFrame({"arrival": arrival, "release": release})
     refused = (requests["status"] == "rejected").to_numpy()
+    placed = pd.DataFrame({"arrival": arrival, "release": release, "refused": refused})
     unanswered = silent(run) if lost_places else silent(run).iloc[:0]
     stopped = run.events[run.events["event"] == "stopped"]
 
