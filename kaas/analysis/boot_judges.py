@@ -79,13 +79,11 @@ def needed(setting: Setting) -> Finding:
     next such moment may be far.
     """
     setting.needs_log()
-    replayed, boots, clocks = setting.replay, booted.boots(setting.run), booted.CLOCKS_APART_S
-    stopped = setting.run.events[setting.run.events["event"] == "stopped"]
-    stops = stopped[["elapsed", "num_workers", "gpu"]].assign(num_workers=-stopped["num_workers"])
-    changes = [*boots[["booted", "workers", "gpu"]].to_numpy().tolist(), *stops.to_numpy().tolist()]
+    replayed, clocks = setting.replay, booted.CLOCKS_APART_S
+    changes = booted.changes(setting.run).to_numpy().tolist()
     places, since, running = 0.0, 0.0, set[float]()
     without_need, late, orderly = 0, 0, True
-    for at, workers, gpu in [*sorted(changes), (setting.run.duration, 0, -1)]:
+    for at, workers, gpu in [*changes, (setting.run.duration, 0, -1)]:
         tolerated = max(1, int(_PLACES_OFF * places))
         if len(running) < (setting.gpus or 0) and at - clocks > since + clocks:
             late += replayed.peak(since + clocks, at - clocks) > places + tolerated
@@ -98,14 +96,14 @@ def needed(setting: Setting) -> Finding:
             running.discard(gpu)
         places, since = places + workers, at
     off = (replayed.boots.groupby("gpu")["elapsed"].min() - setting.first_boots).dropna()
+    number = sum(more > 0 for _, more, _ in changes)
     words = [
-        f"{len(boots)} boots, {without_need} of them while places were free, {late} times more requests than places "
-        "before a boot or the end"
+        f"{number} boots, {without_need} of them while places were free, {late} times more requests than places before "
+        "a boot or the end"
     ]
     if len(off):
-        words.append(
-            f"the replay boots {len(off)} of {len(setting.first_boots)} GPUs {off.min():+.2f} to {off.max():+.2f} s off"
-        )
+        of_all = f"{len(off)} of {len(setting.first_boots)} GPUs"
+        words.append(f"the replay boots {of_all} {off.min():+.2f} to {off.max():+.2f} s off")
     if not orderly:
         words.append("not in the order of the GPUs' numbers")
     if too_early := _served_too_early(setting):

@@ -49,6 +49,15 @@ def first(run: Run) -> "pd.Series[float]":
     return boots(run).groupby("gpu")["booted"].min().sort_values()
 
 
+def changes(run: Run) -> pd.DataFrame:
+    """Give each boot, and each stop that the log has, in order: `elapsed` second, `workers` more or less, and `gpu`."""
+    more = boots(run)[["booted", "workers", "gpu"]].set_axis(["elapsed", "workers", "gpu"], axis="columns")
+    stopped = run.events[run.events["event"] == "stopped"]
+    fewer = stopped[["elapsed", "num_workers", "gpu"]].set_axis(["elapsed", "workers", "gpu"], axis="columns")
+    both = [more, fewer.assign(workers=-fewer["workers"])]
+    return pd.concat(both).sort_values("elapsed", kind="stable", ignore_index=True)
+
+
 def bears_begins(run: Run) -> bool:
     """Say if the log bears the begins of the cold starts at the client, to a ms, and so is none of the server."""
     found = boots(run)

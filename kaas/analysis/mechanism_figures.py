@@ -39,7 +39,8 @@ def places(run: Run) -> Figure:
     lost, taken = replayed.unanswered["arrival"].to_numpy(), replayed.demand
     bins = np.arange(0.0, run.duration + 1.0)
     axes.stairs(series.peaks_of_steps(taken, bins), bins, baseline=None, color=BLUE, label="places needed")
-    workers = series.workers(run)
+    changes = booted.changes(run).groupby("elapsed")["workers"].sum().cumsum()
+    workers = pd.concat([pd.Series([0], index=[0.0]), changes])
     drawing.steps(axes, workers, run.duration, color=GREEN, linewidth=1.6, label="workers of the booted GPUs")
     if len(lost):
         steps = pd.Series(np.arange(len(lost) + 1), index=np.append(0.0, np.sort(lost)))

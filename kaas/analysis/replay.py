@@ -38,9 +38,9 @@ class Replay:
     boots: pd.DataFrame
     """In order: `elapsed`, `gpu`, and `request`, the row of the one that caused it (missing: one without a reply)."""
     placed: pd.DataFrame
-    """For each request (by its row): `arrival`, `release`, `refused`, `taken` (places, when it came), `gpu` and `worker`
-    (missing if it was refused, or the rule had no place for it), and `unused`: when that worker had last been released
-    or booted."""
+    """For each request (by its row): `arrival`, `release`, `refused`, `taken` (places, when it came), `gpu` and
+    `worker` (missing if it was refused, or the rule had no place for it), and `unused`: when that worker had last been
+    released or booted."""
     unanswered: pd.DataFrame
     """For each request that never had a reply, and holds its place for ever: `copy`, `silent since`, and as above."""
 
