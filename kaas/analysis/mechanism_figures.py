@@ -88,7 +88,7 @@ def host(found: Sequence[Run]) -> Figure:
     served.plot(clients, steps["served [1/s]"], color=VERMILLION, marker="o", markersize=2.5, linewidth=1)
     served.set_ylabel("Served requests\n[1/s]")
     served.set_xlabel("Number of clients")
-    served.set_xlim(0, clients.max())
+    served.set_xlim(0, clients.max(initial=1.0))
     drawing.from_zero(served, float(steps["served [1/s]"].max()))
     drawing.plain([setup, where, served])
     figure.align_ylabels([setup, where, served])

@@ -51,7 +51,8 @@ class Replay:
         came = np.concatenate([taken["arrival"], self.unanswered["arrival"]])
         at = np.concatenate([taken["release"], came])
         order = np.argsort(at, kind="stable")
-        return pd.Series(np.repeat([-1, 1], [len(taken), len(came)])[order].cumsum(), index=at[order])
+        steps = np.repeat([-1, 1], [len(taken), len(came)])[order].cumsum()
+        return pd.Series(np.append(0, steps), index=np.append(0.0, at[order]))
 
     def peak(self, begin: float, end: float) -> int:
         """Give the highest demand from one elapsed second to another."""
