@@ -1,86 +1,66 @@
-"""Two experiments side by side: which numbers differ by more than repeats do, and which parameters do."""
+"""Two experiments side by side: which parameters differ, and which numbers do by more than chance makes them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from kaas.analysis import claims, statistics, tables
+from kaas.analysis import statistics, tables
+from kaas.analysis.judging import CANNOT_BE_TOLD
 from kaas.analysis.runs import Run
 
 YES = "yes"
 NO = "no"
+DIFFERS = "differs"
+_ALPHA = 1 - statistics.CONFIDENCE
+
+HOW_TO_READ = (
+    "Read each line as one number: its mean and range over the repeats of either side, and own less other with the 95 "
+    "% interval of that difference (Welch's). 'Effect' is the difference in standard deviations of a repeat (Hedges' "
+    "g: 0.8 is large, but few repeats tell it badly, as its interval says). 'p' is how often chance alone would make "
+    "such a difference of this one line; as there are many lines, some p will be small by chance, so 'differs' takes "
+    "'p, all lines', which is corrected for their number (Holm): with it, chance makes any line at all say yes in 5 % "
+    "of comparisons at most. It cannot be told where a side has one repeat, or no repeat differs from another of its "
+    "side."
+)
 
 # They tell a run from its repeats, or how it ended, not what it was asked to do.
 _NO_PARAMETERS = ("Task name", "Ended")
 _COUNTS = "Requests "
-_TO_HAVE_A_RANGE = 2
 
 
 def compare(own: Sequence[Run], other: Sequence[Run]) -> pd.DataFrame:
     """Put the numbers of two experiments side by side (index: those of `tables.numbers`, of either side).
 
     Columns: `own mean`, `own min`, `own max` and `own repeats` (in which the number is known), the same of `other`,
-    `difference` (own mean less the other's), `difference [%]` (of the other's mean; NaN if that is 0), `spread` (the
-    larger range, from min to max, of those of two repeats at least) and `beyond the spread`: YES if the difference is
-    larger, NO, or `claims.CANNOT_BE_TOLD` where neither side has two repeats or one does not know the number.
+    `difference` (own mean less the other's), `difference [%]` (of the other's mean; NaN if that is 0), `difference low`
+    and `difference high`, `effect` with `effect low` and `effect high`, `p` (see `statistics.welch`), `p, all
+    lines` (see `statistics.holm`) and `differs`: YES if the latter is below 0.05, NO, or CANNOT_BE_TOLD where it is not
+    known. Where no repeat differs from any other of either side, NO.
 
     Raises:
         ResultsError: the runs of one side are of several experiments.
     """
     sides = {"own": _numbers(own), "other": _numbers(other)}
     names = sides["own"].columns.union(sides["other"].columns, sort=False)
-    frame = pd.concat(
-        [_summary(numbers, names).add_prefix(f"{side} ") for side, numbers in sides.items()], axis="columns"
-    )
-    frame["difference"] = frame["own mean"] - frame["other mean"]
-    base = frame["other mean"].where(frame["other mean"] != 0)
-    frame["difference [%]"] = 100 * frame["difference"] / base
-    ranges = [
-        (frame[f"{name} max"] - frame[f"{name} min"]).where(frame[f"{name} repeats"] >= _TO_HAVE_A_RANGE)
-        for name in sides
-    ]
-    frame["spread"] = pd.concat(ranges, axis="columns").max(axis="columns")
-    beyond = (frame["difference"].abs() > frame["spread"]).map({True: YES, False: NO})
-    known = frame["difference"].notna() & frame["spread"].notna()
-    frame["beyond the spread"] = beyond.where(known, claims.CANNOT_BE_TOLD)
+    sides = {side: _complete(numbers, names) for side, numbers in sides.items()}
+    frame = pd.concat([_summary(numbers).add_prefix(f"{side} ") for side, numbers in sides.items()], axis="columns")
+    found = [statistics.welch(sides["own"][name], sides["other"][name]) for name in names]
+    frame["difference"] = [one.difference.mean for one in found]
+    frame["difference [%]"] = 100 * frame["difference"] / frame["other mean"].where(frame["other mean"] != 0)
+    frame["difference low"] = [one.difference.low for one in found]
+    frame["difference high"] = [one.difference.high for one in found]
+    frame["effect"] = [one.effect.mean for one in found]
+    frame["effect low"] = [one.effect.low for one in found]
+    frame["effect high"] = [one.effect.high for one in found]
+    frame["p"] = [one.p for one in found]
+    frame["p, all lines"] = statistics.holm(frame["p"])
+    differs = (frame["p, all lines"] < _ALPHA).map({True: YES, False: NO})
+    frame[DIFFERS] = differs.where(frame["p"].notna(), CANNOT_BE_TOLD)
+    several = frame[["own repeats", "other repeats"]].min(axis="columns") > 1
+    equal = several & frame["p"].isna() & (frame["difference"] == 0)
+    frame.loc[equal, DIFFERS] = NO
     return frame.rename_axis("number")
-
-
-def by_chance(own: int, other: int, *, draws: int = 20_000, seed: int = 0) -> float:
-    """Give the part of numbers that `compare` would call beyond the spread if both sides did the very same.
-
-    All repeats are drawn from one normal distribution; the same seed gives the same. NaN if neither side has two.
-
-    Args:
-        own: the repeats of one side, 1 at least.
-        other: those of the other.
-        draws: how many numbers are compared.
-        seed: of the random numbers.
-    """
-    if max(own, other) < _TO_HAVE_A_RANGE:
-        return statistics.NAN
-    drawn = np.random.default_rng(seed).standard_normal((own + other, draws))
-    sides = np.split(drawn, [min(own, other)])  # the same for either order
-    means = [side.mean(axis=0) for side in sides]
-    spread = np.max([np.ptp(side, axis=0) for side in sides], axis=0)  # that of a single repeat is 0
-    return float((np.abs(means[0] - means[1]) > spread).mean())
-
-
-def how_to_read(own: Sequence[Run], other: Sequence[Run]) -> str:
-    """Say how to read what `compare` gives of these runs, and how often chance alone would say yes."""
-    sizes = len(own), len(other)
-    chance = by_chance(*sizes)
-    caution = (
-        "As each side has one repeat, this cannot be told."
-        if np.isnan(chance)
-        else f"With {sizes[0]} and {sizes[1]} repeats, chance alone makes {100 * chance:.0f} % of the lines say yes."
-    )
-    return (
-        "Read each line as one number: its mean and range over the repeats of either side, own less other, and whether "
-        f"that is more than repeats of one side differ from each other (the larger of the two ranges). {caution}"
-    )
 
 
 def write(own: Sequence[Run], other: Sequence[Run], folder: Path) -> list[Path]:
@@ -106,11 +86,15 @@ def _numbers(found: Sequence[Run]) -> pd.DataFrame:
     return tables.numbers(found)
 
 
-def _summary(numbers: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
+def _complete(numbers: pd.DataFrame, names: pd.Index) -> pd.DataFrame:
     numbers = numbers.reindex(columns=names)
     # A kind of failure that only one side names has happened 0 times on the other.
     failures = [name for name in names if name.startswith("failed: ")]
     numbers[failures] = numbers[failures].fillna(0.0)
+    return numbers
+
+
+def _summary(numbers: pd.DataFrame) -> pd.DataFrame:
     columns = {"mean": numbers.mean(), "min": numbers.min(), "max": numbers.max(), "repeats": numbers.count()}
     return pd.DataFrame(columns)
 

@@ -14,9 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
-from kaas.analysis import breakdown, drawing, energy, panels
+from kaas.analysis import breakdown, drawing, energy, panels, series
 from kaas.analysis.anatomy import cold_starts, completion_times, decomposition, requests_per_task_runner
 from kaas.analysis.drawing import BLUE, DPI, VERMILLION, WIDTH_IN
+from kaas.analysis.mechanism_figures import HOW_TO_READ_BY_GPUS, by_gpus
 from kaas.analysis.panels import Set
 from kaas.analysis.runs import Run
 from kaas.analysis.timelines import power, refusals, requests, throughput, utilization
@@ -31,6 +32,7 @@ __all__ = [
     "HOW_TO_READ_POWER",
     "WIDTH_IN",
     "Picture",
+    "by_gpus",
     "cold_starts",
     "combined",
     "combined_all",
@@ -184,6 +186,14 @@ GALLERY = (
         "costs is seen in 'Cold starts', where those with as many clients are compared.",
         _any_served,
         NOTHING_SERVED,
+    ),
+    Picture(
+        "time-at-the-server",
+        "Time at the server, by the number of task runners",
+        by_gpus,
+        HOW_TO_READ_BY_GPUS,
+        lambda run: bool(len(series.task_runners(run)) and series.warm(run).any()),
+        "The server logged no boot, or served no warm request.",
     ),
     Picture(
         "throughput",

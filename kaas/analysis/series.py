@@ -77,6 +77,15 @@ def warm(run: Run) -> "pd.Series[bool]":
     return (frame["status"] == "ok") & ~frame["cold_start"] & ~frame["waited_for_boot"]
 
 
+def inside_ms(requests: pd.DataFrame) -> "pd.Series[float]":
+    """Give what requests took in a worker, queueing for it included; where that was not logged, what the kernel says.
+
+    The published kernel measured itself from before its upload to after its download.
+    """
+    logged = requests["queued_ms"].fillna(0.0) + requests["kernel_ms"]
+    return logged.where(requests["kernel_ms"] > 0, requests["inner_time_ms"])
+
+
 def completion(run: Run, window_s: float) -> Numbers:
     """Give the median completion time in ms of the warm requests that began in the last `window_s`."""
     chosen = run.requests[warm(run)]

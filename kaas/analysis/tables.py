@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import claims, energy, runs, series, statistics
+from kaas.analysis import booted, claims, dependence, energy, runs, series, statistics
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 
@@ -16,14 +16,15 @@ HOW_TO_READ_REPEATS = (
     "of percentiles, p95 takes 20 requests, and p99 takes 100."
 )
 HOW_TO_READ_POOLED = (
-    "Read each line as one number of a repeat: its mean over the repeats with the 95 % bootstrap interval of that "
-    "mean, its range, and, for a percentile, the same one over the requests of all repeats together. One repeat alone "
-    "has no interval. Of two repeats the interval is just their range, and misses the true mean half of the time; of a "
-    "few it is still too narrow."
+    "Read each line as one number of a repeat: its mean over the repeats with the 95 % interval of that mean "
+    "(Student's t: wide where the repeats are few), its standard deviation (of the sample), its range, and how many "
+    "repeats it would take for an interval of +-5 % of the mean, if they go on to scatter like that; for a percentile, "
+    "the same one over the requests of all repeats together. One repeat alone has no interval."
 )
 HOW_TO_READ_BOOTS = (
-    "Read each line as one GPU: the seconds from a repeat's first request to the GPU's first boot, and where the "
-    "server logged it, the seconds from there until the last of its workers was ready."
+    "Read each line as one GPU: the seconds from a repeat's first request to the GPU's first boot (which is when the "
+    "request that caused it came to the server: its begin plus its setup), and where the server logged it, the seconds "
+    "from its logged boot until the last of its workers was ready."
 )
 HOW_TO_READ_LITTLES_LAW = (
     "Read each line as a check of one repeat's time stamps: over its last step, the mean number in flight should be "
@@ -63,11 +64,11 @@ def per_repeat(found: Sequence[Run]) -> pd.DataFrame:
 def boots(found: Sequence[Run]) -> pd.DataFrame:
     """Give when each GPU (index: its number) was booted for the first time, in each repeat.
 
-    Columns have two levels. `first booted [s]` holds a column a repeat (its task): seconds from its first request;
-    NaN if the GPU never was. `boot took [s]` holds one for each repeat whose server logged it: seconds from there until
-    the last worker was ready; NaN if one never was.
+    Columns have two levels. `first booted [s]` holds a column a repeat (its task): seconds from its first request (see
+    kaas.analysis.booted); NaN if the GPU never was. `boot took [s]` holds one for each repeat whose server logged it:
+    seconds from the logged boot until the last worker was ready; NaN if one never was.
     """
-    first = {run.task: _first_boots(run) for run in found}
+    first = {run.task: booted.first(run) for run in found}
     took = {run.task: _boots_took(run) for run in found}
     columns = {FIRST_BOOTED: pd.DataFrame(first), BOOT_TOOK: pd.DataFrame(took).dropna(axis="columns", how="all")}
     frame = pd.concat(columns, axis="columns", names=["number", "task"])
@@ -105,16 +106,16 @@ def numbers(found: Sequence[Run]) -> pd.DataFrame:
 def pooled(found: Sequence[Run]) -> pd.DataFrame:
     """Give each of `numbers` over the repeats of one experiment (index: the number).
 
-    Columns: `repeats` in which it is known, their `mean`, `ci low` and `ci high` (see `statistics.bootstrap_mean`; NaN
-    with fewer than two repeats), `min` and `max`; and for percentiles, `all requests`: the same one over the requests
-    of all repeats together.
+    Columns: `repeats` in which it is known, their `mean`, `ci low` and `ci high` (see `statistics.mean_interval`),
+    `min` and `max`; for percentiles, `all requests`: the same one over the requests of all repeats together; `sd`, that
+    of the sample, and `repeats for 5 %` (see `statistics.repeats_needed`). What takes two repeats is NaN with fewer.
 
     Raises:
         ResultsError: the runs are of several experiments.
     """
     one_experiment(found)
     frame = numbers(found)
-    intervals = [statistics.bootstrap_mean(values) for values in frame.to_numpy().T]
+    intervals = [statistics.mean_interval(values) for values in frame.to_numpy().T]
     together = {"warm": pd.concat([_warm(run) for run in found]), "cold": pd.concat([_cold(run) for run in found])}
     columns = {
         "repeats": frame.count(),
@@ -124,6 +125,8 @@ def pooled(found: Sequence[Run]) -> pd.DataFrame:
         "min": frame.min(),
         "max": frame.max(),
         "all requests": pd.Series(_percentiles(together)),
+        "sd": frame.std(),
+        "repeats for 5 %": [statistics.repeats_needed(values) for values in frame.to_numpy().T],
     }
     return pd.DataFrame(columns, index=frame.columns)
 
@@ -138,8 +141,9 @@ def one_experiment(found: Sequence[Run]) -> None:
 def write(found: Sequence[Run], folder: Path) -> list[Path]:
     """Write all tables as CSV files into `folder`, which is made if need be; give their paths.
 
-    These are `table-repeats.csv`, `table-pooled.csv`, `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`
-    and, of the runs of which any energy was logged, `table-energy.csv`; earlier ones are replaced, each at once.
+    These are `table-repeats.csv`, `table-pooled.csv`, `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`,
+    `table-within-repeats.csv` and, of the runs of which any energy was logged, `table-energy.csv`; earlier ones are
+    replaced, each at once.
 
     Raises:
         ResultsError: a file cannot be written.
@@ -153,6 +157,7 @@ def write(found: Sequence[Run], folder: Path) -> list[Path]:
         "boots": by_gpu,
         "littles-law": littles_law(found),
         "claims": claims.check(found),
+        "within-repeats": dependence.within(found),
     }
     if by_task := {run.task: energy.energy(run) for run in found if energy.logged(run)}:
         frames["energy"] = pd.concat(by_task, names=["task"]).rename(columns=energy.LABELS)
@@ -228,19 +233,15 @@ def _percentiles(times_ms: "dict[str, pd.Series[float]]") -> dict[str, float]:
     }
 
 
-def _first_boots(run: Run) -> "pd.Series[float]":
-    return run.events[run.events["event"] == "booted"].groupby("gpu")["elapsed"].min()
-
-
 def _boots_took(run: Run) -> "pd.Series[float]":
     """Give the seconds of each GPU's first boot; NaN where not all of its workers became ready."""
     boot = (run.events["event"] == "booted").groupby(run.events["gpu"]).cumsum()
     of_first = run.events[boot == 1]
-    booted = of_first[of_first["event"] == "booted"].set_index("gpu")
+    logged = of_first[of_first["event"] == "booted"].set_index("gpu")
     # A worker that is started anew, in the place of one that was lost, is ready once more.
     ready = of_first[of_first["event"] == "ready"].drop_duplicates(["gpu", "worker"]).groupby("gpu")["elapsed"]
-    is_whole = ready.count().reindex(booted.index) >= booted["num_workers"]
-    return (ready.max() - booted["elapsed"]).where(is_whole)
+    is_whole = ready.count().reindex(logged.index) >= logged["num_workers"]
+    return (ready.max() - logged["elapsed"]).where(is_whole)
 
 
 def _littles_law(run: Run) -> dict[str, float]:

@@ -70,7 +70,7 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(tmp_
     tables = sorted(path.name for path in folder.glob("table-*.csv"))
     known = [picture.name for picture in figures.GALLERY if picture.name not in {"power", "requests-per-task-runner"}]
     assert pictures == sorted(f"autoscaling-{name}" for name in ["combined", *known])
-    assert len(tables) == 5
+    assert len(tables) == 6
     assert done.stdout.splitlines() == [
         *(f"Figure: {folder}/{name}.pdf (and .png)" for name in pictures),
         *(f"Table: {folder}/{name}" for name in tables),
@@ -193,6 +193,11 @@ def test_the_report_of_the_published_data_is_the_same_in_every_zone_and_they_are
     assert row(page, "refused") == ["0", "2"]
     assert row(page, "cold starts") == ["8", "8"]
     assert row(page, "monitoring's clock ahead of UTC [h]") == ["-5", "-5"]
+    for words in ("What the runs show besides", "Every boot, replayed.", "Lost places.", "Host or GPUs"):
+        assert words in page
+    assert {"boots-replayed", "lost-places", "server-logs"} <= {
+        path.stem.removeprefix("table-") for path in tokyo.glob("table-*.csv")
+    }
 
 
 def test_the_report_runs_on_this_python_whatever_kernel_the_user_has(tmp_path: Path) -> None:

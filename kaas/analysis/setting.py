@@ -1,0 +1,81 @@
+"""What more than one claim asks of a run: its steps and boots, what the rule of placement makes of it, what it had."""
+
+from functools import cached_property
+
+from kaas.analysis import booted, replay, statistics
+from kaas.analysis.judging import UnclearError
+from kaas.analysis.replay import Replay
+from kaas.analysis.runs import Run
+
+LEVELS_AT_LEAST = 3
+"""Steps of the ramp that show growth."""
+_MOST_SILENT = 0.25
+_SILENT_FOR_S = 5.0
+_VIRTUAL = "The GPUs are virtual and share the same cores, of which one more GPU adds none."
+
+
+class Setting:
+    """What more than one check asks of a run; None is what is not known."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.steps = statistics.steps(run)
+        self.first_boots = booted.first(run)
+        logged = run.events[run.events["event"] == "booted"]
+        self.gpus = _whole(run.parameters.get("Server number of GPUs")) or run.monitoring["gpu"].nunique() or None
+        self.workers_per_gpu = _whole(run.parameters.get("Server workers per GPU")) or (
+            int(logged["num_workers"].max()) if len(logged) else None
+        )
+
+    @cached_property
+    def replay(self) -> Replay:
+        """What the rule of placement makes of the run's own arrivals and ends."""
+        if not self.gpus or not self.workers_per_gpu:
+            raise UnclearError("The number of GPUs or of their workers is not known.")
+        return replay.replay(self.run, self.gpus, self.workers_per_gpu)
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether the GPUs are groups of processes on the machine's cores."""
+        return bool(self.run.monitoring["bus_id"].str.startswith("virtual:").any())
+
+    @property
+    def note_if_virtual(self) -> str:
+        """Say why no more work is done with more GPUs, if those are virtual; else nothing."""
+        return _VIRTUAL if self.is_virtual else ""
+
+    def needs_log(self) -> None:
+        """Raise UnclearError where no boot was logged."""
+        if self.first_boots.empty:
+            raise UnclearError("No boot was logged by the server.")
+
+    def needs_clients(self) -> None:
+        """Raise UnclearError where so many clients fell silent that their number does not tell what they asked for."""
+        clients = int(self.run.requests["copy"].nunique())
+        silent = replay.silent(self.run, _SILENT_FOR_S)
+        clients += int((~silent["copy"].isin(self.run.requests["copy"])).sum())
+        if len(silent) > _MOST_SILENT * clients:
+            raise UnclearError(
+                f"Of {clients} clients {len(silent)} fell silent: their number does not tell what was asked."
+            )
+
+    def needs_growth(self) -> tuple[int, int]:
+        """Give the GPUs and the workers of each, for a ramp that goes beyond one of several GPUs."""
+        gpus = self.gpus or len(self.first_boots)
+        workers = self.workers_per_gpu
+        if not gpus or not workers:
+            raise UnclearError("The number of GPUs or of their workers is not known.")
+        if gpus == 1:
+            raise UnclearError("There was one GPU only.")
+        most = int(self.run.requests["concurrency"].max())
+        if most <= workers:
+            raise UnclearError(f"One task runner has a worker for each client: there were {most} at most.")
+        levels = self.steps["clients"].nunique()
+        if levels < LEVELS_AT_LEAST:
+            raise UnclearError(f"The ramp has too few steps to see growth: {levels}.")
+        self.needs_clients()
+        return gpus, workers
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
