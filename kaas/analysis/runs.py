@@ -1,8 +1,9 @@
 """A results folder as frames: find its runs, and put the files of each together.
 
 Each frame has a column `elapsed`: seconds since the run's first request began. What a run lacks (a file, a column's
-values, the end of a last line) becomes a sentence in `Run.notes`; only a folder of which no request can be shown is an
-error. The files are read in kaas.analysis.reading; what is derived from them stands in kaas.analysis.series.
+values, the end of a last line) becomes a sentence in `Run.notes`, and what cannot be right one in `Run.checks`; only a
+folder of which no request can be shown is an error. The files are read in kaas.analysis.reading and checked in
+kaas.analysis.validity; what is derived from them stands in kaas.analysis.series.
 """
 
 import re
@@ -14,6 +15,7 @@ import pandas as pd
 
 from kaas import results
 from kaas.analysis import nvidia_logs, reading
+from kaas.analysis.validity import Check, beside, clock, ending, rows
 from kaas.errors import ResultsError
 
 _BEGINS_AGAIN_AFTER_S = 1.0
@@ -23,6 +25,7 @@ _SILENT_FOR_S = 5.0
 """How long a client must be silent at least, at the end of a run, to be noted."""
 _SERVER_WITHOUT_WORK_S = 60.0
 """How old all of a server's events may be: by then (`--idle-timeout`) it would have stopped what it booted."""
+_NOTHING_TOLD = results.Told()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,8 @@ class Run:
     `requests` has the columns of kaas.results and `counted`, the elapsed time at which `concurrency` was true;
     `events` those of kaas.events; `monitoring` those of `<task>-gpu-monitoring.csv`. All are in order of `elapsed`.
     `zone_offset_h` is by how many hours the clock of the monitoring was ahead of UTC; None where its times are UTC.
+    `checks` is what was checked of the files; what could be mended is mended in the frames. `timed` is whether the time
+    stamps of the requests can be right: if not, only durations of single requests are to be given.
     """
 
     task: str
@@ -42,6 +47,9 @@ class Run:
     notes: tuple[str, ...] = ()
     folder: Path = Path()
     zone_offset_h: float | None = None
+    told: results.Told = _NOTHING_TOLD
+    checks: tuple[Check, ...] = ()
+    timed: bool = True
 
     @property
     def duration(self) -> float:
@@ -52,6 +60,40 @@ class Run:
     def ends(self) -> "pd.Series[float]":
         """The elapsed second at which each request ended, in the order of the requests."""
         return _ends(self.requests, "elapsed")
+
+    @property
+    def ramp_end(self) -> float:
+        """The elapsed second at which the ramp ended: from then on no client begins a request, and the run drains.
+
+        That is when its last step was to end, or the last request began, if that is later or the ramp is not known or
+        did not come so far.
+        """
+        last = float(self.requests["elapsed"].max())
+        ramp = ending.ramp_of(self.parameters)
+        return max(last, ramp.seconds) if ramp is not None and ramp.seconds <= self.duration else last
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the run came to its end, as far as its files tell."""
+        return not ending.came_to_end(self.requests, self.parameters, self.duration).found
+
+    def coverage(self, *columns: str) -> float:
+        """Give the part of the run, from 0 to 1, of which the GPU that was sampled least was; NaN if none was.
+
+        Args:
+            columns: of the monitoring, one of which a sample must know.
+        """
+        return float(beside.coverage(self.monitoring, columns, self.duration).min())
+
+    @property
+    def utilization_is_covered(self) -> bool:
+        """Whether so much of the run was sampled that a mean utilization over it is one."""
+        return self.timed and not self.coverage("utilization_pct") < beside.COVERED_AT_LEAST
+
+    @property
+    def energy_is_covered(self) -> bool:
+        """Whether the samples of power and of energy counters cover so much of the run that its energy is known."""
+        return self.timed and not self.coverage("power_w", "energy_j") < beside.COVERED_AT_LEAST
 
     @property
     def sampled(self) -> pd.DataFrame:
@@ -131,7 +173,7 @@ def _request_files(folder: Path) -> list[Path]:
 
 
 def _is_meant_as_requests(path: Path) -> bool:
-    return reading.first_line(path)[:7] == reading.FIRST_SEVEN or path.with_name(f"{path.stem}.md").exists()
+    return reading.is_of_requests(path) or path.with_name(f"{path.stem}.md").exists()
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -145,47 +187,106 @@ def _experiment_and_repeat(task: str) -> tuple[str, int]:
 
 def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
     notes: list[str] = []
-    requests, shown = _first_longest(files.requests.name, reading.read_requests(files.requests, notes), notes)
+    read, steps, timed, checks = _checked(reading.read_requests(files.requests, notes))
+    requests, shown = _first_longest(files.requests.name, read, notes)
     start, end = requests["timestamp"].iloc[0], float(_ends(requests).max())
     if not (requests["status"] == "ok").any():
         notes.append(f"{files.requests.name} has no request that was served: there are no completion times to show.")
-    parameters = _parameters(files.description, notes)
+    parameters, told = _description(files.description, notes)
+    # The original counted the clients when it wrote a row, at the request's end; ours when the request is sent.
+    at_end = "status" not in reading.first_line(files.requests)
 
     log, path = (_beside(wanted, files.task, tasks) for wanted in (files.serverlogs, files.monitoring))
     if shorter := [taken.name for taken in (log, path) if not taken.name.startswith(files.task)]:
         were = "were" if len(shorter) > 1 else "was"
         notes.append(f"{' and '.join(shorter)}, named for a shorter task, {were} read as its own.")
-    events = _between(reading.read_events(log, notes), shown)
+    events = beside.undo_in_events(reading.read_events(log, notes), steps, requests)
+    events = _between(_in_time(events), shown)
     events = _of_the_run(log.name, events, (start - _SERVER_WITHOUT_WORK_S, end), notes)
-
-    monitoring, is_local = reading.read_monitoring(path, notes)
-    offset_h = None
-    if is_local and len(monitoring):
-        try:
-            offset_h = nvidia_logs.zone_offset_h(monitoring, start, end)
-            monitoring["timestamp"] -= offset_h * 3600
-        except ResultsError as error:
-            notes.append(f"{path.name} is left out: {error}.")
-            monitoring = monitoring.iloc[:0]
-    monitoring = _of_the_run(path.name, _between(monitoring, shown), (start, end), notes)
+    monitoring, offset_h = _monitoring(path, steps, (start, end), notes, checks)
+    monitoring = _of_the_run(path.name, _between(_in_time(monitoring), shown), (start, end), notes)
+    checks += [
+        beside.boots_can_be(events, requests, whole_setup=at_end),
+        of_the_run := beside.of_the_run(monitoring, events, requests),
+    ]
+    if of_the_run.found:
+        monitoring, offset_h = monitoring.iloc[:0].copy(), None
 
     for frame in (requests, events, monitoring):
         frame["elapsed"] = frame["timestamp"] - start
-    # The original counted the clients when it wrote a row, at the request's end; ours when the request is sent.
-    at_end = "status" not in reading.first_line(files.requests)
+    events, within = ending.within(events, end - start)
+    checks += [
+        within,
+        beside.covers(monitoring, end - start),
+        ending.lasted(end - start, told),
+        ending.came_to_end(requests, parameters, end - start),
+        ending.stood_still(parameters),
+    ]
     requests["counted"] = _ends(requests, "elapsed") if at_end else requests["elapsed"]
     _note_silent_clients(requests, notes)
-    return Run(files.task, parameters, requests, events, monitoring, tuple(notes), files.folder, offset_h)
+    return Run(
+        files.task,
+        parameters,
+        requests,
+        events,
+        monitoring,
+        tuple(notes),
+        files.folder,
+        offset_h,
+        told,
+        tuple(checks),
+        timed,
+    )
 
 
-def _parameters(path: Path, notes: list[str]) -> dict[str, str]:
+def _checked(requests: pd.DataFrame) -> tuple[pd.DataFrame, tuple[clock.Step, ...], bool, list[Check]]:
+    """Put the rules on single rows and on their clock to requests in the order of their file; give what is left.
+
+    Raises:
+        ResultsError: nothing is.
+    """
+    requests, seconds = rows.in_seconds(requests)
+    requests, possible = rows.possible(requests)
+    if requests.empty:
+        raise ResultsError(f"no request is left: {possible.found}")
+    requests, once = rows.once(requests)
+    is_sorted = clock.is_by_begin(requests)
+    requests, steps, set_at = clock.undo(requests)
+    requests, together = rows.together(requests, None if is_sorted else clock.overlapping(requests))
+    timed, overlaps = clock.overlaps(requests)
+    return requests, steps, timed, [seconds, possible, rows.parts_fit(requests), once, together, set_at, overlaps]
+
+
+def _monitoring(
+    path: Path, steps: Sequence[clock.Step], times: tuple[float, float], notes: list[str], checks: list[Check]
+) -> tuple[pd.DataFrame, float | None]:
+    """Read the samples, and bring their time stamps to UTC; say by how much they were ahead, if they were local."""
+    monitoring, local = reading.read_monitoring(path, notes)
+    monitoring, in_order = beside.in_order(monitoring, local=local)
+    checks.append(in_order)
+    if not local or monitoring.empty:
+        return beside.undo_ahead(monitoring, steps), None
     try:
-        parameters = results.read_description(path)
+        offset_h = nvidia_logs.zone_offset_h(monitoring, *times)
+    except ResultsError as error:
+        notes.append(f"{path.name} is left out: {error}.")
+        return monitoring.iloc[:0].copy(), None
+    monitoring["timestamp"] -= offset_h * 3600
+    return beside.undo_ahead(monitoring, steps), offset_h
+
+
+def _in_time(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values("timestamp", kind="stable", ignore_index=True)
+
+
+def _description(path: Path, notes: list[str]) -> tuple[dict[str, str], results.Told]:
+    try:
+        parameters, told = results.read_description(path), results.read_told(path)
     except ValueError:  # not UTF-8
-        parameters = {}
+        parameters, told = {}, results.Told()
     if not parameters:
         notes.append(f"{path.name} is missing or empty: the parameters are not known.")
-    return parameters
+    return parameters, told
 
 
 def _ends(requests: pd.DataFrame, begins: str = "timestamp") -> "pd.Series[float]":
@@ -214,20 +315,22 @@ def _note_silent_clients(requests: pd.DataFrame, notes: list[str]) -> None:
         notes.append(f"Of {clients} clients {' and '.join(became)}.")
 
 
-def _first_longest(name: str, requests: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
-    """Give the requests of one run, and the times between which nothing belongs to another.
+def _first_longest(name: str, in_file: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
+    """Give the requests of one run in order of time, and the times between which nothing belongs to another.
 
     A file may hold several runs, if they were written to one name: with each, the clients fall to as few as at first,
-    after nothing was in flight for longer than a client takes to ask again.
+    after nothing was in flight for longer than a client takes to ask again. Their rows stand one after the other in the
+    file: where they do not, it is one run whose clock was set.
     """
+    requests = in_file.sort_values("timestamp", kind="stable")
     idle_since = _ends(requests).cummax().shift(fill_value=float("inf"))
     clients = requests["concurrency"]
     fewest = clients.iloc[0]
     begins = (requests["timestamp"] > idle_since + _BEGINS_AGAIN_AFTER_S) & (clients <= fewest)
     begins &= clients.shift(fill_value=fewest) > fewest
     number = begins.cumsum()
-    if not begins.any():
-        return requests, (float("-inf"), float("inf"))
+    if not begins.any() or not number.sort_index().is_monotonic_increasing:
+        return requests.reset_index(drop=True), (float("-inf"), float("inf"))
     sizes = number.value_counts(sort=False).sort_index()
     chosen = int(sizes.idxmax())
     notes.append(

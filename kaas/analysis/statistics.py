@@ -14,6 +14,8 @@ from kaas.analysis.runs import Run
 from kaas.analysis.series import Floats
 
 NAN = float("nan")
+_A_FEW = 3
+"""Requests that a step must have for a rate."""
 
 
 class Interval(NamedTuple):
@@ -78,11 +80,11 @@ def steps(run: Run) -> pd.DataFrame:
     """Give the steps of the ramp, in their order, with a column for each field of `Step`.
 
     A request counts for the throughput of the step in which it ended, if it ended with the status ok. The last step
-    ends when the last request begins: from then on the clients only leave, one after the other.
+    ends with the ramp: from then on the clients only leave, one after the other.
     """
     clients = series.clients(run)
     begin = clients.index.to_numpy(dtype=np.float64)
-    end = np.append(begin[1:], run.requests["elapsed"].max())
+    end = np.append(begin[1:], run.ramp_end)
     clients, begin, end = clients[end > begin], begin[end > begin], end[end > begin]
     served = np.sort(run.ends[run.requests["status"] == "ok"].to_numpy())
     throughput = (np.searchsorted(served, end) - np.searchsorted(served, begin)) / (end - begin)
@@ -91,12 +93,19 @@ def steps(run: Run) -> pd.DataFrame:
 
 
 def last_step(run: Run) -> Step | None:
-    """Give the step with the most clients, the longest if there are several; None if no step has a length."""
+    """Give the step with the most clients, the longest if there are several.
+
+    None if none has the length of the requests that end in it, or fewer than a few do: a rate over less is one of
+    chance. None, too, if the time stamps of the run cannot be right.
+    """
     ramp = steps(run)
     most = ramp[ramp["clients"] == ramp["clients"].max()]
-    if most.empty:
+    if most.empty or not run.timed:
         return None
-    return Step(*map(float, most.iloc[int((most["end"] - most["begin"]).argmax())]))
+    step = Step(*map(float, most.iloc[int((most["end"] - most["begin"]).argmax())]))
+    inside = run.requests["outer_time_ms"][run.ends.between(step.begin, step.end, inclusive="left")]
+    few = len(inside) < _A_FEW or step.end - step.begin < inside.median() / 1000
+    return None if few else step
 
 
 def mean_in_flight(run: Run, begin: float, end: float) -> float:

@@ -12,8 +12,8 @@ from kaas.errors import ResultsError
 
 HOW_TO_READ_REPEATS = (
     "Read each line as one repeat. Warm requests met a ready worker; cold ones made the server boot a task runner. "
-    "The last step is the time with the most clients, until the last request begins. A dash is what is not known: "
-    "of percentiles, p95 takes 20 requests, and p99 takes 100."
+    "The last step is the time with the most clients, until the ramp ends. A dash is what is not known, or cannot be "
+    "trusted (see 'What was checked'): of percentiles, p95 takes 20 requests, and p99 takes 100."
 )
 HOW_TO_READ_POOLED = (
     "Read each line as one number of a repeat: its mean over the repeats with the 95 % bootstrap interval of that "
@@ -49,9 +49,10 @@ def per_repeat(found: Sequence[Run]) -> pd.DataFrame:
     Counts are whole numbers (Int64). `failed` is every request that was neither ok nor refused; where there are any,
     `failed: <status>` tells them apart. `throughput` is of the requests that were ok, per second of the whole run;
     `throughput in the last step` is that of the longest stretch of time with the most clients, which ends, if nothing
-    else ends it, when the last request begins (see `statistics.steps`). The clock of the monitoring is known only where
-    its stamps were local (see `runs.Run`).
-    p95 takes 20 requests at least, and p99 takes 100. NaN, or `-` for the energy method, is what is not known.
+    else ends it, with the ramp (see `statistics.steps`). The clock of the monitoring is known only where its stamps were
+    local (see `runs.Run`).
+    p95 takes 20 requests at least, and p99 takes 100. NaN, or `-` for the energy method, is what is not known: no time
+    of a run whose time stamps cannot be right, and no energy where too little of the run was sampled.
     """
     frame = pd.DataFrame([_numbers(run) for run in found], index=pd.Index([run.task for run in found], name="task"))
     told_apart = sorted(name for name in frame.columns if name.startswith("failed: "))
@@ -199,14 +200,14 @@ def _numbers(run: Run) -> dict[str, float | str]:
         **{f"failed: {name}": int(number) for name, number in failed.items()},
         "cold starts": int(requests["cold_start"].sum()),
         "waited for a boot besides": int((requests["waited_for_boot"] & ~requests["cold_start"]).sum()),
-        "duration [s]": run.duration,
+        "duration [s]": run.duration if run.timed else statistics.NAN,
         **_percentiles({"warm": _warm(run), "cold": _cold(run)}),
-        "throughput [1/s]": served / run.duration if run.duration else statistics.NAN,
+        "throughput [1/s]": served / run.duration if run.duration and run.timed else statistics.NAN,
         "throughput in the last step [1/s]": statistics.NAN if step is None else step.throughput,
         "energy [J]": statistics.NAN,
         "energy per served request [J]": statistics.NAN,
         _METHOD: energy.UNKNOWN,
-        **energy.numbers(run),
+        **(energy.numbers(run) if run.energy_is_covered else {}),
         _ZONE: statistics.NAN if run.zone_offset_h is None else run.zone_offset_h,
     }
 
@@ -228,7 +229,8 @@ def _percentiles(times_ms: "dict[str, pd.Series[float]]") -> dict[str, float]:
 
 
 def _first_boots(run: Run) -> "pd.Series[float]":
-    return run.events[run.events["event"] == "booted"].groupby("gpu")["elapsed"].min()
+    booted = run.events[run.events["event"] == "booted"].groupby("gpu")["elapsed"].min()
+    return booted if run.timed else booted * statistics.NAN
 
 
 def _boots_took(run: Run) -> "pd.Series[float]":
@@ -239,7 +241,7 @@ def _boots_took(run: Run) -> "pd.Series[float]":
     # A worker that is started anew, in the place of one that was lost, is ready once more.
     ready = of_first[of_first["event"] == "ready"].drop_duplicates(["gpu", "worker"]).groupby("gpu")["elapsed"]
     is_whole = ready.count().reindex(booted.index) >= booted["num_workers"]
-    return (ready.max() - booted["elapsed"]).where(is_whole)
+    return (ready.max() - booted["elapsed"]).where(is_whole & run.timed)
 
 
 def _littles_law(run: Run) -> dict[str, float]:
