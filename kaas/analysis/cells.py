@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _DECIMAL_COMMA = re.compile(r"\s*-?\d+,\d+\s*")
 

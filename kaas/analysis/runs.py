@@ -21,8 +21,6 @@ from kaas.errors import ResultsError
 _BEGINS_AGAIN_AFTER_S = 1.0
 """Without a request in flight: a client sends one after the other, so where others left it takes no time to speak of,
 while a second run takes longer than this to load what it needs."""
-_SILENT_FOR_S = 5.0
-"""How long a client must be silent at least, at the end of a run, to be noted."""
 _SERVER_WITHOUT_WORK_S = 60.0
 """How old all of a server's events may be: by then (`--idle-timeout`) it would have stopped what it booted."""
 _NOTHING_TOLD = results.Told()
@@ -36,7 +34,8 @@ class Run:
     `events` those of kaas.events; `monitoring` those of `<task>-gpu-monitoring.csv`. All are in order of `elapsed`.
     `zone_offset_h` is by how many hours the clock of the monitoring was ahead of UTC; None where its times are UTC.
     `checks` is what was checked of the files; what could be mended is mended in the frames. `timed` is whether the time
-    stamps of the requests can be right: if not, only durations of single requests are to be given.
+    stamps of the requests can be right: if not, only durations of single requests are to be given. `files` are those
+    that were read.
     """
 
     task: str
@@ -50,6 +49,7 @@ class Run:
     told: results.Told = _NOTHING_TOLD
     checks: tuple[Check, ...] = ()
     timed: bool = True
+    files: tuple[Path, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -236,6 +236,7 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
         told,
         tuple(checks),
         timed,
+        tuple(read_from for read_from in (files.requests, files.description, log, path) if read_from.is_file()),
     )
 
 
@@ -294,25 +295,15 @@ def _ends(requests: pd.DataFrame, begins: str = "timestamp") -> "pd.Series[float
 
 
 def _note_silent_clients(requests: pd.DataFrame, notes: list[str]) -> None:
-    """Note the clients that hung: silent at the end for longer than any request took, and any client paused before.
-
-    Clients are numbered from 0, as they start; one that never had a reply is known by those after it.
-    """
-    ends = _ends(requests, "elapsed")
-    pauses = requests["elapsed"] - ends.groupby(requests["copy"]).shift()
-    longest = max(_SILENT_FOR_S, requests["outer_time_ms"].max() / 1000, pauses.fillna(0.0).max())
-    last = ends.groupby(requests["copy"]).max()
-    silent = last[last < requests["elapsed"].max() - longest]
-    clients = int(last.index.max()) + 1
-    never = clients - len(last)
+    silent, never = ending.silent_clients(requests)
     became = []
     if len(silent):
         since = " to ".join(dict.fromkeys(f"{second:.0f}" for second in (silent.min(), silent.max())))
         became.append(f"{len(silent)} had no more replies after {since} s")
     if never:
-        became.append(f"{never} never had any")
+        became.append(f"{len(never)} never had any")
     if became:
-        notes.append(f"Of {clients} clients {' and '.join(became)}.")
+        notes.append(f"Of {int(requests['copy'].max()) + 1} clients {' and '.join(became)}.")
 
 
 def _first_longest(name: str, in_file: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:

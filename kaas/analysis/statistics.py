@@ -14,8 +14,6 @@ from kaas.analysis.runs import Run
 from kaas.analysis.series import Floats
 
 NAN = float("nan")
-_A_FEW = 3
-"""Requests that a step must have for a rate."""
 
 
 class Interval(NamedTuple):
@@ -95,8 +93,8 @@ def steps(run: Run) -> pd.DataFrame:
 def last_step(run: Run) -> Step | None:
     """Give the step with the most clients, the longest if there are several.
 
-    None if none has the length of the requests that end in it, or fewer than a few do: a rate over less is one of
-    chance. None, too, if the time stamps of the run cannot be right.
+    None if it is shorter than the requests that end in it: the rate would be that of chance. None, too, if the time
+    stamps of the run cannot be right.
     """
     ramp = steps(run)
     most = ramp[ramp["clients"] == ramp["clients"].max()]
@@ -104,8 +102,7 @@ def last_step(run: Run) -> Step | None:
         return None
     step = Step(*map(float, most.iloc[int((most["end"] - most["begin"]).argmax())]))
     inside = run.requests["outer_time_ms"][run.ends.between(step.begin, step.end, inclusive="left")]
-    few = len(inside) < _A_FEW or step.end - step.begin < inside.median() / 1000
-    return None if few else step
+    return None if step.end - step.begin < inside.median() / 1000 else step
 
 
 def mean_in_flight(run: Run, begin: float, end: float) -> float:

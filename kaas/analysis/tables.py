@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import claims, energy, runs, series, statistics
+from kaas.analysis import claims, energy, runs, series, statistics, validity
 from kaas.analysis.runs import Run
+from kaas.analysis.validity import repeats
 from kaas.errors import ResultsError
 
 HOW_TO_READ_REPEATS = (
     "Read each line as one repeat. Warm requests met a ready worker; cold ones made the server boot a task runner. "
     "The last step is the time with the most clients, until the ramp ends. A dash is what is not known, or cannot be "
-    "trusted (see 'What was checked'): of percentiles, p95 takes 20 requests, and p99 takes 100."
+    "trusted (see 'What was checked'); of percentiles, p95 takes 20 requests, and p99 takes 100."
 )
 HOW_TO_READ_POOLED = (
     "Read each line as one number of a repeat: its mean over the repeats with the 95 % bootstrap interval of that "
@@ -49,8 +50,8 @@ def per_repeat(found: Sequence[Run]) -> pd.DataFrame:
     Counts are whole numbers (Int64). `failed` is every request that was neither ok nor refused; where there are any,
     `failed: <status>` tells them apart. `throughput` is of the requests that were ok, per second of the whole run;
     `throughput in the last step` is that of the longest stretch of time with the most clients, which ends, if nothing
-    else ends it, with the ramp (see `statistics.steps`). The clock of the monitoring is known only where its stamps were
-    local (see `runs.Run`).
+    else ends it, with the ramp (see `statistics.steps`). The clock of the monitoring is known only where its stamps
+    were local (see `runs.Run`).
     p95 takes 20 requests at least, and p99 takes 100. NaN, or `-` for the energy method, is what is not known: no time
     of a run whose time stamps cannot be right, and no energy where too little of the run was sampled.
     """
@@ -93,6 +94,13 @@ def littles_law(found: Sequence[Run]) -> pd.DataFrame:
     frame["throughput x time"] = frame["throughput [1/s]"] * frame["mean completion time [ms]"] / 1000
     frame[RATIO] = frame["mean in flight"] / frame["throughput x time"]
     return frame.rename_axis("task")
+
+
+def checks(found: Sequence[Run]) -> pd.DataFrame:
+    """Give what was checked of each repeat, and what was found (see `validity.table`), those of its kind included."""
+    of_runs = [(run.task, check) for run in found for check in run.checks]
+    of_repeats = [check for several in runs.by_experiment(found).values() for check in repeats.check(several)]
+    return validity.table([*of_runs, *of_repeats])
 
 
 def numbers(found: Sequence[Run]) -> pd.DataFrame:
@@ -139,13 +147,14 @@ def one_experiment(found: Sequence[Run]) -> None:
 def write(found: Sequence[Run], folder: Path) -> list[Path]:
     """Write all tables as CSV files into `folder`, which is made if need be; give their paths.
 
-    These are `table-repeats.csv`, `table-pooled.csv`, `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`
-    and, of the runs of which any energy was logged, `table-energy.csv`; earlier ones are replaced, each at once.
+    These are `table-repeats.csv`, `table-pooled.csv` (of the repeats that are alike, see `repeats.alike`),
+    `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`, `table-validity.csv` and, of the runs of which any
+    energy was logged, `table-energy.csv`; earlier ones are replaced, each at once.
 
     Raises:
         ResultsError: a file cannot be written.
     """
-    by_experiment = {name: pooled(repeats) for name, repeats in runs.by_experiment(found).items()}
+    by_experiment = {name: pooled(repeats.alike(several).pooled) for name, several in runs.by_experiment(found).items()}
     by_gpu = boots(found)
     by_gpu.columns = by_gpu.columns.map(", ".join)
     frames = {
@@ -154,6 +163,7 @@ def write(found: Sequence[Run], folder: Path) -> list[Path]:
         "boots": by_gpu,
         "littles-law": littles_law(found),
         "claims": claims.check(found),
+        "validity": checks(found),
     }
     if by_task := {run.task: energy.energy(run) for run in found if energy.logged(run)}:
         frames["energy"] = pd.concat(by_task, names=["task"]).rename(columns=energy.LABELS)

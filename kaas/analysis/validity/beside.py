@@ -36,9 +36,9 @@ def _cold_windows(requests: pd.DataFrame) -> tuple[_Floats, _Floats]:
 def undo_in_events(events: pd.DataFrame, steps: Sequence[Step], requests: pd.DataFrame) -> pd.DataFrame:
     """Undo in a server's log what the clock was set by.
 
-    The log is in order of its stamps, so that its order tells nothing: what may be of before or of after a step is taken
-    to be what fits better, a boot to the time of a cold start, a worker's readiness to its boot, a refusal to that of a
-    request. If no boot fits better then, the log is by a clock that was not set, as of another machine.
+    The log is in order of its stamps, so that its order tells nothing: what may be of before or of after a step is
+    taken to be what fits better, a boot to the time of a cold start, a worker's readiness to its boot, a refusal to
+    that of a request. If no boot fits better then, the log is by a clock that was not set, as of another machine.
 
     Args:
         events: those of the server.
@@ -106,7 +106,7 @@ def boots_can_be(events: pd.DataFrame, requests: pd.DataFrame, *, whole_setup: b
     at_begin = np.abs(boots - begins[place])[is_early].max() < _EARLY_S
     why = "they equal the begin of the cold start at its client" if at_begin else "its clock is another, or it is none"
     found = (
-        f"{is_early.sum()} of {several(len(boots), 'boot')} in the server's log come {by.min():.2f} to {by.max():.2f} s "
+        f"{is_early.sum()} of {several(len(boots), 'boot')} in the server's log are {by.min():.2f} to {by.max():.2f} s "
         f"before the request that caused them can have reached the server ({why}): these are no times of a server"
     )
     return Check(rule, found)
@@ -157,8 +157,8 @@ def undo_ahead(monitoring: pd.DataFrame, steps: Sequence[Step]) -> pd.DataFrame:
 def of_the_run(monitoring: pd.DataFrame, events: pd.DataFrame, requests: pd.DataFrame) -> Check:
     """Compare when the GPUs were first seen at work with the times in which they were booted: the cold starts.
 
-    A monitoring of another run, or of a clock that is off by a minute, fits the length of the run all the same. Then the
-    GPUs begin to work when none was booted. They are taken in the order of their begin, as they may be numbered
+    A monitoring of another run, or of a clock that is off by a minute, fits the length of the run all the same. Then
+    the GPUs begin to work when none was booted. They are taken in the order of their begin, as they may be numbered
     otherwise in the log. One that was at work from the first sample on tells nothing.
     """
     rule = "The GPUs begin to work when they are booted."
@@ -178,7 +178,7 @@ def of_the_run(monitoring: pd.DataFrame, events: pd.DataFrame, requests: pd.Data
     if abs(middle) <= _FITS_S:
         return Check(rule)
     found = (
-        f"its GPUs begin to work {abs(middle):.0f} s {'after they were booted' if middle > 0 else 'before their boots'} "
+        f"its GPUs begin to work {abs(middle):.0f} s {'after' if middle > 0 else 'before'} they were booted "
         f"(median of {len(used)}): it is of another run, or its clock is off, so it is left out"
     )
     return Check(rule, found)

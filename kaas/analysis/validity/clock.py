@@ -69,7 +69,7 @@ def overlaps(requests: pd.DataFrame) -> tuple[bool, Check]:
     """Say if time stamps can be right: not, if requests of one client overlap, which are sent one after the other.
 
     If all stamps are round numbers, they were rounded, as spreadsheets do, and are true to that only. Else the clock
-    was set back and the rows were sorted since, or rows of several runs were put together: nothing tells which is wrong.
+    was set back and the rows were sorted since, or rows of several runs were put together: which is wrong is not told.
     """
     rule = "No client has two requests under way at once."
     if not rows.tells_clients(requests):
@@ -127,12 +127,12 @@ def _excess(requests: pd.DataFrame) -> npt.NDArray[np.float64]:
     That is a client that was refused, and waits; and a single row with a wrong stamp, after which all is as before.
     """
     pauses = _pauses(requests)
-    excess: npt.NDArray[np.float64] = (pauses - pauses.median()).to_numpy(dtype="float64", copy=True)
+    excess = np.array(pauses - pauses.median(), dtype=np.float64)
     by_client = requests["copy"]
     served_before = (requests["status"] == "ok").groupby(by_client).shift(fill_value=True).to_numpy()
     excess[~served_before & (excess > 0)] = np.nan
     following = pd.Series(excess).groupby(by_client.to_numpy()).shift(-1).to_numpy()
-    alone = (np.abs(excess) > _BACK_S) & (np.abs(excess + following) < 0.05 * np.abs(excess))  # noqa: PLR2004
+    alone = (np.abs(excess) > _BACK_S) & (np.abs(excess + following) < 0.05 * np.abs(excess))
     restored = pd.Series(alone).groupby(by_client.to_numpy()).shift(fill_value=False).to_numpy()
     excess[alone | restored] = np.nan
     return excess

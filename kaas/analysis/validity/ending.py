@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from kaas import results
@@ -15,6 +16,8 @@ from kaas.analysis.validity import Check, several
 _PART = 0.01
 _STARTING_S, _ENDING_S = 0.5, 3.0
 """What a run takes besides its requests: its processes start, and are ended."""
+_SILENT_FOR_S = 5.0
+"""How long a client must be silent at least, at the end of a run, to be noted."""
 _NORMALLY = "at the end of the ramp"
 _CLOCK_NOTES = "Clock notes"
 
@@ -76,8 +79,8 @@ def came_to_end(requests: pd.DataFrame, parameters: Mapping[str, str], duration_
         late_s = max(ramp.interval_s / 2, float(requests["outer_time_ms"].max()) / 1000) + 1
         if most < ramp.most or last < ramp.seconds - late_s:
             found.append(
-                f"it broke off after {duration_s:,.1f} of {ramp.seconds:,.0f} s: the ramp came to {most} of {ramp.most} "
-                "clients"
+                f"it broke off after {duration_s:,.1f} of {ramp.seconds:,.0f} s: the ramp came to {most} of "
+                f"{ramp.most} clients"
             )
     return Check("The run came to the end of its ramp.", "; ".join(found))
 
@@ -101,3 +104,17 @@ def within(events: pd.DataFrame, duration_s: float) -> tuple[pd.DataFrame, Check
         f"{several(int(told.sum()), 'event')} of the server after the last reply left out ({counts})" if counts else ""
     )
     return events[~after].reset_index(drop=True), Check("The server's events are of the time of the requests.", found)
+
+
+def silent_clients(requests: pd.DataFrame) -> "tuple[pd.Series[float], list[int]]":
+    """Find the clients that hung: when those had their last reply (index: their number), and which never had any.
+
+    A client hung that is silent at the end for longer than any request took, and any client paused before. Clients are
+    numbered from 0, as they start; one that never had a reply is known by those after it.
+    """
+    ends = requests["elapsed"] + requests["outer_time_ms"] / 1000
+    pauses = requests["elapsed"] - ends.groupby(requests["copy"]).shift()
+    longest = max(_SILENT_FOR_S, requests["outer_time_ms"].max() / 1000, pauses.fillna(0.0).max())
+    last = ends.groupby(requests["copy"]).max()
+    never = np.setdiff1d(np.arange(int(last.index.max()) + 1), last.index.to_numpy()).tolist()
+    return last[last < requests["elapsed"].max() - longest], never
