@@ -203,10 +203,11 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
     events = beside.undo_in_events(reading.read_events(log, notes), steps, requests)
     events = _between(_in_time(events), shown)
     events = _of_the_run(log.name, events, (start - _SERVER_WITHOUT_WORK_S, end), notes)
+    exact = not checks[-1].found  # where stamps were rounded, boots would seem too early
     monitoring, offset_h = _monitoring(path, steps, (start, end), notes, checks)
     monitoring = _of_the_run(path.name, _between(_in_time(monitoring), shown), (start, end), notes)
     checks += [
-        beside.boots_can_be(events, requests, whole_setup=at_end),
+        beside.boots_can_be(events, requests if exact else requests.iloc[:0], whole_setup=at_end),
         of_the_run := beside.of_the_run(monitoring, events, requests),
     ]
     if of_the_run.found:
@@ -219,7 +220,7 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
         within,
         beside.covers(monitoring, end - start),
         ending.lasted(end - start, told),
-        ending.came_to_end(requests, parameters, end - start),
+        *([ending.came_to_end(requests, parameters, end - start)] if timed else []),
         ending.stood_still(parameters),
     ]
     requests["counted"] = _ends(requests, "elapsed") if at_end else requests["elapsed"]

@@ -13,26 +13,27 @@ from typing import NamedTuple
 import pandas as pd
 
 HOW_TO_READ = (
-    "Read each line as one rule put to one repeat: what has to be so of every sound run, and what was found against "
-    "it. A dash is that nothing was, or that the files do not tell."
+    "Read each line as one rule put to one repeat: what has to be so of every sound run, what was seen of it, and what "
+    "was found against it. A dash is that nothing was, or that the files do not tell."
 )
 
 
 class Check(NamedTuple):
-    """One rule put to one run: what has to be so, and what was found against it in one sentence, or ""."""
+    """One rule put to one run: what has to be so, what was found against it in one sentence, and what was seen."""
 
     rule: str
     found: str = ""
+    seen: str = ""
 
 
 def table(checks: Iterable[tuple[str, Check]]) -> pd.DataFrame:
-    """Give what was found of each run by each rule (index: rule and task; column: `found`, "-" for nothing).
+    """Give what was found of each run by each rule (index: rule and task; columns: `seen` and `found`, or "-").
 
     Args:
         checks: the name of a task, and one of its checks.
     """
-    rows = [(check.rule, task, check.found or "-") for task, check in checks]
-    return pd.DataFrame(rows, columns=["rule", "task", "found"]).set_index(["rule", "task"])
+    rows = [(check.rule, task, check.seen or "-", check.found or "-") for task, check in checks]
+    return pd.DataFrame(rows, columns=["rule", "task", "seen", "found"]).set_index(["rule", "task"])
 
 
 def several(number: int, thing: str) -> str:

@@ -18,7 +18,7 @@ COVERED_AT_LEAST = 0.95
 _SET_BACK_S = 1.0
 _HALF_AN_HOUR_S = 1800.0
 _EARLY_S = 0.01
-_FITS_S = 5.0
+_FITS_S = 3.0
 _AT_WORK_PCT = 5.0
 _AROUND_S = 5.0
 
@@ -101,7 +101,11 @@ def boots_can_be(events: pd.DataFrame, requests: pd.DataFrame, *, whole_setup: b
     early = (begins + setup * (1.0 if whole_setup else 0.5))[place] - boots
     is_early = known & (early > _EARLY_S)
     if not is_early.any():
-        return Check(rule)
+        after = -early[known]
+        seen = (
+            f"{len(after)} boots, {after.min() * 1000:,.0f} to {after.max() * 1000:,.0f} ms after" if len(after) else ""
+        )
+        return Check(rule, "", seen)
     by = early[is_early]
     at_begin = np.abs(boots - begins[place])[is_early].max() < _EARLY_S
     why = "they equal the begin of the cold start at its client" if at_begin else "its clock is another, or it is none"
@@ -176,7 +180,7 @@ def of_the_run(monitoring: pd.DataFrame, events: pd.DataFrame, requests: pd.Data
     off = np.where(late > 0, late, np.where(early > 0, -early, 0.0))
     middle = float(np.median(off))
     if abs(middle) <= _FITS_S:
-        return Check(rule)
+        return Check(rule, "", f"{len(used)} GPUs did")
     found = (
         f"its GPUs begin to work {abs(middle):.0f} s {'after' if middle > 0 else 'before'} they were booted "
         f"(median of {len(used)}): it is of another run, or its clock is off, so it is left out"
@@ -190,9 +194,10 @@ def covers(monitoring: pd.DataFrame, duration_s: float) -> Check:
     A mean over a part of a ramp is that of fewer or of more clients, and energy that was not counted looks saved.
     """
     rule = f"At least {COVERED_AT_LEAST:.0%} of the run were sampled."
-    found = []
+    found, seen = [], []
     for columns, what in ((["utilization_pct"], "mean utilization"), (["power_w", "energy_j"], "energy")):
         parts = coverage(monitoring, columns, duration_s)
+        seen += [f"{parts.min():.1%} for {what}"] if len(parts) else []
         if len(parts) and parts.min() < COVERED_AT_LEAST:
             of = (
                 "every GPU"
@@ -200,7 +205,7 @@ def covers(monitoring: pd.DataFrame, duration_s: float) -> Check:
                 else several(int((parts < COVERED_AT_LEAST).sum()), "GPU")
             )
             found.append(f"only {parts.min():.0%} of the run were sampled of {of}, so no {what} is given")
-    return Check(rule, "; ".join(found))
+    return Check(rule, "; ".join(found), ", ".join(seen))
 
 
 def coverage(monitoring: pd.DataFrame, columns: Sequence[str], duration_s: float) -> "pd.Series[float]":

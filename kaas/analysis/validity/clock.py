@@ -17,10 +17,12 @@ from kaas.analysis.validity import Check, rows, several
 
 _BACK_S, _AHEAD_S = 0.25, 2.0
 """From where on a client's pause is another than usual. Time that passes unused looks like a clock set ahead."""
+_NOISE_S = 0.001
 _MOST_CLIENTS = 0.8
 """The part of the clients that must show a step at once: a client that hangs or is replaced may miss it."""
 _NEAR_ROWS = 20
 """So many rows of each client, before and after, are looked at for what it did when others show a step."""
+_BESIDE = 5
 _MOST_STEPS = 10
 _COARSEST, _FINEST = 5, -1
 """Powers of ten, in seconds, to which stamps are found to be rounded."""
@@ -76,7 +78,7 @@ def overlaps(requests: pd.DataFrame) -> tuple[bool, Check]:
         return True, Check(rule)
     overlap, grain = -_pauses_in_time(requests), _grain(requests["timestamp"])
     most, number = float(overlap.max()), int((overlap > _BACK_S).sum())
-    if grain and grain / 1000 < most <= 1.5 * grain:
+    if grain and _NOISE_S < most <= 1.5 * grain:
         fits = grain * 100 < float(np.ptp(requests["timestamp"]))
         limits = "true to that only" if fits else "not to be trusted, and not given"
         return fits, Check(
@@ -160,8 +162,8 @@ def _next_step(requests: pd.DataFrame, grain: float) -> "tuple[Step, pd.Series[b
         of = np.unique(copies[next_two]) if overlapped else known
         if clients >= _MOST_CLIENTS * of.size and (size < 0 or clients > 1):
             size = float(np.median(excess[shown]))
-            # The first row of a client may have been stamped before, and written after the others showed the step.
-            later = _stamped_after(copies, first, near_size[(near_size >= first) & (near_size < first + near)])
+            shown = near_size[(near_size >= first) & (near_size < first + near)]
+            later = _stamped_after(requests, first, shown, first - near, size)
             return Step(float(requests["timestamp"][later].min()) - size, size), pd.Series(later, index=requests.index)
     return None
 
@@ -173,9 +175,20 @@ def _first_two(copies: _Rows, begin: int, end: int, clients: _Rows) -> _Rows:
     return begin + np.flatnonzero((number < 2) & np.isin(after.to_numpy(), clients))  # noqa: PLR2004
 
 
-def _stamped_after(copies: _Rows, first: int, shown: _Rows) -> npt.NDArray[np.bool_]:
-    """Say of each row if it was stamped after a step: that of the clients that show it, from there on, else by row."""
-    begins = pd.Series(shown, index=copies[shown]).groupby(level=0).min()
+def _stamped_after(requests: pd.DataFrame, first: int, shown: _Rows, since: int, size: float) -> npt.NDArray[np.bool_]:
+    """Say of each row if it was stamped after a step.
+
+    Of the clients that show it, those are from there on: one that had just begun shows it last. Of others it is by the
+    row, but that the first row of a new client may stand before: where its end fits those before it better so.
+    """
+    copies = requests["copy"].to_numpy()
+    ends = (requests["timestamp"] + requests["outer_time_ms"] / 1000).to_numpy()
+    begins = pd.Series(shown, index=copies[shown]).groupby(level=0).min().to_dict()
+    for client in set(np.unique(copies[max(0, since) : first]).tolist()) - set(begins):
+        row = int(np.argmax(copies == client))
+        if row >= max(1, since):
+            beside = float(np.median(ends[max(0, row - _BESIDE) : row]))
+            begins[client] = row if abs(ends[row] - size - beside) < abs(ends[row] - beside) else first
     begin_of = pd.Series(copies).map(begins).fillna(first).to_numpy()
     later: npt.NDArray[np.bool_] = np.arange(len(copies)) >= begin_of
     return later
