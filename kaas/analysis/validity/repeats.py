@@ -70,7 +70,7 @@ def check(found: Sequence[Run]) -> list[tuple[str, Check]]:
 
 
 def _setting(run: Run) -> tuple[tuple[str, str], ...]:
-    facts = dict(run.parameters) | ({"Host": run.told.machine} if run.told.machine else {})
+    facts = ({"Host": run.told.machine} if run.told.machine else {}) | dict(run.parameters)
     return tuple(
         sorted(
             (name, value)
