@@ -7,108 +7,25 @@ kaas.analysis.validity; what is derived from them stands in kaas.analysis.series
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from kaas import results
 from kaas.analysis import nvidia_logs, reading
+from kaas.analysis.run import Run, experiment_and_repeat
 from kaas.analysis.validity import Check, beside, clock, ending, rows
 from kaas.errors import ResultsError
+
+__all__ = ["Run", "by_experiment", "find_runs", "newest_results"]
 
 _BEGINS_AGAIN_AFTER_S = 1.0
 """Without a request in flight: a client sends one after the other, so where others left it takes no time to speak of,
 while a second run takes longer than this to load what it needs."""
 _SERVER_WITHOUT_WORK_S = 60.0
 """How old all of a server's events may be: by then (`--idle-timeout`) it would have stopped what it booted."""
-_NOTHING_TOLD = results.Told()
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One repeat of the experiment.
-
-    `requests` has the columns of kaas.results and `counted`, the elapsed time at which `concurrency` was true;
-    `events` those of kaas.events; `monitoring` those of `<task>-gpu-monitoring.csv`. All are in order of `elapsed`.
-    `zone_offset_h` is by how many hours the clock of the monitoring was ahead of UTC; None where its times are UTC.
-    `checks` is what was checked of the files; what could be mended is mended in the frames. `timed` is whether the time
-    stamps of the requests can be right: if not, only durations of single requests are to be given. `files` are those
-    that were read.
-    """
-
-    task: str
-    parameters: Mapping[str, str]
-    requests: pd.DataFrame
-    events: pd.DataFrame
-    monitoring: pd.DataFrame
-    notes: tuple[str, ...] = ()
-    folder: Path = Path()
-    zone_offset_h: float | None = None
-    told: results.Told = _NOTHING_TOLD
-    checks: tuple[Check, ...] = ()
-    timed: bool = True
-    files: tuple[Path, ...] = ()
-
-    @property
-    def duration(self) -> float:
-        """Seconds from the begin of the first request to the end of the last."""
-        return float(self.ends.max())
-
-    @property
-    def ends(self) -> "pd.Series[float]":
-        """The elapsed second at which each request ended, in the order of the requests."""
-        return _ends(self.requests, "elapsed")
-
-    @property
-    def ramp_end(self) -> float:
-        """The elapsed second at which the ramp ended: from then on no client begins a request, and the run drains.
-
-        That is when its last step was to end, or the last request began, if that is later or the ramp is not known or
-        did not come so far.
-        """
-        last = float(self.requests["elapsed"].max())
-        ramp = ending.ramp_of(self.parameters)
-        return max(last, ramp.seconds) if ramp is not None and ramp.seconds <= self.duration else last
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the run came to its end, as far as its files tell."""
-        return not ending.came_to_end(self.requests, self.parameters, self.duration).found
-
-    def coverage(self, *columns: str) -> float:
-        """Give the part of the run, from 0 to 1, of which the GPU that was sampled least was; NaN if none was.
-
-        Args:
-            columns: of the monitoring, one of which a sample must know.
-        """
-        return float(beside.coverage(self.monitoring, columns, self.duration).min())
-
-    @property
-    def utilization_is_covered(self) -> bool:
-        """Whether so much of the run was sampled that a mean utilization over it is one."""
-        return self.timed and not self.coverage("utilization_pct") < beside.COVERED_AT_LEAST
-
-    @property
-    def energy_is_covered(self) -> bool:
-        """Whether the samples of power and of energy counters cover so much of the run that its energy is known."""
-        return self.timed and not self.coverage("power_w", "energy_j") < beside.COVERED_AT_LEAST
-
-    @property
-    def sampled(self) -> pd.DataFrame:
-        """What was monitored while the run lasted."""
-        return self.monitoring[self.monitoring["elapsed"].between(0.0, self.duration)]
-
-    @property
-    def experiment(self) -> str:
-        """The task's name without the number of the repeat."""
-        return _experiment_and_repeat(self.task)[0]
-
-    @property
-    def repeat(self) -> int:
-        """The number of the repeat, with which the task's name ends; 1 if it bears none."""
-        return _experiment_and_repeat(self.task)[1]
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -135,7 +52,7 @@ def find_runs(folder: Path) -> list[Run]:
     if not found:
         raise left_out[tasks[0]]
     for task, why in left_out.items():
-        siblings = (place for place, run in enumerate(found) if run.experiment == _experiment_and_repeat(task)[0])
+        siblings = (place for place, run in enumerate(found) if run.experiment == experiment_and_repeat(task)[0])
         place = next(siblings, 0)
         note = f"{task} is left out: {str(why).removeprefix(f'{folder}/')}."
         found[place] = replace(found[place], notes=(*found[place].notes, note))
@@ -178,11 +95,6 @@ def _is_meant_as_requests(path: Path) -> bool:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _experiment_and_repeat(task: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(.+)-(\d+)", task)
-    return (match[1], int(match[2])) if match else (task, 1)
 
 
 def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:

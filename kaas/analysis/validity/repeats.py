@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kaas.analysis.runs import Run
+from kaas.analysis.run import Run
 from kaas.analysis.validity import Check
 
 _OF_ONE_RUN = ("Task name", "Ended", "Memory", "Time zone")
