@@ -19,6 +19,8 @@ _LENGTHS_APART = 0.05
 _TELLING_S = 10.0
 """Shorter runs say nothing by their length: to start takes as long."""
 _SAME_PART = 0.5
+_BY_CHANCE = 10
+"""Requests with equal time stamps that say nothing: round ones may agree."""
 _SHOWN = 3
 
 
@@ -99,6 +101,7 @@ def _differs(run: Run, own: Mapping[str, str], usual: Mapping[str, str], length:
 def _is_one_of(run: Run, others: Sequence[Run]) -> str:
     """Say which other one holds the same requests: no two runs agree in the microseconds of most."""
     for other in others:
-        if np.isin(run.requests["timestamp"], other.requests["timestamp"]).mean() > _SAME_PART:
+        shared = int(np.isin(run.requests["timestamp"], other.requests["timestamp"]).sum())
+        if shared > max(_BY_CHANCE, _SAME_PART * len(run.requests)):
             return f"it holds the requests of {other.task}"
     return ""
