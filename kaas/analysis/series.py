@@ -80,12 +80,10 @@ def utilization(run: Run, window_s: float) -> pd.DataFrame:
 
 
 def mean_utilization(run: Run) -> float:
-    """Give the mean in percent over the run of each GPU's own samples, averaged over the GPUs.
+    """Give the mean in percent over the run of each GPU's own samples, averaged over the GPUs; NaN if there is none.
 
-    NaN if there is none, or too little of the run was sampled.
+    It is one of the run only if `run.utilization_is_covered`.
     """
-    if not run.utilization_is_covered:
-        return float("nan")
     return float(run.sampled.groupby("gpu")["utilization_pct"].mean().mean())
 
 

@@ -148,8 +148,8 @@ def write(found: Sequence[Run], folder: Path) -> list[Path]:
     """Write all tables as CSV files into `folder`, which is made if need be; give their paths.
 
     These are `table-repeats.csv`, `table-pooled.csv` (of the repeats that are alike, see `repeats.alike`),
-    `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`, `table-validity.csv` and, of the runs of which any
-    energy was logged, `table-energy.csv`; earlier ones are replaced, each at once.
+    `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv` and, of the runs of which any energy was logged,
+    `table-energy.csv`; earlier ones are replaced, each at once.
 
     Raises:
         ResultsError: a file cannot be written.
@@ -163,7 +163,6 @@ def write(found: Sequence[Run], folder: Path) -> list[Path]:
         "boots": by_gpu,
         "littles-law": littles_law(found),
         "claims": claims.check(found),
-        "validity": checks(found),
     }
     if by_task := {run.task: energy.energy(run) for run in found if energy.logged(run)}:
         frames["energy"] = pd.concat(by_task, names=["task"]).rename(columns=energy.LABELS)

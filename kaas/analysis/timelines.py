@@ -125,7 +125,7 @@ def utilization(run: Run) -> Figure:
     busy = drawing.thinned((during.sum(axis="columns", min_count=1) / 100).to_frame("busy"))["busy"]
     mean = series.mean_utilization(run)
     of_all = f" of all {len(during.columns)}" if len(during.columns) > 1 else ""
-    over = "not given, as too little was sampled" if np.isnan(mean) else f"{mean:.0f} %{of_all}"
+    over = f"{mean:.0f} %{of_all}" if run.utilization_is_covered else "not given, as too little was sampled"
     label = f"utilization, summed (mean over the run: {over})"
     summed.plot(busy.index, busy, color=BLACK, linewidth=1.4, label=label)
     drawing.whole_numbers(summed, max(float(busy.max()), float(runners.max()) if len(runners) else 0.0))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from made_runs import PUBLISHED, T0, booted, closed_loop, needs_published, request, write_run
 
-from kaas.analysis import energy, report, runs, series, tables
+from kaas.analysis import energy, figures, report, runs, series, tables
 from kaas.analysis.runs import Run
 from kaas.analysis.validity.repeats import alike
 from kaas.errors import ResultsError
@@ -282,7 +282,13 @@ def test_where_too_little_was_sampled_there_is_no_mean_and_no_energy(
 
     assert found(run) == [f"{sentence}, so no mean utilization is given; {sentence}, so no energy is given"]
     assert run.coverage("utilization_pct") == pytest.approx(part, abs=0.01)
-    assert pd.isna(series.mean_utilization(run))
+    assert not run.utilization_is_covered
+    (label,) = (
+        str(line.get_label())
+        for line in figures.utilization(run).axes[1].get_lines()
+        if "summed" in str(line.get_label())
+    )
+    assert label == "utilization, summed (mean over the run: not given, as too little was sampled)"
     assert tables.per_repeat([run])[["energy [J]", "energy per served request [J]"]].isna().all(axis=None)
     assert energy.energy(run)["seconds"].max() > 0, "what each GPU drew while it was sampled stands in its own table"
 
