@@ -369,6 +369,6 @@ def read_told(path: Path) -> Told:
 def _lines(path: Path) -> list[str]:
     """Give the lines of a description, whatever editor has saved it; none if it is missing."""
     try:
-        return [line.rstrip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except OSError:
         return []

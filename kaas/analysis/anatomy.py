@@ -96,8 +96,7 @@ def decomposition(run: Run) -> Figure:
     known = breakdown.knows_queue(run)
     # The original's kernel measured from before its upload until after its download, and waited for others meanwhile.
     kernel = "kernel" if known else "inner time (kernel, its transfers, waiting for others)"
-    asked_for = "" if series.alive(run).equals(series.clients(run).rename("alive")) else " asked for"
-    axes.set_xlabel(f"Number of clients{asked_for}" + (f", in groups of {width}" if width > 1 else ""))
+    axes.set_xlabel("Number of clients" + (f", in groups of {width}" if width > 1 else ""))
     if means.empty:
         axes.set_ylabel("Completion time [ms]")
         axes.set_ylim(0, 1)

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps, font_manager
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import PatchCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 WIDTH_IN = 7.2
@@ -152,7 +153,11 @@ def over_time(
     panels[-1].set_xlabel(label)
     if ramp_end is not None and ramp_end < duration_s:
         for panel in panels:
-            panel.axvspan(ramp_end, duration_s, facecolor="0.93", edgecolor="none", zorder=0)
+            drain = Rectangle((ramp_end, 0.0), duration_s - ramp_end, 1.0)
+            grey = PatchCollection(
+                [drain], transform=panel.get_xaxis_transform(), facecolor="0.93", edgecolor="none", zorder=0
+            )
+            panel.add_collection(grey, autolim=False)
     figure.align_ylabels(panels)
 
 

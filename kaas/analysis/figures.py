@@ -56,7 +56,7 @@ HOW_TO_READ = (
 HOW_TO_READ_ALL = (
     "The same four panels over all repeats: each line is the median of the repeats at that moment, and its band "
     "reaches from the lowest of them to the highest; the completion time is that of warm requests, with every cold "
-    "start marked."
+    "start marked. Dotted are the clients that were still alive, where some had died; grey is the drain."
 )
 HOW_TO_READ_COMPARED = (
     "The same four panels for two sets of runs: each line is the median of a set's repeats at that moment, and its "
@@ -203,10 +203,10 @@ GALLERY = (
         "decomposition",
         "What the completion time is made of",
         decomposition,
-        "Each column is the mean completion time of the served requests that were sent with so many clients, cold "
-        "starts included, divided into its parts. The inner time, where only that was logged, began before the upload "
-        "and ended after the download, so it is that of no kernel alone. Waiting for a boot is part of the queue where "
-        "that was logged; where a part grows with the clients, they get into each other's way.",
+        "Each column is the mean completion time of the served requests that were sent with so many clients (asked for: "
+        "some may have died), cold starts included, divided into its parts. The inner time, where only that was logged, "
+        "began before the upload and ended after the download, so it is that of no kernel alone. Waiting for a boot is "
+        "part of the queue where that was logged; where a part grows with the clients, they get into each other's way.",
         _any_served,
         NOTHING_SERVED,
     ),

@@ -152,9 +152,8 @@ def draw_sets(panels: Sequence[Axes], sets: Sequence[Set], *, mark_cold_starts: 
     for one, frame, asked in zip(sets, alive, spreads, strict=True):
         if not frame["median"].equals(asked["median"]):
             over = frame.index.to_numpy() * one.scale
-            style = {"color": one.style["color"], "linestyle": ":", "linewidth": 1.2, "label": "alive"}
+            style = {"color": one.style["color"], "linestyle": ":", "linewidth": 1.2, "label": "_"}
             clients.plot(over, frame["median"], drawstyle="steps-post", **style)
-            drawing.legend(clients)
 
     spreads = _spreads(sets, lambda run, one: series.at(series.task_runners(run), one.grid))
     task_runners.set_ylabel("Number of\ntask runners")

@@ -158,7 +158,7 @@ def throughput(run: Run, bins: Floats) -> pd.DataFrame:
     served = _served(run, bins)
     frame = pd.DataFrame({"served": served, "per_s": served / np.diff(bins)}, index=pd.Index(bins[:-1], name="elapsed"))
     frame["clients"] = means_of_steps(alive(run), bins)
-    frame["per_client"] = frame["per_s"] / frame["clients"]
+    frame["per_client"] = frame["per_s"] / frame["clients"].where(frame["clients"] > 0)
     return frame
 
 
