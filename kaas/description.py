@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from kaas.errors import ResultsError
 from kaas.results import COLUMNS
@@ -76,9 +77,39 @@ _PARAMETER = re.compile(r"(?P<name>[A-Z][^:`]*): (?P<value>.*)")
 
 def read(path: Path) -> dict[str, str]:
     """Read the `Name: value` lines of a `<task>.md`, ours or a published one; a missing file gives none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    matches = filter(None, map(_PARAMETER.fullmatch, lines))
+    matches = filter(None, map(_PARAMETER.fullmatch, _lines(path)))
     return {match["name"]: match["value"] for match in matches}
+
+
+class Told(NamedTuple):
+    """What a description tells in sentences: "" or None where it does not."""
+
+    machine: str = ""
+    ran_for_s: float | None = None
+
+
+_MACHINE = re.compile(r"The experiment was run on the machine (?P<name>.+)\.")
+_RAN_FOR = re.compile(
+    r"The experiment ran for (?:(?:(?P<days>\d+) days?, )?(?P<hours>\d+):(?P<minutes>\d\d):)?(?P<seconds>\d+(?:\.\d+)?)"
+    r"(?: s)?\."
+)
+
+
+def read_told(path: Path) -> Told:
+    """Read the machine and the length of a run from a `<task>.md`, ours or a published one (`0:08:06.052530`)."""
+    told = Told()
+    for line in _lines(path):
+        if match := _MACHINE.fullmatch(line):
+            told = told._replace(machine=match["name"])
+        elif match := _RAN_FOR.fullmatch(line):
+            minutes = (int(match["days"] or 0) * 24 + int(match["hours"] or 0)) * 60 + int(match["minutes"] or 0)
+            told = told._replace(ran_for_s=minutes * 60 + float(match["seconds"]))
+    return told
+
+
+def _lines(path: Path) -> list[str]:
+    """Give the lines of a description, whatever editor has saved it; none if it is missing."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError:
+        return []

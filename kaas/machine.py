@@ -37,7 +37,7 @@ def describe() -> dict[str, str]:
             facts[f"Library {library}"] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
-    facts["Git revision"] = _revision()
+    facts["Git revision"] = revision()
     facts["Time zone"] = f"{time.strftime('%Z')} (UTC{time.strftime('%z')})"
     return facts
 
@@ -137,12 +137,13 @@ def _gpus() -> str:
     return "; ".join(f"{gpu.number}: {gpu.name}, {gpu.driver}" for gpu in nvidia.found()[0])
 
 
-def _revision() -> str:
-    revision = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    if not revision:
+def revision() -> str:
+    """Give the revision of this project, and whether it was changed since; "unknown" without git."""
+    head = _output("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    if not head:
         return "unknown"
     changed = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no")
-    return f"{revision}{', with uncommitted changes' if changed else ''}"
+    return f"{head}{', with uncommitted changes' if changed else ''}"
 
 
 def _output(*command: str) -> str:

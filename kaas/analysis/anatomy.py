@@ -17,6 +17,7 @@ _MOST_LINEAR = 50
 """Requests in a bin from which on a bar of a single one would not be seen on a linear axis."""
 
 
+@drawing.own_settings
 def completion_times(run: Run) -> Figure:
     """Draw how completion times are distributed: a histogram of each kind of request, and the ECDF of all kinds."""
     frame = run.requests
@@ -84,6 +85,7 @@ def _bins(times: "pd.Series[float]") -> tuple[series.Floats, bool]:
     return bins, far
 
 
+@drawing.own_settings
 def decomposition(run: Run) -> Figure:
     """Draw the parts of the mean completion time, stacked, over the number of clients, and its median as a line."""
     figure = drawing.new_figure(3.6)
@@ -91,7 +93,9 @@ def decomposition(run: Run) -> Figure:
     clients = run.requests["concurrency"]
     width = max(1, int(series.round_up(max(1, int(clients.max() - clients.min() + 1)) / 60)))
     means = breakdown.completion(run, width)
-    kernel = "kernel" if breakdown.knows_queue(run) else "kernel (as it measured itself)"
+    known = breakdown.knows_queue(run)
+    # The original's kernel measured from before its upload until after its download, and waited for others meanwhile.
+    kernel = "kernel" if known else "inner time (kernel, its transfers, waiting for others)"
     axes.set_xlabel("Number of clients" + (f", in groups of {width}" if width > 1 else ""))
     if means.empty:
         axes.set_ylabel("Completion time [ms]")
@@ -103,7 +107,7 @@ def decomposition(run: Run) -> Figure:
     unit, factor = drawing.time_unit(float(tops["rest"].max()))
     left = means.index.to_numpy(dtype="float64") - 0.5
     bottom = np.zeros(len(means))
-    rest = f"rest (transfer, waiting{' for a core' if breakdown.knows_queue(run) else ''})"
+    rest = f"rest ({'transfer, waiting for a core' if known else 'connection, waiting for a worker'})"
     for part, label, colour, hatch in (
         ("setup", "setup", SKY, ""),
         ("queue", "queue (waiting for a boot, too)", YELLOW, "xxxx"),
@@ -127,6 +131,7 @@ def decomposition(run: Run) -> Figure:
     return figure
 
 
+@drawing.own_settings
 def cold_starts(run: Run) -> Figure:
     """Draw the phases of each boot; where the server logged none, the completion times of the cold starts."""
     boots = breakdown.boots(run)
@@ -146,7 +151,7 @@ def _draw_boots(boots: pd.DataFrame) -> Figure:
         is_rest = phase == "rest"
         colour, hatch = (YELLOW, "xxxx") if is_rest else looks[min(place, len(looks) - 1)]
         right = ends[phase].to_numpy() * 1000 * factor
-        label = "rest" if is_rest and len(phases.columns) > 1 else "until ready" if is_rest else phase
+        label = "rest" if is_rest and len(phases.columns) > 1 else "until ready" if is_rest else drawing.as_text(phase)
         style = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.3, "hatch": hatch, "label": label}
         drawing.bars(axes, (left, right, rows - 0.35, rows + 0.35), **style)
         left = right
@@ -191,6 +196,7 @@ def _rows(names: list[str]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+@drawing.own_settings
 def requests_per_task_runner(run: Run) -> Figure:
     """Draw the requests that each GPU served, divided into those of its workers."""
     figure = drawing.new_figure(3.2)

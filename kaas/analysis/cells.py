@@ -2,14 +2,46 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 
 import pandas as pd
 
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_DECIMAL_COMMA = re.compile(r"\s*-?\d+,\d+\s*")
+
 
 def split_line(line: bytes) -> list[str]:
-    """Give the cells of a line, such as a header, without blanks around them."""
-    return [cell.strip() for cell in line.decode(errors="replace").split(",")]
+    """Give the cells of a line, such as a header, without blanks around them, nor quotes."""
+    text = line.decode(errors="replace").strip()
+    try:
+        cells = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error:  # a stray quote
+        cells = text.split(",")
+    return [cell.strip() for cell in cells] or [""]
+
+
+def foreign(content: bytes) -> str:
+    """Say in words why these lines are no CSV as it is read here, if a spreadsheet saved them in its own way.
+
+    That is with other separators, with decimal commas or in UTF-16; "" if none of it is so.
+    """
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is text in UTF-16: save it as CSV in UTF-8"
+    first, _, rest = content[:4000].decode(errors="replace").partition("\n")
+    for separator, name in _OTHER_SEPARATORS.items():
+        if first.count(separator) > first.count(","):
+            numbers = [cell.strip('" \r') for line in (first, *rest.split("\n")[:1]) for cell in line.split(separator)]
+            commas = " and its numbers have decimal commas" if any(map(_DECIMAL_COMMA.fullmatch, numbers)) else ""
+            points = ", and points in numbers" if commas else ""
+            return f"its cells are separated by {name}{commas}: save it as CSV with commas between cells{points}"
+    return ""
+
+
+def has_decimal_commas(cells: "pd.Series[str]") -> bool:
+    """Say if most of the cells of a column, as text, are numbers with a decimal comma."""
+    some = cells.dropna().astype("str").head(100)
+    return len(some) > 0 and bool(some.str.fullmatch(_DECIMAL_COMMA).mean() > 0.5)  # noqa: PLR2004
 
 
 def read(lines: bytes, width: int, types: str | Mapping[int, str], *, quoted: bool) -> pd.DataFrame:

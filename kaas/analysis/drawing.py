@@ -4,16 +4,19 @@ Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which peo
 tell apart.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from typing import Any, Literal, ParamSpec, TypeVar
 
+import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
+from matplotlib import colormaps, font_manager
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import PatchCollection, PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 WIDTH_IN = 7.2
@@ -47,7 +50,24 @@ _WIDE = 1e3
 # Of a legend, in points; the width of a character is the mean one of its font.
 _LEGEND_SIZE, _CHARACTER, _SWATCH, _PANEL_WIDTH = 7, 4.1, 26, 450
 
+# Names may be in any script: the first has Latin, Greek and Cyrillic, of the others those count that are installed.
+_FONT = "DejaVu Sans"
+_MORE_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Hiragino Sans",
+    "PingFang SC",
+    "WenQuanYi Zen Hei",
+    "Arial Unicode MS",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+    "Noto Sans Hebrew",
+    "Noto Sans Thai",
+)
+
 Style = dict[str, Any]
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 WARM: Style = {"marker": ".", "markersize": 2.5, "color": BLUE, "markeredgewidth": 0, "rasterized": True}
 WAITED: Style = {"marker": "^", "markersize": 4, "color": GREEN, "markeredgewidth": 0, "clip_on": False}
@@ -69,6 +89,40 @@ def new_figure(height_in: float) -> Figure:
     return Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
 
 
+def own_settings(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Let a function draw with matplotlib's own settings, whatever the user's are, and leave those as they are."""
+
+    @wraps(draw)
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        settings = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
+        with matplotlib.rc_context(settings | {"font.family": [_FONT, *_more_fonts()]}):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def as_text(name: str) -> str:
+    """Let a name of somebody else's be drawn as it is.
+
+    A `$` begins no formula, an underscore in front hides it from no legend, and what no font here has is drawn as its
+    code in Unicode: a box would tell nothing.
+    """
+    fonts = [font_manager.get_font(font_manager.findfont(font)) for font in (_FONT, *_more_fonts())]
+    known = [any(font.get_char_index(ord(one)) for font in fonts) for one in name]
+    text = "".join(
+        one if is_known else one.encode("ascii", "backslashreplace").decode()
+        for one, is_known in zip(name, known, strict=True)
+    )
+    hidden = "\u200a" if text.startswith("_") else ""  # a hair space
+    return hidden + text.replace("$", r"\$")
+
+
+@cache
+def _more_fonts() -> tuple[str, ...]:
+    installed = set(font_manager.get_font_names())
+    return tuple(font for font in _MORE_FONTS if font in installed)
+
+
 def window_s(duration_s: float) -> float:
     """Choose the window of a rolling mean."""
     # Wide enough to be read over any length of run, and never so wide as to blur what booting one GPU did.
@@ -83,11 +137,27 @@ def plain(panels: Sequence[Axes]) -> None:
         panel.spines[["top", "right"]].set_visible(False)
 
 
-def over_time(figure: Figure, panels: Sequence[Axes], duration_s: float, label: str = "Experiment time [s]") -> None:
-    """Finish panels that stand above each other and share the time from 0 to the run's end."""
+def over_time(
+    figure: Figure,
+    panels: Sequence[Axes],
+    duration_s: float,
+    label: str = "Experiment time [s]",
+    ramp_end: float | None = None,
+) -> None:
+    """Finish panels that stand above each other and share the time from 0 to the run's end.
+
+    What comes after the end of the ramp is the drain: grey.
+    """
     plain(panels)
     panels[-1].set_xlim(0, duration_s or 1.0)
     panels[-1].set_xlabel(label)
+    if ramp_end is not None and ramp_end < duration_s:
+        for panel in panels:
+            drain = Rectangle((ramp_end, 0.0), duration_s - ramp_end, 1.0)
+            grey = PatchCollection(
+                [drain], transform=panel.get_xaxis_transform(), facecolor="0.93", edgecolor="none", zorder=0
+            )
+            panel.add_collection(grey, autolim=False)
     figure.align_ylabels(panels)
 
 
@@ -118,8 +188,19 @@ def time_unit(highest_ms: float) -> tuple[str, float]:
 
 def steps(axes: Axes, values: "pd.Series[int]", duration_s: float, **style: Any) -> None:
     """Draw steps until the end of the run; what comes after it (that task runners stop with the server) is no news."""
-    values = values[values.index <= duration_s]
+    values = _outline(values[values.index <= duration_s])
     axes.plot([*values.index, duration_s], [*values, values.iloc[-1]], drawstyle="steps-post", **style)
+
+
+def _outline(values: "pd.Series[int]") -> "pd.Series[int]":
+    """Keep of steps that are too many to be told apart the lowest and the highest in each stretch of time."""
+    if len(values) <= MOST_VECTORS:
+        return values
+    numbered = pd.Series(values.to_numpy())
+    stretch = np.arange(len(values)) * (MOST_VECTORS // 4) // len(values)
+    by_stretch = numbered.groupby(stretch)
+    kept = np.unique(np.concatenate([by_stretch.idxmin(), by_stretch.idxmax(), [0, len(values) - 1]]))
+    return values.iloc[kept]
 
 
 def bars(axes: Axes, sides: tuple[Any, Any, Any, Any], **style: Any) -> PolyCollection:

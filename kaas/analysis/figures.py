@@ -52,12 +52,13 @@ __all__ = [
 HOW_TO_READ = (
     "Read it from top to bottom at one moment: so many clients had been started, so many task runners had been booted "
     "for them, so busy was each GPU, and so long took the requests that began then; one that was refused or failed is "
-    "only a mark on the axis. On a laptop, 100 % of a GPU are all the cores that its workers could use."
+    "only a mark on the axis. Grey is the drain: no client begins a request any more. On a laptop, 100 % of a GPU are "
+    "all the cores that its workers could use."
 )
 HOW_TO_READ_ALL = (
     "The same four panels over all repeats: each line is the median of the repeats at that moment, and its band "
     "reaches from the lowest of them to the highest; the completion time is that of warm requests, with every cold "
-    "start marked."
+    "start marked. Dotted are the clients that were still alive, where some had died; grey is the drain."
 )
 HOW_TO_READ_COMPARED = (
     "The same four panels for two sets of runs: each line is the median of a set's repeats at that moment, and its "
@@ -91,14 +92,16 @@ class Picture(NamedTuple):
     """Says why there is not."""
 
 
+@drawing.own_settings
 def combined(run: Run) -> Figure:
     """Draw the four panels of one run, each from 0 up, over the seconds from its first request to its last reply."""
     figure, axes = _four_panels()
     panels.draw_run(axes, run)
-    drawing.over_time(figure, axes, run.duration)
+    drawing.over_time(figure, axes, run.duration, ramp_end=run.ramp_end)
     return figure
 
 
+@drawing.own_settings
 def combined_all(found: Sequence[Run]) -> Figure:
     """Draw the four panels of repeats: of each quantity the median over them, and a band from lowest to highest.
 
@@ -108,10 +111,12 @@ def combined_all(found: Sequence[Run]) -> Figure:
     figure, axes = _four_panels()
     label = f"median of {len(found)} repeats" if len(found) > 1 else "the only repeat"
     panels.draw_sets(axes, [Set(found, label, {"color": BLUE})], mark_cold_starts=True)
-    drawing.over_time(figure, axes, panels.duration(found))
+    ends = [run.ramp_end for run in found]
+    drawing.over_time(figure, axes, panels.duration(found), ramp_end=max(ends))
     return figure
 
 
+@drawing.own_settings
 def compared(own: Sequence[Run], other: Sequence[Run], names: tuple[str, str]) -> Figure:
     """Draw two sets of repeats over each other in the four panels, each as `combined_all` does.
 
@@ -122,7 +127,7 @@ def compared(own: Sequence[Run], other: Sequence[Run], names: tuple[str, str]) -
         other: the same.
         names: of the two sets, for the legend, which shortens long ones, and says "own" and "other" for equal ones.
     """
-    names = drawing.shortened(names[0]), drawing.shortened(names[1])
+    names = drawing.as_text(drawing.shortened(names[0])), drawing.as_text(drawing.shortened(names[1]))
     if names[0] == names[1]:
         names = "own", "other"
     figure, axes = _four_panels()
@@ -208,9 +213,10 @@ GALLERY = (
         "decomposition",
         "What the completion time is made of",
         decomposition,
-        "Each column is the mean completion time of the served requests that were sent with so many clients, cold "
-        "starts included, divided into its parts; waiting for a boot is part of the queue where that was logged, and "
-        "where a part grows with the clients, they get into each other's way.",
+        "Each column is the mean completion time of the served requests that were sent with so many clients (asked "
+        "for: some may have died), cold starts included, divided into its parts. The inner time, where only that was "
+        "logged, began before the upload and ended after the download, so it is that of no kernel alone. Waiting for a boot is "
+        "part of the queue where that was logged; where a part grows with the clients, they get into each other's way.",
         _any_served,
         NOTHING_SERVED,
     ),
@@ -254,6 +260,7 @@ GALLERY = (
 """In the order in which they are shown."""
 
 
+@drawing.own_settings
 def save(figure: Figure, path: Path) -> Path:
     """Write `<path>.pdf` and `<path>.png`, and give the latter; earlier ones are replaced if they are ours.
 

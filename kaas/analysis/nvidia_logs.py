@@ -65,7 +65,7 @@ _TELLING_S = 60.0
 
 
 def parse(content: bytes) -> tuple[pd.DataFrame, int]:
-    """Give the samples in order of time, and how many malformed lines were left out.
+    """Give the samples in the order of the file, and how many malformed lines were left out.
 
     Columns, as far as the file has them: `timestamp` (seconds since the epoch, if the host's clock showed UTC), `gpu`
     (numbered from 0 in the order of bus ids or, without these, of indices), `bus_id`, `uuid`, `utilization_pct`,
@@ -91,7 +91,7 @@ def parse(content: bytes) -> tuple[pd.DataFrame, int]:
     frame = pd.DataFrame(columns)[is_sound]
     numbers = {gpu: number for number, gpu in enumerate(sorted(frame[key].unique()))}
     frame = frame.assign(gpu=frame[key].map(numbers)).drop(columns=_INDEX, errors="ignore")
-    return frame.sort_values(_TIME, kind="stable", ignore_index=True), len(raw) - len(frame)
+    return frame.reset_index(drop=True), len(raw) - len(frame)
 
 
 def zone_offset_h(monitoring: pd.DataFrame, start: float, end: float) -> float:

@@ -46,6 +46,7 @@ def draw_run(panels: Sequence[Axes], run: Run) -> None:
     """Draw one run: steps, the rolling mean of each GPU and of all, and every request as a dot."""
     clients, task_runners, utilization, completion = panels
     draw_steps(clients, series.clients(run), run, "Number of clients", BLUE)
+    draw_alive(clients, series.alive(run), series.clients(run), run.duration)
     draw_steps(task_runners, series.task_runners(run), run, "Number of\ntask runners", GREEN)
     draw_means(utilization, series.utilization, run, "Utilization [%]")
     utilization.set_ylim(0, 105)
@@ -60,6 +61,16 @@ def draw_steps(axes: Axes, values: "pd.Series[int]", run: Run, label: str, colou
         drawing.say(axes, "no server events in this run")
         return
     drawing.steps(axes, values, run.duration, color=colour, linewidth=1.6)
+
+
+def draw_alive(axes: Axes, alive: "pd.Series[int]", asked: "pd.Series[int]", duration_s: float) -> None:
+    """Draw those of the clients that still had replies, where they are fewer than those asked for."""
+    if alive.equals(asked.rename("alive")):
+        return
+    axes.get_lines()[0].set_label("asked for")
+    style = {"color": BLACK, "linestyle": "--", "linewidth": 1.0, "label": f"alive ({alive.iloc[-1]} at the end)"}
+    drawing.steps(axes, alive, duration_s, **style)
+    drawing.legend(axes)
 
 
 def draw_means(axes: Axes, means_of: Callable[[Run, float], pd.DataFrame], run: Run, label: str) -> None:
@@ -137,6 +148,12 @@ def draw_sets(panels: Sequence[Axes], sets: Sequence[Set], *, mark_cold_starts: 
     clients.set_ylabel("Number of clients")
     drawing.whole_numbers(clients, _highest(spreads))
     _draw_spreads(clients, sets, spreads, "", drawstyle="steps-post", named=True)
+    alive = _spreads(sets, lambda run, one: series.at(series.alive(run), one.grid))
+    for one, frame, asked in zip(sets, alive, spreads, strict=True):
+        if not frame["median"].equals(asked["median"]):
+            over = frame.index.to_numpy() * one.scale
+            style = {"color": one.style["color"], "linestyle": ":", "linewidth": 1.2, "label": "_"}
+            clients.plot(over, frame["median"], drawstyle="steps-post", **style)
 
     spreads = _spreads(sets, lambda run, one: series.at(series.task_runners(run), one.grid))
     task_runners.set_ylabel("Number of\ntask runners")

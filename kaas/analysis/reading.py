@@ -4,6 +4,7 @@ Only reads: the files of a run are never written to. How `nvidia-smi` prints its
 kaas.analysis.nvidia_logs, and which files make up a run in kaas.analysis.runs.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from kaas.analysis import cells, nvidia_logs
 from kaas.errors import ResultsError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets lead with it
+_LINES_BESIDE = 8
+"""Lines with which a last one is compared that has no end."""
 
 FIRST_SEVEN = tuple(results.COLUMNS)[:7]
 """The columns that every file of requests has."""
@@ -59,6 +62,12 @@ def first_line(path: Path) -> tuple[str, ...]:
         return ()
 
 
+def is_of_requests(path: Path) -> bool:
+    """Say if the first line names what a file of requests has, however it is separated: it may have to be refused."""
+    cells_of_first = re.split(r"[,;\t|]", ",".join(first_line(path)).replace("\0", ""))
+    return tuple(cell.strip('"\ufffd\ufeff ') for cell in cells_of_first[:7]) == FIRST_SEVEN
+
+
 def has_rows(path: Path) -> bool:
     """Say if there is anything below the first line; not, if the file cannot be read."""
     try:
@@ -73,7 +82,7 @@ def empty(types: Mapping[str, str]) -> pd.DataFrame:
 
 
 def read_requests(path: Path, notes: list[str]) -> pd.DataFrame:
-    """Read a file of requests in order of time, with the columns of kaas.results.
+    """Read a file of requests, with the columns of kaas.results, in the order of the file.
 
     Raises:
         ResultsError: it cannot be read, or holds no request.
@@ -94,7 +103,7 @@ def read_requests(path: Path, notes: list[str]) -> pd.DataFrame:
 
 
 def read_events(path: Path, notes: list[str]) -> pd.DataFrame:
-    """Read a server log's CSV; what hinders it is noted, and the frame is empty."""
+    """Read a server log's CSV in its order; what hinders it is noted, and the frame is empty."""
     frame = _read_or_empty(
         path, EVENT_TYPES, lambda content: _read_table(path.name, content, EVENT_TYPES, 3, notes), notes
     )
@@ -106,7 +115,7 @@ def read_events(path: Path, notes: list[str]) -> pd.DataFrame:
 def read_monitoring(path: Path, notes: list[str]) -> tuple[pd.DataFrame, bool]:
     """Read a monitoring file of any form, and say if its time stamps are host-local (then numbered as if in UTC).
 
-    What hinders it is noted, and the frame is empty.
+    Its samples stay in the order of the file. What hinders it is noted, and the frame is empty.
     """
     local = False
 
@@ -156,15 +165,38 @@ def _read_or_empty(
 
 
 def _whole_lines(path: Path, notes: list[str]) -> bytes:
-    whole, end, torn = path.read_bytes().removeprefix(_BYTE_ORDER_MARK).rpartition(b"\n")
-    if torn:
-        # Even if it has all its fields: the last number may lack digits.
-        notes.append(f"{path.name} ends in mid-line: that line was dropped.")
+    """Read a file, less a last line that was torn.
+
+    Raises:
+        ValueError: a spreadsheet saved it in a way that is not read here.
+    """
+    content = path.read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    if reason := cells.foreign(content):
+        raise ValueError(reason)
+    whole, end, last = content.rpartition(b"\n")
+    if not last.strip():
+        return whole + end
+    if _is_whole(last, whole):
+        return content + b"\n"
+    notes.append(f"{path.name} ends in mid-line: that line was dropped.")
     return whole + end
 
 
+def _is_whole(last: bytes, before: bytes) -> bool:
+    """Say if a line without its end has all its cells, and can have lost no digit of a number in the last of them.
+
+    It may have if that is shorter than every one in the lines before it.
+    """
+    others = before.rsplit(b"\n", _LINES_BESIDE)[-_LINES_BESIDE:]
+    beside, own = [cells.split_line(line) for line in others if line.strip()], cells.split_line(last)
+    if not beside or any(len(line) != len(own) for line in beside):
+        return False
+    is_number = own[-1].replace(".", "", 1).isdecimal()
+    return not is_number or len(own[-1]) >= min(len(line[-1]) for line in beside)
+
+
 def _read_table(name: str, content: bytes, types: Mapping[str, str], required: int, notes: list[str]) -> pd.DataFrame:
-    """Read the columns `types` in order of time; those not in the file are NaN, or "" if they are text.
+    """Read the columns `types` in the file's order; those not in the file are NaN, or "" if they are text.
 
     Malformed lines, in which a value is none of its type or one of the first `required` is missing, are left out.
 
@@ -188,10 +220,15 @@ def _read_table(name: str, content: bytes, types: Mapping[str, str], required: i
         is_sound &= frame[column].notna() | raw[place].isna()
     frame = frame[is_sound].reindex(columns=list(types))
     if len(raw) and frame.empty:
-        raise ValueError("every line of it is malformed")
+        commas = cells.has_decimal_commas(raw[places["timestamp"]])
+        raise ValueError(
+            "its numbers have decimal commas: save it as CSV with points in numbers"
+            if commas
+            else "every line of it is malformed"
+        )
     _note_dropped(name, len(raw) - len(frame), notes)
     frame[texts] = frame[texts].astype("object").fillna("")  # before pandas 3, a "str" of NaN is the word "nan"
-    return frame.astype(dict(types)).sort_values("timestamp", kind="stable", ignore_index=True)
+    return frame.astype(dict(types)).reset_index(drop=True)
 
 
 def _convert(raw: pd.Series, kind: str) -> pd.Series:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import figures
+from kaas.analysis import figures, tables
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 
+_MARKUP = frozenset("&<>*_[]$#|~^{}\\`")
 _PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html")
 
 
@@ -34,11 +35,28 @@ def choose(repeats: Sequence[Run], number: str) -> Run:
     """
     if not number:
         return repeats[0]
-    chosen = [run for run in repeats if str(run.repeat) == number]
+    named = [run for run in repeats if run.task.endswith(f"-{number}")]
+    chosen = named or [run for run in repeats if str(run.repeat) == number]
     if not chosen:
         there = ", ".join(run.task for run in repeats)
         raise ResultsError(f"there is no repeat {number} (--repeat, KAAS_REPEAT) among {there}")
     return chosen[0]
+
+
+def text(words: object) -> str:
+    """Write somebody's words such that Markdown and HTML show them as they are: a name is text, whatever is in it."""
+    return "".join(f"&#{ord(one)};" if one in _MARKUP else " " if one in "\r\n" else one for one in str(words))
+
+
+def head(found: Sequence[Run]) -> str:
+    """Say in Markdown, a line each, what was noted of the runs, and what was found wrong with them."""
+    checked = tables.checks(found).reset_index()
+    wrong = checked[checked["found"] != "-"]
+    lines = []
+    for run in found:
+        lines += [f"- **{text(run.task)}**: {text(note)}" for note in run.notes]
+        lines += [f"- **{text(run.task)}**, checked: {text(one)}." for one in wrong["found"][wrong["task"] == run.task]]
+    return "\n".join(lines)
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,72 +1,31 @@
 """A results folder as frames: find its runs, and put the files of each together.
 
 Each frame has a column `elapsed`: seconds since the run's first request began. What a run lacks (a file, a column's
-values, the end of a last line) becomes a sentence in `Run.notes`; only a folder of which no request can be shown is an
-error. The files are read in kaas.analysis.reading; what is derived from them stands in kaas.analysis.series.
+values, the end of a last line) becomes a sentence in `Run.notes`, and what cannot be right one in `Run.checks`; only a
+folder of which no request can be shown is an error. The files are read in kaas.analysis.reading and checked in
+kaas.analysis.validity; what is derived from them stands in kaas.analysis.series.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from kaas import description, results
 from kaas.analysis import nvidia_logs, reading
+from kaas.analysis.run import Run, experiment_and_repeat
+from kaas.analysis.validity import Check, beside, clock, ending, rows
 from kaas.errors import ResultsError
+
+__all__ = ["Run", "by_experiment", "find_runs", "newest_results"]
 
 _BEGINS_AGAIN_AFTER_S = 1.0
 """Without a request in flight: a client sends one after the other, so where others left it takes no time to speak of,
 while a second run takes longer than this to load what it needs."""
-_SILENT_FOR_S = 5.0
-"""How long a client must be silent at least, at the end of a run, to be noted."""
 _SERVER_WITHOUT_WORK_S = 60.0
 """How old all of a server's events may be: by then (`--idle-timeout`) it would have stopped what it booted."""
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One repeat of the experiment.
-
-    `requests` has the columns of kaas.results and `counted`, the elapsed time at which `concurrency` was true;
-    `events` those of kaas.events; `monitoring` those of `<task>-gpu-monitoring.csv`. All are in order of `elapsed`.
-    `zone_offset_h` is by how many hours the clock of the monitoring was ahead of UTC; None where its times are UTC.
-    """
-
-    task: str
-    parameters: Mapping[str, str]
-    requests: pd.DataFrame
-    events: pd.DataFrame
-    monitoring: pd.DataFrame
-    notes: tuple[str, ...] = ()
-    folder: Path = Path()
-    zone_offset_h: float | None = None
-
-    @property
-    def duration(self) -> float:
-        """Seconds from the begin of the first request to the end of the last."""
-        return float(self.ends.max())
-
-    @property
-    def ends(self) -> "pd.Series[float]":
-        """The elapsed second at which each request ended, in the order of the requests."""
-        return _ends(self.requests, "elapsed")
-
-    @property
-    def sampled(self) -> pd.DataFrame:
-        """What was monitored while the run lasted."""
-        return self.monitoring[self.monitoring["elapsed"].between(0.0, self.duration)]
-
-    @property
-    def experiment(self) -> str:
-        """The task's name without the number of the repeat."""
-        return _experiment_and_repeat(self.task)[0]
-
-    @property
-    def repeat(self) -> int:
-        """The number of the repeat, with which the task's name ends; 1 if it bears none."""
-        return _experiment_and_repeat(self.task)[1]
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -93,7 +52,7 @@ def find_runs(folder: Path) -> list[Run]:
     if not found:
         raise left_out[tasks[0]]
     for task, why in left_out.items():
-        siblings = (place for place, run in enumerate(found) if run.experiment == _experiment_and_repeat(task)[0])
+        siblings = (place for place, run in enumerate(found) if run.experiment == experiment_and_repeat(task)[0])
         place = next(siblings, 0)
         note = f"{task} is left out: {str(why).removeprefix(f'{folder}/')}."
         found[place] = replace(found[place], notes=(*found[place].notes, note))
@@ -131,61 +90,117 @@ def _request_files(folder: Path) -> list[Path]:
 
 
 def _is_meant_as_requests(path: Path) -> bool:
-    return reading.first_line(path)[:7] == reading.FIRST_SEVEN or path.with_name(f"{path.stem}.md").exists()
+    return reading.is_of_requests(path) or path.with_name(f"{path.stem}.md").exists()
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _experiment_and_repeat(task: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(.+)-(\d+)", task)
-    return (match[1], int(match[2])) if match else (task, 1)
-
-
 def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
     notes: list[str] = []
-    requests, shown = _first_longest(files.requests.name, reading.read_requests(files.requests, notes), notes)
+    read, steps, timed, checks = _checked(reading.read_requests(files.requests, notes))
+    requests, shown = _first_longest(files.requests.name, read, notes)
     start, end = requests["timestamp"].iloc[0], float(_ends(requests).max())
     if not (requests["status"] == "ok").any():
         notes.append(f"{files.requests.name} has no request that was served: there are no completion times to show.")
-    parameters = _parameters(files.description, notes)
+    parameters, told = _description(files.description, notes)
+    # The original counted the clients when it wrote a row, at the request's end; ours when the request is sent.
+    at_end = "status" not in reading.first_line(files.requests)
 
     log, path = (_beside(wanted, files.task, tasks) for wanted in (files.serverlogs, files.monitoring))
     if shorter := [taken.name for taken in (log, path) if not taken.name.startswith(files.task)]:
         were = "were" if len(shorter) > 1 else "was"
         notes.append(f"{' and '.join(shorter)}, named for a shorter task, {were} read as its own.")
-    events = _between(reading.read_events(log, notes), shown)
+    events = beside.undo_in_events(reading.read_events(log, notes), steps, requests)
+    events = _between(_in_time(events), shown)
     events = _of_the_run(log.name, events, (start - _SERVER_WITHOUT_WORK_S, end), notes)
-
-    monitoring, is_local = reading.read_monitoring(path, notes)
-    offset_h = None
-    if is_local and len(monitoring):
-        try:
-            offset_h = nvidia_logs.zone_offset_h(monitoring, start, end)
-            monitoring["timestamp"] -= offset_h * 3600
-        except ResultsError as error:
-            notes.append(f"{path.name} is left out: {error}.")
-            monitoring = monitoring.iloc[:0]
-    monitoring = _of_the_run(path.name, _between(monitoring, shown), (start, end), notes)
+    exact = not checks[-1].found  # where stamps were rounded, boots would seem too early
+    monitoring, offset_h = _monitoring(path, steps, (start, end), notes, checks)
+    monitoring = _of_the_run(path.name, _between(_in_time(monitoring), shown), (start, end), notes)
+    checks += [
+        beside.boots_can_be(events, requests if exact else requests.iloc[:0], whole_setup=at_end),
+        of_the_run := beside.of_the_run(monitoring, events, requests),
+    ]
+    if of_the_run.found:
+        monitoring, offset_h = monitoring.iloc[:0].copy(), None
 
     for frame in (requests, events, monitoring):
         frame["elapsed"] = frame["timestamp"] - start
-    # The original counted the clients when it wrote a row, at the request's end; ours when the request is sent.
-    at_end = "status" not in reading.first_line(files.requests)
+    events, within = ending.within(events, end - start)
+    checks += [
+        within,
+        beside.covers(monitoring, end - start),
+        ending.lasted(end - start, told),
+        *([ending.came_to_end(requests, parameters, end - start)] if timed else []),
+        ending.stood_still(parameters),
+    ]
     requests["counted"] = _ends(requests, "elapsed") if at_end else requests["elapsed"]
     _note_silent_clients(requests, notes)
-    return Run(files.task, parameters, requests, events, monitoring, tuple(notes), files.folder, offset_h)
+    return Run(
+        files.task,
+        parameters,
+        requests,
+        events,
+        monitoring,
+        tuple(notes),
+        files.folder,
+        offset_h,
+        told,
+        tuple(checks),
+        timed,
+        tuple(read_from for read_from in (files.requests, files.description, log, path) if read_from.is_file()),
+    )
 
 
-def _parameters(path: Path, notes: list[str]) -> dict[str, str]:
+def _checked(requests: pd.DataFrame) -> tuple[pd.DataFrame, tuple[clock.Step, ...], bool, list[Check]]:
+    """Put the rules on single rows and on their clock to requests in the order of their file; give what is left.
+
+    Raises:
+        ResultsError: nothing is.
+    """
+    requests, seconds = rows.in_seconds(requests)
+    requests, possible = rows.possible(requests)
+    if requests.empty:
+        raise ResultsError(f"no request is left: {possible.found}")
+    requests, once = rows.once(requests)
+    is_sorted = clock.is_by_begin(requests)
+    requests, steps, set_at = clock.undo(requests)
+    requests, together = rows.together(requests, None if is_sorted else clock.overlapping(requests))
+    timed, overlaps = clock.overlaps(requests)
+    return requests, steps, timed, [seconds, possible, rows.parts_fit(requests), once, together, set_at, overlaps]
+
+
+def _monitoring(
+    path: Path, steps: Sequence[clock.Step], times: tuple[float, float], notes: list[str], checks: list[Check]
+) -> tuple[pd.DataFrame, float | None]:
+    """Read the samples, and bring their time stamps to UTC; say by how much they were ahead, if they were local."""
+    monitoring, local = reading.read_monitoring(path, notes)
+    monitoring, in_order = beside.in_order(monitoring, local=local)
+    checks.append(in_order)
+    if not local or monitoring.empty:
+        return beside.undo_ahead(monitoring, steps), None
     try:
-        parameters = description.read(path)
+        offset_h = nvidia_logs.zone_offset_h(monitoring, *times)
+    except ResultsError as error:
+        notes.append(f"{path.name} is left out: {error}.")
+        return monitoring.iloc[:0].copy(), None
+    monitoring["timestamp"] -= offset_h * 3600
+    return beside.undo_ahead(monitoring, steps), offset_h
+
+
+def _in_time(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values("timestamp", kind="stable", ignore_index=True)
+
+
+def _description(path: Path, notes: list[str]) -> tuple[dict[str, str], description.Told]:
+    try:
+        parameters, told = description.read(path), description.read_told(path)
     except ValueError:  # not UTF-8
-        parameters = {}
+        parameters, told = {}, description.Told()
     if not parameters:
         notes.append(f"{path.name} is missing or empty: the parameters are not known.")
-    return parameters
+    return parameters, told
 
 
 def _ends(requests: pd.DataFrame, begins: str = "timestamp") -> "pd.Series[float]":
@@ -193,41 +208,33 @@ def _ends(requests: pd.DataFrame, begins: str = "timestamp") -> "pd.Series[float
 
 
 def _note_silent_clients(requests: pd.DataFrame, notes: list[str]) -> None:
-    """Note the clients that hung: silent at the end for longer than any request took, and any client paused before.
-
-    Clients are numbered from 0, as they start; one that never had a reply is known by those after it.
-    """
-    ends = _ends(requests, "elapsed")
-    pauses = requests["elapsed"] - ends.groupby(requests["copy"]).shift()
-    longest = max(_SILENT_FOR_S, requests["outer_time_ms"].max() / 1000, pauses.fillna(0.0).max())
-    last = ends.groupby(requests["copy"]).max()
-    silent = last[last < requests["elapsed"].max() - longest]
-    clients = int(last.index.max()) + 1
-    never = clients - len(last)
+    silent, never = ending.silent_clients(requests)
     became = []
     if len(silent):
         since = " to ".join(dict.fromkeys(f"{second:.0f}" for second in (silent.min(), silent.max())))
         became.append(f"{len(silent)} had no more replies after {since} s")
     if never:
-        became.append(f"{never} never had any")
+        became.append(f"{len(never)} never had any")
     if became:
-        notes.append(f"Of {clients} clients {' and '.join(became)}.")
+        notes.append(f"Of {int(requests['copy'].max()) + 1} clients {' and '.join(became)}.")
 
 
-def _first_longest(name: str, requests: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
-    """Give the requests of one run, and the times between which nothing belongs to another.
+def _first_longest(name: str, in_file: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, tuple[float, float]]:
+    """Give the requests of one run in order of time, and the times between which nothing belongs to another.
 
     A file may hold several runs, if they were written to one name: with each, the clients fall to as few as at first,
-    after nothing was in flight for longer than a client takes to ask again.
+    after nothing was in flight for longer than a client takes to ask again. Their rows stand one after the other in the
+    file: where they do not, it is one run whose clock was set.
     """
+    requests = in_file.sort_values("timestamp", kind="stable")
     idle_since = _ends(requests).cummax().shift(fill_value=float("inf"))
     clients = requests["concurrency"]
     fewest = clients.iloc[0]
     begins = (requests["timestamp"] > idle_since + _BEGINS_AGAIN_AFTER_S) & (clients <= fewest)
     begins &= clients.shift(fill_value=fewest) > fewest
     number = begins.cumsum()
-    if not begins.any():
-        return requests, (float("-inf"), float("inf"))
+    if not begins.any() or not number.sort_index().is_monotonic_increasing:
+        return requests.reset_index(drop=True), (float("-inf"), float("inf"))
     sizes = number.value_counts(sort=False).sort_index()
     chosen = int(sizes.idxmax())
     notes.append(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from kaas.analysis import energy, samples
 from kaas.analysis.runs import Run
+from kaas.analysis.validity import ending, rows
 
 Numbers = pd.Series  # of numbers over elapsed seconds
 Floats = npt.NDArray[np.float64]
@@ -26,6 +27,23 @@ def clients(run: Run) -> Numbers:
     steps = counted.groupby(level=0).last()
     begin = pd.Series([steps.iloc[0]], index=[0.0])
     return _only_changes(pd.concat([begin, steps[steps.index > 0]])).rename("clients").rename_axis("elapsed")
+
+
+def alive(run: Run) -> Numbers:
+    """Give the number of clients that were asked for and still had replies, as `clients` does.
+
+    It is that of `clients` where none hung, or the file does not tell clients apart.
+    """
+    asked = clients(run)
+    silent, never = ending.silent_clients(run.requests)
+    if not rows.tells_clients(run.requests) or not (len(silent) or never):
+        return asked.rename("alive")
+    gone = np.sort(silent.to_numpy())
+    times = np.union1d(asked.index.to_numpy(), gone[gone > 0])
+    asked_then = asked.to_numpy()[np.searchsorted(asked.index.to_numpy(), times, side="right") - 1]
+    started = np.maximum.accumulate(asked_then)
+    left = started - np.searchsorted(gone, times, side="right") - np.searchsorted(never, started)
+    return _only_changes(pd.Series(np.clip(left, 0, asked_then), index=pd.Index(times, name="elapsed"), name="alive"))
 
 
 def task_runners(run: Run) -> Numbers:
@@ -62,7 +80,10 @@ def utilization(run: Run, window_s: float) -> pd.DataFrame:
 
 
 def mean_utilization(run: Run) -> float:
-    """Give the mean in percent over the run of each GPU's own samples, averaged over the GPUs; NaN if there is none."""
+    """Give the mean in percent over the run of each GPU's own samples, averaged over the GPUs; NaN if there is none.
+
+    It is one of the run only if `run.utilization_is_covered`.
+    """
     return float(run.sampled.groupby("gpu")["utilization_pct"].mean().mean())
 
 
@@ -140,12 +161,13 @@ def peaks_of_steps(steps: Numbers, bins: Floats) -> Floats:
 def throughput(run: Run, bins: Floats) -> pd.DataFrame:
     """Give the requests served in each bin (index: its begin), counted when their reply was there.
 
-    Columns: `served`; `per_s`; `clients`, their mean number in the bin; `per_client`, which is `per_s` divided by it.
+    Columns: `served`; `per_s`; `clients`, the mean number in the bin of those alive; `per_client`, which is `per_s`
+    divided by it.
     """
     served = _served(run, bins)
     frame = pd.DataFrame({"served": served, "per_s": served / np.diff(bins)}, index=pd.Index(bins[:-1], name="elapsed"))
-    frame["clients"] = means_of_steps(clients(run), bins)
-    frame["per_client"] = frame["per_s"] / frame["clients"]
+    frame["clients"] = means_of_steps(alive(run), bins)
+    frame["per_client"] = frame["per_s"] / frame["clients"].where(frame["clients"] > 0)
     return frame
 
 

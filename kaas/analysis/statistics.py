@@ -169,11 +169,11 @@ def steps(run: Run) -> pd.DataFrame:
     """Give the steps of the ramp, in their order, with a column for each field of `Step`.
 
     A request counts for the throughput of the step in which it ended, if it ended with the status ok. The last step
-    ends when the last request begins: from then on the clients only leave, one after the other.
+    ends with the ramp: from then on the clients only leave, one after the other.
     """
     clients = series.clients(run)
     begin = clients.index.to_numpy(dtype=np.float64)
-    end = np.append(begin[1:], run.requests["elapsed"].max())
+    end = np.append(begin[1:], run.ramp_end)
     clients, begin, end = clients[end > begin], begin[end > begin], end[end > begin]
     served = np.sort(run.ends[run.requests["status"] == "ok"].to_numpy())
     throughput = (np.searchsorted(served, end) - np.searchsorted(served, begin)) / (end - begin)
@@ -182,12 +182,18 @@ def steps(run: Run) -> pd.DataFrame:
 
 
 def last_step(run: Run) -> Step | None:
-    """Give the step with the most clients, the longest if there are several; None if no step has a length."""
+    """Give the step with the most clients, the longest if there are several.
+
+    None if it is shorter than the requests that end in it: the rate would be that of chance. None, too, if the time
+    stamps of the run cannot be right.
+    """
     ramp = steps(run)
     most = ramp[ramp["clients"] == ramp["clients"].max()]
-    if most.empty:
+    if most.empty or not run.timed:
         return None
-    return Step(*map(float, most.iloc[int((most["end"] - most["begin"]).argmax())]))
+    step = Step(*map(float, most.iloc[int((most["end"] - most["begin"]).argmax())]))
+    inside = run.requests["outer_time_ms"][run.ends.between(step.begin, step.end, inclusive="left")]
+    return None if step.end - step.begin < inside.median() / 1000 else step
 
 
 def mean_in_flight(run: Run, begin: float, end: float) -> float:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import booted, claims, dependence, energy, runs, series, statistics
+from kaas.analysis import booted, claims, dependence, energy, runs, series, statistics, validity
 from kaas.analysis.runs import Run
+from kaas.analysis.validity import repeats
 from kaas.errors import ResultsError
 
 HOW_TO_READ_REPEATS = (
     "Read each line as one repeat. Warm requests met a ready worker; cold ones made the server boot a task runner. "
-    "The last step is the time with the most clients, until the last request begins. A dash is what is not known: "
-    "of percentiles, p95 takes 20 requests, and p99 takes 100."
+    "The last step is the time with the most clients, until the ramp ends. A dash is what is not known, or cannot be "
+    "trusted (see 'What was checked'); of percentiles, p95 takes 20 requests, and p99 takes 100."
 )
 HOW_TO_READ_POOLED = (
     "Read each line as one number of a repeat: its mean over the repeats with the 95 % interval of that mean "
@@ -50,9 +51,10 @@ def per_repeat(found: Sequence[Run]) -> pd.DataFrame:
     Counts are whole numbers (Int64). `failed` is every request that was neither ok nor refused; where there are any,
     `failed: <status>` tells them apart. `throughput` is of the requests that were ok, per second of the whole run;
     `throughput in the last step` is that of the longest stretch of time with the most clients, which ends, if nothing
-    else ends it, when the last request begins (see `statistics.steps`). The clock of the monitoring is known only where
-    its stamps were local (see `runs.Run`).
-    p95 takes 20 requests at least, and p99 takes 100. NaN, or `-` for the energy method, is what is not known.
+    else ends it, with the ramp (see `statistics.steps`). The clock of the monitoring is known only where its stamps
+    were local (see `runs.Run`).
+    p95 takes 20 requests at least, and p99 takes 100. NaN, or `-` for the energy method, is what is not known: no time
+    of a run whose time stamps cannot be right, and no energy where too little of the run was sampled.
     """
     frame = pd.DataFrame([_numbers(run) for run in found], index=pd.Index([run.task for run in found], name="task"))
     told_apart = sorted(name for name in frame.columns if name.startswith("failed: "))
@@ -68,7 +70,7 @@ def boots(found: Sequence[Run]) -> pd.DataFrame:
     kaas.analysis.booted); NaN if the GPU never was. `boot took [s]` holds one for each repeat whose server logged it:
     seconds from the logged boot until the last worker was ready; NaN if one never was.
     """
-    first = {run.task: booted.first(run) for run in found}
+    first = {run.task: booted.first(run) * (1 if run.timed else statistics.NAN) for run in found}
     took = {run.task: _boots_took(run) for run in found}
     columns = {FIRST_BOOTED: pd.DataFrame(first), BOOT_TOOK: pd.DataFrame(took).dropna(axis="columns", how="all")}
     frame = pd.concat(columns, axis="columns", names=["number", "task"])
@@ -93,6 +95,13 @@ def littles_law(found: Sequence[Run]) -> pd.DataFrame:
     frame["throughput x time"] = frame["throughput [1/s]"] * frame["mean completion time [ms]"] / 1000
     frame[RATIO] = frame["mean in flight"] / frame["throughput x time"]
     return frame.rename_axis("task")
+
+
+def checks(found: Sequence[Run]) -> pd.DataFrame:
+    """Give what was checked of each repeat, and what was found (see `validity.table`), those of its kind included."""
+    of_runs = [(run.task, check) for run in found for check in run.checks]
+    of_repeats = [check for several in runs.by_experiment(found).values() for check in repeats.check(several)]
+    return validity.table([*of_runs, *of_repeats])
 
 
 def numbers(found: Sequence[Run]) -> pd.DataFrame:
@@ -141,14 +150,14 @@ def one_experiment(found: Sequence[Run]) -> None:
 def write(found: Sequence[Run], folder: Path) -> list[Path]:
     """Write all tables as CSV files into `folder`, which is made if need be; give their paths.
 
-    These are `table-repeats.csv`, `table-pooled.csv`, `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`,
-    `table-within-repeats.csv` and, of the runs of which any energy was logged, `table-energy.csv`; earlier ones are
-    replaced, each at once.
+    These are `table-repeats.csv`, `table-pooled.csv` (of the repeats that are alike, see `repeats.alike`),
+    `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`, `table-within-repeats.csv` and, of the runs of which
+    any energy was logged, `table-energy.csv`; earlier ones are replaced, each at once.
 
     Raises:
         ResultsError: a file cannot be written.
     """
-    by_experiment = {name: pooled(repeats) for name, repeats in runs.by_experiment(found).items()}
+    by_experiment = {name: pooled(repeats.alike(several).pooled) for name, several in runs.by_experiment(found).items()}
     by_gpu = boots(found)
     by_gpu.columns = by_gpu.columns.map(", ".join)
     frames = {
@@ -204,16 +213,16 @@ def _numbers(run: Run) -> dict[str, float | str]:
         **{f"failed: {name}": int(number) for name, number in failed.items()},
         "cold starts": int(requests["cold_start"].sum()),
         "waited for a boot besides": int((requests["waited_for_boot"] & ~requests["cold_start"]).sum()),
-        "duration [s]": run.duration,
+        "duration [s]": run.duration if run.timed else statistics.NAN,
         **_percentiles({"warm": _warm(run), "cold": _cold(run)}),
-        "throughput [1/s]": served / run.duration if run.duration else statistics.NAN,
+        "throughput [1/s]": served / run.duration if run.duration and run.timed else statistics.NAN,
         "throughput in the last step [1/s]": statistics.NAN if step is None else step.throughput,
         "energy [J]": statistics.NAN,
         "energy per served request [J]": statistics.NAN,
         _METHOD: energy.UNKNOWN,
         _ZONE: statistics.NAN if run.zone_offset_h is None else run.zone_offset_h,
         **dict.fromkeys(energy.LABELS_OF_RUN.values(), statistics.NAN),
-        **energy.numbers(run),
+        **(energy.numbers(run) if run.energy_is_covered else {}),
     }
 
 
@@ -241,7 +250,7 @@ def _boots_took(run: Run) -> "pd.Series[float]":
     # A worker that is started anew, in the place of one that was lost, is ready once more.
     ready = of_first[of_first["event"] == "ready"].drop_duplicates(["gpu", "worker"]).groupby("gpu")["elapsed"]
     is_whole = ready.count().reindex(logged.index) >= logged["num_workers"]
-    return (ready.max() - logged["elapsed"]).where(is_whole)
+    return (ready.max() - logged["elapsed"]).where(is_whole & run.timed)
 
 
 def _littles_law(run: Run) -> dict[str, float]:

@@ -18,6 +18,7 @@ _PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 420.0, 230.0, 0.72
 _ENERGY_UNITS = (("kWh", 1 / 3.6e6, 3.6e6), ("kJ", 1e-3, 1e4), ("J", 1.0, 0.0))
 
 
+@drawing.own_settings
 def requests(run: Run) -> Figure:
     """Draw each request as a bar in the row of its client, and the task runners as steps on the second axis."""
     figure = drawing.new_figure(4.2)
@@ -48,7 +49,7 @@ def requests(run: Run) -> Figure:
     axes.set_ylabel("Client")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(-0.7, rows - 0.3)
-    drawing.over_time(figure, [axes], run.duration)
+    drawing.over_time(figure, [axes], run.duration, ramp_end=run.ramp_end)
     axes.grid(visible=False)
     runners = series.task_runners(run)
     if len(runners):
@@ -83,6 +84,7 @@ def _draw_requests(axes: Axes, frame: pd.DataFrame, rows: int, colour: str, labe
     axes.add_collection(bars, autolim=False)
 
 
+@drawing.own_settings
 def utilization(run: Run) -> Figure:
     """Draw the utilization of each GPU as a row of colours, and below it how many GPUs' work all of them did."""
     figure = drawing.new_figure(4.4)
@@ -96,7 +98,7 @@ def utilization(run: Run) -> Figure:
         drawing.say(by_gpu, "no utilization known for this run")
         drawing.say(summed, "no utilization known for this run")
         summed.set_ylim(0, 1)
-        drawing.over_time(figure, [by_gpu, summed], run.duration)
+        drawing.over_time(figure, [by_gpu, summed], run.duration, ramp_end=run.ramp_end)
         return figure
     grid = np.linspace(0.0, run.duration, 600)
     rows = range(int(means.columns.max()) + 1)
@@ -123,15 +125,17 @@ def utilization(run: Run) -> Figure:
     busy = drawing.thinned((during.sum(axis="columns", min_count=1) / 100).to_frame("busy"))["busy"]
     mean = series.mean_utilization(run)
     of_all = f" of all {len(during.columns)}" if len(during.columns) > 1 else ""
-    label = f"utilization, summed (mean over the run: {mean:.0f} %{of_all})"
+    over = f"{mean:.0f} %{of_all}" if run.utilization_is_covered else "not given, as too little was sampled"
+    label = f"utilization, summed (mean over the run: {over})"
     summed.plot(busy.index, busy, color=BLACK, linewidth=1.4, label=label)
     drawing.whole_numbers(summed, max(float(busy.max()), float(runners.max()) if len(runners) else 0.0))
     drawing.legend(summed)
-    drawing.over_time(figure, [by_gpu, summed], run.duration)
+    drawing.over_time(figure, [by_gpu, summed], run.duration, ramp_end=run.ramp_end)
     by_gpu.grid(visible=False)
     return figure
 
 
+@drawing.own_settings
 def throughput(run: Run) -> Figure:
     """Draw the requests served each second, and those for each client."""
     figure = drawing.new_figure(4.2)
@@ -148,10 +152,11 @@ def throughput(run: Run) -> Figure:
         drawing.from_zero(axes, float(frame[column].max()))
         if not frame["served"].any():
             drawing.say(axes, "no request was served in this run")
-    drawing.over_time(figure, [total, per_client], run.duration)
+    drawing.over_time(figure, [total, per_client], run.duration, ramp_end=run.ramp_end)
     return figure
 
 
+@drawing.own_settings
 def refusals(run: Run) -> Figure:
     """Draw the requests at the server against its workers, and below how many were refused, by and by and so far."""
     figure = drawing.new_figure(5.0)
@@ -182,10 +187,11 @@ def refusals(run: Run) -> Figure:
         total = pd.concat([pd.Series([0], index=[0.0]), total]).groupby(level=0).last()
         total = drawing.thinned(total.to_frame("total"))["total"]
         drawing.steps(so_far, total, run.duration, color=VERMILLION, linewidth=1.6)
-    drawing.over_time(figure, [load, refused, so_far], run.duration)
+    drawing.over_time(figure, [load, refused, so_far], run.duration, ramp_end=run.ramp_end)
     return figure
 
 
+@drawing.own_settings
 def power(run: Run) -> Figure:
     """Draw the power of each GPU, the energy of all of them so far, and their energy for each served request."""
     figure = drawing.new_figure(6.4)
@@ -201,12 +207,13 @@ def power(run: Run) -> Figure:
     drawing.from_zero(each, highest)
     if not np.isnan(highest):
         of = "" if counted == "all" else f" ({counted} GPUs)"
-        label = f"in the whole run: {_joules(energy.per_request(run))}{of}"
+        whole = _joules(energy.per_request(run)) if run.energy_is_covered else "not given, as too little was sampled"
+        label = f"in the whole run: {whole}{of}"
         each.stairs(by_request, bins, baseline=None, color=PURPLE, linewidth=1.6, label=label)
         drawing.legend(each)
     else:
         drawing.say(each, "no energy per request known for this run")
-    drawing.over_time(figure, [watts, joules, each], run.duration)
+    drawing.over_time(figure, [watts, joules, each], run.duration, ramp_end=run.ramp_end)
     return figure
 
 

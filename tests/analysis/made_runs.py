@@ -67,3 +67,46 @@ def write_run(
     lines += [f"{T0 + at},{gpu},virtual:{gpu},,,{of},,,,\n" for at, gpu, of in watts]
     files.monitoring.write_text(MONITORING_HEADER + "".join(lines))
     return files
+
+
+def closed_loop(folder: Path, task: str = "task-1", *, clients: int = 6, interval: float = 3.0) -> RunFiles:
+    """Write a whole run as a load generator does: each client asks again at once, and rows come as requests end.
+
+    One more client each `interval` s, two workers to a GPU; GPU g is booted for client 2g. Requests take some 0.6 s.
+    """
+    rows: list[tuple[float, Row]] = []
+    happened, cold_at = [], []
+    for copy in range(clients):
+        at, number = copy * interval + 0.01, 0
+        while at < clients * interval:
+            cold = copy % 2 == 0 and number == 0
+            outer_ms = 1100.0 if cold else 520.0 + 13 * (7 * copy + number) % 160
+            outcome = Outcome(outer_ms, outer_ms / 2, 50.0, cold, "ok", False, copy // 2, copy)
+            concurrency = 1 + int(at // interval)
+            rows.append((at + outer_ms / 1000, results.make_row(round(T0 + at, 6), copy, concurrency, outcome)))
+            if cold:
+                happened.append(booted(at + 0.051, copy // 2))
+                cold_at.append(at)
+            at, number = at + outer_ms / 1000 + 0.0002, number + 1
+    end = max(rows)[0]
+    parameters = {
+        "Client": "a client",
+        "Minimum parallel requests": 1,
+        "Maximum parallel requests": clients,
+        "Step size": 1,
+        "Interval": f"{interval:g}",
+        "Server number of GPUs": len(cold_at),
+        "Server workers per GPU": 2,
+    }
+    samples = [
+        (tick / 10, gpu, 70.0 if cold_at[gpu] + 0.5 < tick / 10 < end else 0.0)
+        for tick in range(int(end * 10) + 1)
+        for gpu in range(len(cold_at))
+    ]
+    ordered = [row for _, row in sorted(rows, key=lambda of: of[0])]
+    files = write_run(folder, task, ordered, happened, samples, parameters=parameters)
+    lines = [f"{T0 + at!r},{gpu},virtual:{gpu},,{of},{60 + of},,,,\n" for at, gpu, of in samples]
+    files.monitoring.write_text(MONITORING_HEADER + "".join(lines))
+    facts = {"Requests ok": len(rows), "Ended": "at the end of the ramp"}
+    description.end(files.description, T0 + end + 0.1, end + 0.1, facts)
+    return files

@@ -356,8 +356,8 @@ def test_parts_that_were_not_logged_are_named_as_part_of_the_rest(tmp_path: Path
 
     assert rectangles(axes) == {
         "setup": [(0.5, 1.5, 0, 1)],
-        "kernel (as it measured itself)": [(0.5, 1.5, 1, 51)],
-        "rest (transfer, waiting)": [(0.5, 1.5, 51, 100)],
+        "inner time (kernel, its transfers, waiting for others)": [(0.5, 1.5, 1, 51)],
+        "rest (connection, waiting for a worker)": [(0.5, 1.5, 51, 100)],
     }
 
 

@@ -1,6 +1,7 @@
 """`scripts/report` and the notebook that it runs."""
 
 import hashlib
+import html
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from example_runs import log_power, request, write_run
+from made_runs import closed_loop
 
 from kaas import ROOT
 from kaas.analysis import claims, energy, figures, report, runs
@@ -70,7 +72,7 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(tmp_
     tables = sorted(path.name for path in folder.glob("table-*.csv"))
     known = [picture.name for picture in figures.GALLERY if picture.name not in {"power", "requests-per-task-runner"}]
     assert pictures == sorted(f"autoscaling-{name}" for name in ["combined", *known])
-    assert len(tables) == 6
+    assert len(tables) == 8
     assert done.stdout.splitlines() == [
         *(f"Figure: {folder}/{name}.pdf (and .png)" for name in pictures),
         *(f"Table: {folder}/{name}" for name in tables),
@@ -307,3 +309,53 @@ def test_a_repeat_is_chosen_by_its_number(tmp_path: Path) -> None:
     assert [report.choose(found, number).task for number in ("", "10", "2")] == ["task-2", "task-10", "task-2"]
     with pytest.raises(ResultsError, match="there is no repeat 1 "):
         report.choose(found, "1")
+
+
+def test_names_are_text_whatever_is_in_them_and_the_page_runs_nothing(tmp_path: Path) -> None:
+    folder, other = tmp_path / "results-$x_<img src=q onerror=alert(1)>", tmp_path / "_日本 $\\frac$"
+    task = "_日本 $a$<img src=q onerror=alert(2)>_b_ [c](d) `e`-1"
+    closed_loop(folder, task)
+    closed_loop(other, "_t-1")
+
+    done = run_report(folder, "--compare", other, "--output", tmp_path / "out")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    page = page_of(tmp_path / "out")
+    assert "<img src=q" not in page
+    assert f'alt="{task.replace("<", "&lt;").replace(">", "&gt;")}"' in page
+    assert f"Folder <strong>{folder}</strong>: {task}." in html.unescape(page)
+    assert """content="default-src 'none'; img-src data:;""" in page
+
+
+def test_the_users_settings_and_home_make_no_difference(tmp_path: Path) -> None:
+    files = closed_loop(tmp_path / "results-made")
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "matplotlibrc").write_text("text.usetex: True\naxes.facecolor: black\nlines.linewidth: 9\n")
+    settings = {"HOME": str(tmp_path / "nowhere"), "MATPLOTLIBRC": str(here)}
+
+    plain = run_report(files.folder, "--output", tmp_path / "plain")
+    styled = run_report(files.folder, "--output", tmp_path / "styled", cwd=here, **settings)
+
+    assert (plain.returncode, styled.returncode, styled.stderr) == (0, 0, "")
+    pictures = sorted((tmp_path / "plain").glob("*.png"))
+    assert len(pictures) > 5
+    for picture in pictures:
+        assert picture.read_bytes() == (tmp_path / "styled" / picture.name).read_bytes(), picture.name
+    assert [path.name for path in here.iterdir()] == ["matplotlibrc"]
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_report_says_where_its_numbers_come_from(tmp_path: Path) -> None:
+    files = closed_loop(tmp_path / "results-made")
+
+    done = run_report(files.folder, "--repeat", "1")
+
+    assert done.returncode == 0
+    origin = pd.read_csv(files.folder / "table-provenance.csv", index_col="what")["value"]
+    assert origin["command line"] == f"scripts/report {files.folder} --repeat 1"
+    assert {"revision", "Python", "numpy", "pandas", "matplotlib"} <= set(origin.index)
+    for path in (files.requests, files.description, files.serverlogs, files.monitoring):
+        assert origin[f"SHA-256 of {path}"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert row(page_of(files.folder), f"SHA-256 of {path}") == [origin[f"SHA-256 of {path}"]]
+    assert "What was checked" in page_of(files.folder)

@@ -103,7 +103,7 @@ def test_unreadable_monitoring_is_noted_and_the_rest_of_the_run_is_read(
     assert len(run.events) == 1
 
 
-@pytest.mark.parametrize("kept", [1, 30, -1])
+@pytest.mark.parametrize("kept", [1, 30, -4])
 def test_a_last_line_without_its_end_is_dropped_with_a_note(tmp_path: Path, kept: int) -> None:
     rows = [request(0), request(1)]
     files = write_run(tmp_path, "task-1", rows, [Event("booted", T0, num_workers=4)], [(0, 0, 1)])
@@ -505,7 +505,7 @@ def test_the_published_repeats_are_read_as_they_are_in_any_zone(zone: str) -> No
 
     first, second = runs.find_runs(PUBLISHED)
 
-    for run, requests, refused, samples in ((first, 2770, 0, 38031), (second, 2767, 2, 38063)):
+    for run, requests, refused, samples in ((first, 2770, 0, 38032), (second, 2767, 2, 38064)):
         assert (len(run.requests), (run.requests["status"] == "rejected").sum()) == (requests, refused)
         assert run.requests["cold_start"].sum() == 8
         assert series.task_runners(run).tolist() == list(range(9))
@@ -518,7 +518,6 @@ def test_the_published_repeats_are_read_as_they_are_in_any_zone(zone: str) -> No
         short = f"autoscaling-matmul-10000-{run.repeat}"
         assert run.notes[:-1] == (
             f"{short}-serverlogs.csv and {short}-gpu-monitoring.csv, named for a shorter task, were read as its own.",
-            f"{short}-gpu-monitoring.csv ends in mid-line: that line was dropped.",
         )
     assert first.notes[-1] == "Of 48 clients 5 had no more replies after 430 to 464 s and 1 never had any."
     assert second.notes[-1] == "Of 48 clients 5 had no more replies after 315 to 388 s."

@@ -1,0 +1,104 @@
+"""One repeat of the experiment as frames, with what was noted and checked of it; kaas.analysis.runs reads it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from kaas import description
+from kaas.analysis.validity import Check, beside, ending
+
+_NOTHING_TOLD = description.Told()
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One repeat of the experiment.
+
+    `requests` has the columns of kaas.results and `counted`, the elapsed time at which `concurrency` was true;
+    `events` those of kaas.events; `monitoring` those of `<task>-gpu-monitoring.csv`. All are in order of `elapsed`.
+    `zone_offset_h` is by how many hours the clock of the monitoring was ahead of UTC; None where its times are UTC.
+    `checks` is what was checked of the files; what could be mended is mended in the frames. `timed` is whether the time
+    stamps of the requests can be right: if not, only durations of single requests are to be given. `files` are those
+    that were read.
+    """
+
+    task: str
+    parameters: Mapping[str, str]
+    requests: pd.DataFrame
+    events: pd.DataFrame
+    monitoring: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    folder: Path = Path()
+    zone_offset_h: float | None = None
+    told: description.Told = _NOTHING_TOLD
+    checks: tuple[Check, ...] = ()
+    timed: bool = True
+    files: tuple[Path, ...] = ()
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the begin of the first request to the end of the last."""
+        return float(self.ends.max())
+
+    @property
+    def ends(self) -> "pd.Series[float]":
+        """The elapsed second at which each request ended, in the order of the requests."""
+        return self.requests["elapsed"] + self.requests["outer_time_ms"] / 1000
+
+    @property
+    def ramp_end(self) -> float:
+        """The elapsed second at which the ramp ended: from then on no client begins a request, and the run drains.
+
+        That is when its last step was to end, or the last request began, if that is later or the ramp is not known or
+        did not come so far.
+        """
+        last = float(self.requests["elapsed"].max())
+        ramp = ending.ramp_of(self.parameters)
+        return max(last, ramp.seconds) if ramp is not None and ramp.seconds <= self.duration else last
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the run came to its end, as far as its files tell."""
+        return not ending.came_to_end(self.requests, self.parameters, self.duration).found
+
+    def coverage(self, *columns: str) -> float:
+        """Give the part of the run, from 0 to 1, of which the GPU that was sampled least was; NaN if none was.
+
+        Args:
+            columns: of the monitoring, one of which a sample must know.
+        """
+        return float(beside.coverage(self.monitoring, columns, self.duration).min())
+
+    @property
+    def utilization_is_covered(self) -> bool:
+        """Whether so much of the run was sampled that a mean utilization over it is one."""
+        return self.timed and not self.coverage("utilization_pct") < beside.COVERED_AT_LEAST
+
+    @property
+    def energy_is_covered(self) -> bool:
+        """Whether the samples of power and of energy counters cover so much of the run that its energy is known."""
+        return self.timed and not self.coverage("power_w", "energy_j") < beside.COVERED_AT_LEAST
+
+    @property
+    def sampled(self) -> pd.DataFrame:
+        """What was monitored while the run lasted."""
+        return self.monitoring[self.monitoring["elapsed"].between(0.0, self.duration)]
+
+    @property
+    def experiment(self) -> str:
+        """The task's name without the number of the repeat."""
+        return experiment_and_repeat(self.task)[0]
+
+    @property
+    def repeat(self) -> int:
+        """The number of the repeat, with which the task's name ends; 1 if it bears none."""
+        return experiment_and_repeat(self.task)[1]
+
+
+def experiment_and_repeat(task: str) -> tuple[str, int]:
+    """Divide a task's name: the number with which it ends is that of the repeat, 1 if it bears none."""
+    match = re.fullmatch(r"(.+)-(\d+)", task)
+    return (match[1], int(match[2])) if match else (task, 1)
