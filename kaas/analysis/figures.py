@@ -214,9 +214,10 @@ GALLERY = (
         "What the completion time is made of",
         decomposition,
         "Each column is the mean completion time of the served requests that were sent with so many clients (asked "
-        "for: some may have died), cold starts included, divided into its parts. The inner time, where only that was "
-        "logged, began before the upload and ended after the download, so it is that of no kernel alone. Waiting for a boot is "
-        "part of the queue where that was logged; where a part grows with the clients, they get into each other's way.",
+        "for, some may have died), cold starts included, divided into its parts. The inner time, where only that was "
+        "logged, began before the upload and ended after the download, so it is that of no kernel alone. Waiting for a "
+        "boot is part of the queue where that was logged; where a part grows with the clients, they get into each "
+        "other's way.",
         _any_served,
         NOTHING_SERVED,
     ),

@@ -480,8 +480,9 @@ def test_sets_of_one_length_are_compared_over_seconds(tmp_path: Path) -> None:
 
     assert legend(panels[0]) == ["own (1 repeat)", "published (2 repeats)", "lowest to highest"]
     assert panels[3].get_xlabel() == "Experiment time [s]"
-    assert [len(panel.get_lines()) for panel in panels] == [2] * 4
-    assert len({(line.get_color(), line.get_linestyle()) for line in panels[0].get_lines()}) == 2
+    # Of the clients, those alive are drawn, too: in each set one died.
+    assert [len(panel.get_lines()) for panel in panels] == [4, 2, 2, 2]
+    assert len({(line.get_color(), line.get_linestyle()) for line in panels[0].get_lines()}) == 4
 
 
 def test_sets_far_apart_are_compared_over_shares_of_time_and_on_a_logarithmic_axis(tmp_path: Path) -> None:
