@@ -51,7 +51,7 @@ def end(path: Path, ended: float, seconds: float, facts: Mapping[str, object]) -
     """
     lines = [
         "",
-        "## End",
+        _END,
         *(f"{name}: {value}" for name, value in facts.items()),
         f"The experiment terminated on {_date(ended)}.",
         f"The experiment ran for {seconds:.3f} s.",
@@ -72,6 +72,7 @@ def _write(path: Path, mode: str, lines: list[str]) -> None:
         raise ResultsError(f"{path} cannot be written: {error.strerror}") from None
 
 
+_END = "## End"
 _PARAMETER = re.compile(r"(?P<name>[A-Z][^:`]*): (?P<value>.*)")
 
 
@@ -82,10 +83,14 @@ def read(path: Path) -> dict[str, str]:
 
 
 class Told(NamedTuple):
-    """What a description tells in sentences: "" or None where it does not."""
+    """What a description tells besides: in sentences ("" or None where it does not), and of how the run began.
+
+    `settings` are the names and values that stand before its end: what was asked of which machine, and not how it went.
+    """
 
     machine: str = ""
     ran_for_s: float | None = None
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 _MACHINE = re.compile(r"The experiment was run on the machine (?P<name>.+)\.")
@@ -96,9 +101,13 @@ _RAN_FOR = re.compile(
 
 
 def read_told(path: Path) -> Told:
-    """Read the machine and the length of a run from a `<task>.md`, ours or a published one (`0:08:06.052530`)."""
-    told = Told()
-    for line in _lines(path):
+    """Read the machine, the length and the settings of a run, ours or a published one (`0:08:06.052530`)."""
+    lines = _lines(path)
+    begin = lines[: lines.index(_END)] if _END in lines else lines
+    told = Told(
+        settings=tuple((match["name"], match["value"]) for match in filter(None, map(_PARAMETER.fullmatch, begin)))
+    )
+    for line in lines:
         if match := _MACHINE.fullmatch(line):
             told = told._replace(machine=match["name"])
         elif match := _RAN_FOR.fullmatch(line):

@@ -16,6 +16,7 @@ from kaas.analysis import boot_judges, booted, growth_judges, judging, replay, r
 from kaas.analysis.judging import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, Finding, UnclearError
 from kaas.analysis.runs import Run
 from kaas.analysis.setting import Setting
+from kaas.analysis.validity.repeats import alike
 
 __all__ = ["CANNOT_BE_TOLD", "DOES_NOT_HOLD", "HOLDS", "HOW_TO_READ", "Claim", "check", "check_run"]
 
@@ -52,10 +53,10 @@ def check(found: Sequence[Run]) -> pd.DataFrame:
     }
     for number, (claim, expected, _) in enumerate(_CLAIMS):
         for experiment, repeats in experiments.items():
-            each = [judged[run.task][number] for run in repeats]
-            if len(each) > 1:
+            if len(repeats) > 1:
+                each = [judged[run.task][number] for run in alike(repeats).pooled]
                 rows.append((f"{experiment}, {len(each)} repeats", claim, expected, *_together(each)))
-            rows += [(run.task, claim, expected, *_alone(finding)) for run, finding in zip(repeats, each, strict=True)]
+            rows += [(run.task, claim, expected, *_alone(judged[run.task][number])) for run in repeats]
     return pd.DataFrame(rows, columns=["task", *Claim._fields]).set_index(["claim", "task"])
 
 
@@ -71,6 +72,7 @@ def _settings(found: Sequence[Run]) -> list[tuple[Run, Setting]]:
 
 def _judge(number: int, setting: Setting) -> Finding | UnclearError:
     try:
+        setting.can_be_judged()
         return _CLAIMS[number][2](setting)
     except UnclearError as reason:
         return reason

@@ -44,6 +44,13 @@ class Setting:
         """Say why no more work is done with more GPUs, if those are virtual; else nothing."""
         return _VIRTUAL if self.is_virtual else ""
 
+    def can_be_judged(self) -> None:
+        """Raise UnclearError where the run tells nothing of any claim."""
+        if not self.run.timed:
+            raise UnclearError("The time stamps of this run cannot be trusted.")
+        if not (self.run.requests["status"] == "ok").any():
+            raise UnclearError("No request was served.")
+
     def needs_log(self) -> None:
         """Raise UnclearError where no boot was logged."""
         if self.first_boots.empty:

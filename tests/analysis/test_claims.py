@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -416,3 +417,25 @@ def test_the_published_repeats_satisfy_what_they_tell_of() -> None:
         "The share of each client is 0.422/s with 2 of them and 0.23/s with 32 (-45%).",
         "The share of each client is 0.423/s with 2 of them and 0.234/s with 32 (-45%).",
     ]
+
+
+def test_a_run_of_which_every_request_was_refused_tells_nothing_of_any_claim(tmp_path: Path) -> None:
+    checked = check(tmp_path, ramp(full=1))
+    assert {(claim.verdict, claim.note) for claim in checked} == {(CANNOT_BE_TOLD, "No request was served.")}
+
+
+def test_a_run_whose_time_stamps_cannot_be_trusted_tells_nothing_of_any_claim(tmp_path: Path) -> None:
+    write_run(tmp_path, "task-1", ramp(), BOOTS, parameters=SETTING)
+    (run,) = runs.find_runs(tmp_path)
+    checked = claims.check_run(replace(run, timed=False))
+    assert {claim.verdict for claim in checked} == {CANNOT_BE_TOLD}
+
+
+def test_a_verdict_over_repeats_is_of_those_that_did_the_same(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        shifted = [row._replace(timestamp=row.timestamp + 3600 * number) for row in ramp(most=7 if number < 3 else 5)]
+        later = [event._replace(timestamp=event.timestamp + 3600 * number) for event in BOOTS]
+        clients = {"Maximum parallel requests": 7 if number < 3 else 5}
+        write_run(tmp_path, f"x-{number}", shifted, later, parameters={**SETTING, **clients})
+    table = claims.check(runs.find_runs(tmp_path))
+    assert {task for task in table.index.get_level_values("task") if "repeats" in task} == {"x, 2 repeats"}

@@ -442,6 +442,8 @@ def test_only_repeats_that_are_alike_are_taken_together(tmp_path: Path) -> None:
         (lambda text: text.replace("Client: a client", "Client: b"), "Client is b here, a client there"),
         (lambda text: text.replace("at the end of the ramp", "SIGINT"), "it did not come to its end"),
         (lambda text: text, ""),
+        (lambda text: text.replace("Host: a host", "Host: a host\nCPU load before the run: 1.02, 0.50, 0.20"), ""),
+        (lambda text: text + "CPU time of others: 3.1 % (neither of this run nor idle)\nMPS: server 4711\n", ""),
     ],
 )
 def test_what_differs_between_repeats_is_said(tmp_path: Path, change: Callable[[str], str], why: str) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 from kaas.analysis.run import Run
 from kaas.analysis.validity import Check
 
-_OF_ONE_RUN = ("Task name", "Ended", "Memory", "Time zone")
-_OF_ONE_RUN_BEGIN = ("Requests ", "Clock", "Wall clock")
-"""Facts that tell a run from its repeats, or how it went, not what it was asked to do."""
+_OF_ONE_RUN = ("Task name", "Memory", "Time zone", "CPU load before the run")
+"""Facts that tell a run from its repeats, not what it was asked to do."""
 _LENGTHS_APART = 0.05
 _TELLING_S = 10.0
 """Shorter runs say nothing by their length: to start takes as long."""
@@ -72,14 +71,8 @@ def check(found: Sequence[Run]) -> list[tuple[str, Check]]:
 
 
 def _setting(run: Run) -> tuple[tuple[str, str], ...]:
-    facts = ({"Host": run.told.machine} if run.told.machine else {}) | dict(run.parameters)
-    return tuple(
-        sorted(
-            (name, value)
-            for name, value in facts.items()
-            if name not in _OF_ONE_RUN and not name.startswith(_OF_ONE_RUN_BEGIN)
-        )
-    )
+    facts = ({"Host": run.told.machine} if run.told.machine else {}) | dict(run.told.settings)
+    return tuple(sorted((name, value) for name, value in facts.items() if name not in _OF_ONE_RUN))
 
 
 def _differs(run: Run, own: Mapping[str, str], usual: Mapping[str, str], length: float) -> str:
