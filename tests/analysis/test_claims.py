@@ -161,7 +161,8 @@ def test_one_cold_start_does_not_stand_for_two_boots(tmp_path: Path) -> None:
 
 def test_cold_starts_that_overlap_are_told_apart(tmp_path: Path) -> None:
     # The long one was the server's answer to the last of three boots, though it is of the time of all.
-    rows = [request(0, 9000, cold=True), request(0, 500, cold=True), request(2, 500, cold=True)]
+    long = request(0, 9000, cold=True, copy=1)
+    rows = [long, request(0, 500, cold=True), request(2, 500, cold=True)]
 
     assert check(tmp_path, rows, [booted(0.2, 0), booted(2.2, 1), booted(8, 2)])[COLD].verdict == HOLDS
 
