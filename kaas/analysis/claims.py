@@ -53,8 +53,8 @@ def check(found: Sequence[Run]) -> pd.DataFrame:
     }
     for number, (claim, expected, _) in enumerate(_CLAIMS):
         for experiment, repeats in experiments.items():
-            if len(repeats) > 1:
-                each = [judged[run.task][number] for run in alike(repeats).pooled]
+            each = [judged[run.task][number] for run in alike(repeats).pooled]
+            if len(each) > 1:
                 rows.append((f"{experiment}, {len(each)} repeats", claim, expected, *_together(each)))
             rows += [(run.task, claim, expected, *_alone(judged[run.task][number])) for run in repeats]
     return pd.DataFrame(rows, columns=["task", *Claim._fields]).set_index(["claim", "task"])
