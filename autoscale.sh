@@ -80,7 +80,7 @@ before_run() {
     [[ $MPS != off ]] || return 0
     local ready=$folder/.mps-pipe
     # shellcheck disable=SC2086 # UUIDs, with spaces between them
-    SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
+    SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --supervised $$ --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
     guard_pid=$!
     until [[ -e $ready ]]; do
         kill -0 "$guard_pid" 2>/dev/null || fail "the GPUs could not be prepared: see above"

@@ -8,6 +8,7 @@ else it has started, and the workers or clients.
 """
 
 import statistics
+import os
 import subprocess
 import sys
 import tempfile
@@ -84,7 +85,7 @@ def clients_mb(number: int) -> Memory:
     line = [sys.executable, str(ROOT / "load.py"), "--client", str(MODULES / "sleeper.py"), "--input", "100"]
     with tempfile.TemporaryDirectory(prefix="kaas-") as folder:
         load = subprocess.Popen(
-            [*line, *names, *ramp, "--supervised"],
+            [*line, *names, *ramp, "--supervised", str(os.getpid())],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -3,8 +3,8 @@
 #
 # A script sources this, names its settings with `setting`, and calls `run_experiment`. ROOT is the project's folder.
 #
-# The server, the monitor and the load generator run with --supervised: they leave Ctrl-C to this script, which ends
-# them in order (load, monitor, server), and they end by themselves, in order too, if this script is killed.
+# The server, the monitor and the load generator run with --supervised: they leave Ctrl-C and a terminal's end to this
+# script, which ends them in order (load, monitor, server), and they end by themselves, in order too, if it is killed.
 
 # KAAS_PYTHON names a Python that has the libraries, where .venv is not to be set up.
 python=${KAAS_PYTHON:-$ROOT/.venv/bin/python}
@@ -152,12 +152,12 @@ check_settings() {
 name_commands() {
     local address=127.0.0.1:$PORT
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
-        --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised)
+        --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$)
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
-        --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised)
+        --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
     load_command=("$python" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
         --experiment-description "$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
-        --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised)
+        --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised $$)
 }
 
 # Make an empty folder for the results. An earlier run is moved aside, never written over.

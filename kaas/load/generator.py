@@ -5,7 +5,6 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 
 import asyncio
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Coroutine
@@ -40,7 +39,7 @@ class Settings:
     """What a run is told; times in seconds. `server` is None if the client module needs no KaaS server.
 
     More than `max_failed` failed requests make the run a failed one. One in which a whole step of them failed goes on
-    only if told to keep going.
+    only if told to keep going. `supervised` is the number of the process in charge, 0 if there is none.
     """
 
     client: Path
@@ -54,7 +53,7 @@ class Settings:
     finish_timeout: float = 60.0
     max_failed: int = 0
     keep_going: bool = False
-    supervised: bool = False
+    supervised: int = 0
 
 
 class Generator:
@@ -143,7 +142,7 @@ class Generator:
         description.begin(files.description, files.requests, begun, parameters, described)
         self._rows = RowReader(files.requests)
         # What a script has started is all of this run; by hand, who is to say which server is ours?
-        use = machine.CpuUse(os.getppid()) if self._settings.supervised else None
+        use = machine.CpuUse(self._settings.supervised) if self._settings.supervised else None
         following = asyncio.create_task(self._server.follow())
         try:
             with self._display:

@@ -15,7 +15,7 @@ from kaas.errors import ConnectionFailed
 from kaas.events import Event
 from kaas.server import tcp
 
-PARENT = "import subprocess, sys; sys.exit(subprocess.Popen(sys.argv[1:]).wait())"
+PARENT = "import os, subprocess, sys; sys.exit(subprocess.Popen([*sys.argv[1:], str(os.getpid())]).wait())"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
