@@ -7,8 +7,8 @@ requests, of a client module that only sleeps. All together are the server or lo
 else it has started, and the workers or clients.
 """
 
-import statistics
 import os
+import statistics
 import subprocess
 import sys
 import tempfile

@@ -66,7 +66,9 @@ def started(kernel: Path, *arguments: str) -> Iterator[Server]:
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as said:
         line = [sys.executable, str(common.ROOT / "gpu-server-scaling.py"), str(kernel), "--port", "0"]
         supervised = ["--supervised", str(os.getpid())]
-        process = subprocess.Popen([*line, *supervised, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=said)
+        process = subprocess.Popen(
+            [*line, *supervised, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=said
+        )
 
         def listens() -> bool:
             return process.poll() is not None or _LISTENING.search(_text(said)) is not None

@@ -21,7 +21,7 @@ _PS_LIMIT = 5.0
 
 
 def end_with_parent() -> None:
-    """Get SIGTERM when the parent process ends (Linux). Call it first of all; one that has ended before, is not told."""
+    """Get SIGTERM when the parent process ends (Linux), from now on: of one that has ended, nothing is heard."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -31,7 +31,7 @@ def adopt_orphans() -> None:
 
 
 def is_gone(supervisor: int) -> bool:
-    """Tell whether a process is no parent of this one (any more), nor a parent's parent, as where Python is a wrapper."""
+    """Tell whether a process is no parent of this one any more, nor a parent's parent, as where a wrapper runs Python."""
     process = os.getppid()
     while process != supervisor:
         if process <= 1:
@@ -45,8 +45,8 @@ def _parent_of(process: int) -> int:
     with contextlib.suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
         if sys.platform == "linux":
             return int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-        said = subprocess.run(["ps", "-o", "ppid=", "-p", str(process)], capture_output=True, timeout=_PS_LIMIT, check=True)
-        return int(said.stdout)
+        ps = ["ps", "-o", "ppid=", "-p", str(process)]
+        return int(subprocess.run(ps, capture_output=True, timeout=_PS_LIMIT, check=True).stdout)
     return 0
 
 

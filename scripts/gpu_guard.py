@@ -6,8 +6,8 @@
     gpu_guard.py proof PID...   say how many of these processes are clients of MPS
 
 `hold` writes the daemon's pipe folder to FILE when all is ready, and restores when it gets SIGTERM or when the process
-PID, which started it, is gone. Nothing is changed before what was found is on disk: should even this process be killed, the next start
-or `restore` puts it back. One lock for the whole machine sees that runs do not get in each other's way.
+PID, which started it, is gone. Nothing is changed before what was found is on disk: should even this process be killed,
+the next start or `restore` puts it back. One lock for the whole machine sees that runs do not get in each other's way.
 
 Only the standard library is used. SUDO in the environment says how to become root, KAAS_GPU_STATE where to write down
 what was found.
@@ -33,7 +33,7 @@ import gpu_record
 import mps
 from gpu_record import Found
 
-from kaas import nvidia, programs, supervision
+from kaas import locks, nvidia, programs, supervision
 from kaas.errors import GpuError
 from kaas.programs import Answer
 
@@ -90,7 +90,7 @@ def hold(uuids: list[str], ready: Path, logs: Path, ended: Ended) -> None:
     pipe = mps.users_pipe()
     # A short path: the daemon's socket in it may have 107 characters.
     folder = "" if pipe else tempfile.mkdtemp(prefix="kaas-mps.", dir="/tmp")
-    record = Found({uuid: found[uuid] for uuid in uuids}, folder, gpu_record.boot_id())
+    record = Found({uuid: found[uuid] for uuid in uuids}, folder, locks.boot_id())
     try:
         gpu_record.write(record)
     except OSError:
@@ -148,7 +148,7 @@ def put_back_leftovers() -> None:
     if found is None:
         return
     say("Putting the GPUs back as an earlier run, which was killed, had found them")
-    now = gpu_record.boot_id()
+    now = locks.boot_id()
     if now and found.boot and now != found.boot:
         say("The machine was started again since, which has reset the compute modes: none is set")
         found = found._replace(modes={})

@@ -39,7 +39,8 @@ class Programs:
     def line(self, name: str) -> list[str]:
         """Give a program's command line."""
         guard = [str(ROOT / "scripts" / "gpu_guard.py"), "hold", "--ready", "ready", "--logs", ".", *UUIDS]
-        load = "--input 1 --experiment-name x --task-name t --min-parallel 1 --max-parallel 1 --interval 600".split()
+        ramp = ["--min-parallel", "1", "--max-parallel", "1", "--interval", "600"]
+        load = ["--input", "1", "--experiment-name", "x", "--task-name", "t", *ramp]
         lines = {
             "server": [str(SERVER), str(KERNELS / "echo.py"), "--port", "0"],
             "load": [str(ROOT / "load.py"), "--client", "client.py", "--server", "none", *load],

@@ -5,7 +5,6 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 
 import asyncio
 import contextlib
-import tempfile
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from kaas import description, machine, results, segments
+from kaas import description, leftovers, machine, results
 from kaas.children import raise_descriptor_limit
 from kaas.clock import Clock, Watch
 from kaas.errors import KaasError, ResultsError
+from kaas.leftovers import Scratch
 from kaas.load import clients
 from kaas.load.board import Request
 from kaas.load.crew import Crew
@@ -86,8 +86,10 @@ class Generator:
             KaasError: it could not begin; the rows that there are stay.
         """
         results.check_no_earlier_run(self._settings.files.requests)
-        with tempfile.TemporaryDirectory(prefix="kaas-", ignore_cleanup_errors=True) as scratch:
-            crew = self._crew(Path(scratch))
+        if removed := leftovers.sweep():
+            self._display.say(removed)
+        with contextlib.closing(Scratch()) as scratch:
+            crew = self._crew(scratch)
             ended = "by an error"
             looking = asyncio.create_task(self._watch_clock())
             try:
@@ -104,9 +106,9 @@ class Generator:
                 described = await self._describe_end(ended)
             return code if described else code or 1
 
-    def _crew(self, scratch: Path) -> Crew:
+    def _crew(self, scratch: Scratch) -> Crew:
         settings = self._settings
-        environment = {"KAAS_SCRATCH": str(scratch), "KAAS_RUN": segments.draw_run()}
+        environment = {"KAAS_SCRATCH": str(scratch.folder), "KAAS_RUN": scratch.run}
         if settings.server is not None:
             environment["KAAS_ADDRESS"] = settings.server
         config = {
@@ -117,7 +119,7 @@ class Generator:
         }
         return Crew(
             settings.client,
-            scratch,
+            scratch.folder,
             settings.shape.most,
             config,
             environment,

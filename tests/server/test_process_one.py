@@ -56,4 +56,3 @@ def test_what_a_kernels_programs_leave_behind_is_reaped(started: Server) -> None
         eventually(lambda: not zombies() and len(first.children()) == 1)
         (forkserver,) = first.children()
         eventually(lambda: len(forkserver.children()) == 2, what="only the two workers are left")
-
