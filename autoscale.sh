@@ -80,10 +80,10 @@ before_run() {
     [[ $MPS != off ]] || return 0
     local ready=$folder/.mps-pipe
     # shellcheck disable=SC2086 # UUIDs, with spaces between them
-    SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
+    SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --supervised $$ --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
     guard_pid=$!
     until [[ -e $ready ]]; do
-        kill -0 "$guard_pid" 2>/dev/null || fail "the GPUs could not be prepared: see above"
+        is_running "$guard_pid" || fail "the GPUs could not be prepared: see above"
         sleep 0.1
     done
     CUDA_MPS_PIPE_DIRECTORY=$(cat "$ready")
@@ -113,9 +113,9 @@ after_run() {
     [[ -n $guard_pid ]] || return 0
     local pid=$guard_pid
     guard_pid=''
-    kill -TERM "$pid" 2>/dev/null || true
+    tell TERM "$pid"
     # It has limits of its own for all that it does, and what it does must not be cut short.
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    while is_running "$pid"; do sleep 0.1; done
     wait "$pid"
 }
 

@@ -8,10 +8,8 @@ a request is given up (600). The matrix file lies in $KAAS_SCRATCH, which the cl
 
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 from kaas import cli, matrices
 from kaas.client import Connection
 from kaas.errors import KaasError, UsageError
+from kaas.leftovers import Scratch
 from kaas.matrices import Matrix, Task
 from kaas.results import Outcome
 from kaas.wire import Reply
@@ -35,9 +34,12 @@ class MatmulClient:
         self._checked = False
         self._connection = Connection()
         resource_tracker.ensure_running()  # else the first request would start it, in its time
-        self._own_folder = "" if os.environ.get("KAAS_SCRATCH") else tempfile.mkdtemp(prefix="kaas-")
+        self._own = None
+        if not os.environ.get("KAAS_SCRATCH"):
+            self._own = Scratch()
+            os.environ["KAAS_RUN"] = self._own.run
         try:
-            folder = Path(self._own_folder or os.environ["KAAS_SCRATCH"])
+            folder = self._own.folder if self._own else Path(os.environ["KAAS_SCRATCH"])
             path = matrices.matrix_file(n, folder)
             self._matrix: Matrix = np.load(path, mmap_mode="r", allow_pickle=False)
         except BaseException:
@@ -63,8 +65,10 @@ class MatmulClient:
     def close(self) -> None:
         """Close the connection, and remove the matrix file unless it belongs to a whole run."""
         self._connection.close()
-        if self._own_folder:
-            shutil.rmtree(self._own_folder, ignore_errors=True)
+        if self._own is not None:
+            self._own.close()
+            del os.environ["KAAS_RUN"]
+            self._own = None
 
 
 def _outcome(reply: Reply, wrong: bool, outer_ms: float, setup_ms: float) -> Outcome:

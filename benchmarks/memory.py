@@ -7,6 +7,7 @@ requests, of a client module that only sleeps. All together are the server or lo
 else it has started, and the workers or clients.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def clients_mb(number: int) -> Memory:
     line = [sys.executable, str(ROOT / "load.py"), "--client", str(MODULES / "sleeper.py"), "--input", "100"]
     with tempfile.TemporaryDirectory(prefix="kaas-") as folder:
         load = subprocess.Popen(
-            [*line, *names, *ramp, "--supervised"],
+            [*line, *names, *ramp, "--supervised", str(os.getpid())],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

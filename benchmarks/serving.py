@@ -64,8 +64,11 @@ class Server:
 def started(kernel: Path, *arguments: str) -> Iterator[Server]:
     """Start a server for a kernel on a port of its own, and end it."""
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as said:
-        line = [sys.executable, str(common.ROOT / "gpu-server-scaling.py"), str(kernel), "--port", "0", "--supervised"]
-        process = subprocess.Popen([*line, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=said)
+        line = [sys.executable, str(common.ROOT / "gpu-server-scaling.py"), str(kernel), "--port", "0"]
+        supervised = ["--supervised", str(os.getpid())]
+        process = subprocess.Popen(
+            [*line, *supervised, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=said
+        )
 
         def listens() -> bool:
             return process.poll() is not None or _LISTENING.search(_text(said)) is not None

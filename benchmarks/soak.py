@@ -69,7 +69,7 @@ def servers_in(folder: Path) -> Iterator[dict[str, Server]]:
     try:
         for name, (kernel, *arguments) in LINES.items():
             (folder / name).mkdir()
-            line = command(kernel, *COMMON_OPTIONS, *map(str, arguments), "--supervised")
+            line = command(kernel, *COMMON_OPTIONS, *map(str, arguments), "--supervised", str(os.getpid()))
             servers[name] = Server(folder / name, line, {})
         for server in servers.values():
             server.wait_until_listening()

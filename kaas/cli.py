@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+from kaas import supervision
 from kaas.client import DEFAULT_ADDRESS
 from kaas.errors import KaasError, UsageError
 
@@ -59,6 +60,12 @@ def positive_seconds(text: str) -> float:
     return _number(text, float, sys.float_info.min, "a number of seconds above 0")
 
 
+def supervisor(text: str) -> int:
+    """Read the number of the process in charge; from now on this one ends with its parent."""
+    supervision.end_with_parent()
+    return positive_int(text)
+
+
 def port(text: str) -> int:
     """Read a TCP port: 0 (any that is free) to 65535."""
     value = _number(text, int, 0, "a port from 0 to 65535")
@@ -106,9 +113,11 @@ def add_server_option(parser: argparse.ArgumentParser, more: str = "") -> None:
 
 
 def add_supervised_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--supervised`, for a program that a script starts."""
+    """Add `--supervised PID`, for a program that a script starts; 0 without it."""
     parser.add_argument(
         "--supervised",
-        action="store_true",
-        help="run under a script: leave Ctrl-C to it, and end in order when the process that started this one is gone",
+        type=supervisor,
+        default=0,
+        metavar="PID",
+        help="run under the script that is this process: leave Ctrl-C to it, and end in order when it is gone",
     )

@@ -14,7 +14,8 @@ Between parent and fork server go lines of JSON over a socket pair, a child's en
 
 When it is told to close, or the parent is gone, the fork server gives its children `kill_after` seconds to end by
 themselves, kills those that are left, and ends. Each child leads a process group of its own, which is killed when the
-child has ended: what a child has started does not outlive it, unless it has left that group.
+child has ended: what a child has started does not outlive it, unless it has left that group. What has left it, and has
+lost its parent, becomes the fork server's child, and is reaped when it ends: process 1 of a container may reap nobody.
 
 It may block where it writes: the parent never does, and so always comes to read.
 """
@@ -31,7 +32,10 @@ import sys
 import time
 import traceback
 from collections import deque
+from collections.abc import Container
 from typing import Any, Protocol
+
+from kaas import supervision
 
 Config = dict[str, Any]
 
@@ -72,6 +76,7 @@ class _Server:
         self._selector.register(self._wakeup, selectors.EVENT_READ)
 
     def serve(self) -> None:
+        supervision.adopt_orphans()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
@@ -162,7 +167,7 @@ class _Server:
         with contextlib.suppress(BlockingIOError):
             self._wakeup.recv(BUFFER)
         with contextlib.suppress(ChildProcessError):
-            while (ended := _reap_with_group())[0]:
+            while (ended := _reap_with_group(self._children))[0]:
                 child = self._children.pop(ended[0], None)
                 if child is not None:
                     self._tell({"ended": child, "code": os.waitstatus_to_exitcode(ended[1])})
@@ -176,17 +181,21 @@ def _send(control: socket.socket, message: dict[str, Any]) -> None:
         control.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _reap_with_group() -> tuple[int, int]:
-    """Reap a child that has ended, and kill its group; return its pid and status, or 0 and 0 if none has."""
+def _reap_with_group(leaders: Container[int]) -> tuple[int, int]:
+    """Reap a process that has ended, and kill the group that it led; return its pid and status, or 0 and 0 if none has.
+
+    What is none of the leaders was adopted, and what it has started is nobody's to end.
+    """
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid:
+        if pid in leaders:
             _kill_group(pid)
         return pid, status
     found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if found is None:
         return 0, 0
-    _kill_group(found.si_pid)  # until it is reaped, no other group can have its number
+    if found.si_pid in leaders:
+        _kill_group(found.si_pid)  # until it is reaped, no other group can have its number
     return os.waitpid(found.si_pid, 0)
 
 

@@ -228,13 +228,18 @@ def matrix_file(n: int, folder: Path) -> Path:
         if about.st_uid != os.geteuid() or about.st_mode & _OTHERS_CAN_WRITE:
             raise UsageError(f"{folder} is no place for the matrix file: take a folder that only you can write to")
         with _private(path.with_suffix(".lock")) as lock:
-            # Whoever comes while it is being written waits for it, and finds it whole.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Whoever comes while it is being written waits for it, and finds it whole. Where there are no locks each
+            # writes its own, and all are alike.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                part = path.with_suffix(".part.npy")
-                with _private(part) as file:
-                    np.save(file, random_matrix(n), allow_pickle=False)
-                part.rename(path)
+                part = path.with_suffix(f".{os.getpid()}.part.npy")
+                try:
+                    with _private(part) as file:
+                        np.save(file, random_matrix(n), allow_pickle=False)
+                    part.rename(path)
+                finally:
+                    part.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"the matrix file {path} cannot be written: {error.strerror or error}") from None
     return path

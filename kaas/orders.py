@@ -1,46 +1,75 @@
-"""Orders to end: signals, and the end of the process that started this one.
+"""Orders to end: signals, and the end of the process in charge of this one.
 
 They are only recorded here; a program's main line takes them, one by one, and acts.
 """
 
 import asyncio
-import os
 import signal
 
-_PARENT_CHECK = 0.5
-"""Seconds between two looks whether the parent process is still there."""
+from kaas import supervision
+
+PARENT_CHECK = 0.5
+"""Seconds between two looks whether the process in charge is still there."""
 
 
 class Orders:
     """The orders to this process, while its asyncio loop runs.
 
     Args:
-        supervised: leave Ctrl-C to the script in charge, and take its end for an order.
+        supervisor: number of the process in charge, to which Ctrl-C and a terminal's end are left, and whose own end is
+            an order; 0 if there is none.
     """
 
-    def __init__(self, supervised: bool) -> None:
+    def __init__(self, supervisor: int) -> None:
+        self._supervisor = supervisor
+        self._alone = False
         self._queue: asyncio.Queue[str] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._queue.put_nowait, "told to end")
-        if supervised:
-            # Ctrl-C goes to the whole group of processes; the script decides in which order they end.
-            loop.add_signal_handler(signal.SIGINT, lambda: None)
-            self._watch_parent(os.getppid())
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGTERM, self._told)
+        if supervisor:
+            # These go to the whole group of processes; the script decides in which order they end.
+            self._loop.add_signal_handler(signal.SIGINT, lambda: None)
+            if not is_ignored(signal.SIGHUP):
+                self._loop.add_signal_handler(signal.SIGHUP, lambda: None)
+            self._watch()
         else:
-            loop.add_signal_handler(signal.SIGINT, self._queue.put_nowait, "Ctrl-C")
+            self._loop.add_signal_handler(signal.SIGINT, self._queue.put_nowait, "Ctrl-C")
+            if not is_ignored(signal.SIGHUP):
+                self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
     async def next(self) -> str:
         """Wait for an order; return who gave it, in words."""
         return await self._queue.get()
 
-    def _watch_parent(self, parent: int) -> None:
-        if os.getppid() == parent:
-            asyncio.get_running_loop().call_later(_PARENT_CHECK, self._watch_parent, parent)
-        else:
-            self._queue.put_nowait("the parent process is gone")
+    def _told(self) -> None:
+        # The system says so of a parent that has ended, too.
+        if not (self._supervisor and self._look()):
+            self._queue.put_nowait("told to end")
+
+    def _hung_up(self) -> None:
+        # A shell and the system may both say it, and one after the other: that is no second order.
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        self._queue.put_nowait("the terminal was closed")
+
+    def _watch(self) -> None:
+        if not (self._alone or self._look()):
+            self._loop.call_later(PARENT_CHECK, self._watch)
+
+    def _look(self) -> bool:
+        """Tell whether the process in charge was found to be gone just now, which is an order, but only once."""
+        if self._alone or not supervision.is_gone(self._supervisor):
+            return False
+        self._alone = True
+        self._queue.put_nowait("the parent process is gone")
+        return True
+
+
+def is_ignored(number: signal.Signals) -> bool:
+    """Tell whether a signal is ignored, as under nohup: so it must stay."""
+    return signal.getsignal(number) == signal.SIG_IGN
 
 
 def ignore_signals() -> None:
     """Let no late signal change the exit code of a program that has done all it had to."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -18,7 +18,8 @@ from kaas.errors import UsageError
 
 NAME = re.compile(r"kaas_[0-9a-f]{20}")
 _RUN = re.compile(r"[0-9a-f]{8}")
-_FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux shows the segments that there are
+FOLDER = Path("/dev/shm")  # noqa: S108
+"""Where Linux shows the segments that there are."""
 _kept: list[SharedMemory] = []
 """Segments to be closed once nobody holds their memory."""
 
@@ -112,13 +113,26 @@ def remove_orphans(run: str) -> int:
 
     Only Linux tells which there are. Elsewhere the resource tracker that the clients share unlinks them.
     """
-    number = 0
-    for path in _FOLDER.glob(f"kaas_{run}*"):  # of a folder that is not there, nothing
-        if NAME.fullmatch(path.name):
-            with contextlib.suppress(OSError):
-                path.unlink()
-                number += 1
-            # The tracker may know of it, or not; now it certainly does not, and complains of neither.
-            resource_tracker.register(f"/{path.name}", "shared_memory")
-            resource_tracker.unregister(f"/{path.name}", "shared_memory")
+    paths = _of_run(run)
+    number, _ = unlink_all(run)
+    for path in paths:
+        # The tracker may know of it, or not; now it certainly does not, and complains of neither.
+        resource_tracker.register(f"/{path.name}", "shared_memory")
+        resource_tracker.unregister(f"/{path.name}", "shared_memory")
     return number
+
+
+def unlink_all(run: str) -> tuple[int, int]:
+    """Unlink what is left of a run of which no process is left, a resource tracker included; give number and bytes."""
+    number = size = 0
+    for path in _of_run(run):
+        with contextlib.suppress(OSError):
+            length = path.stat().st_size
+            path.unlink()
+            number, size = number + 1, size + length
+    return number, size
+
+
+def _of_run(run: str) -> list[Path]:
+    # Of a folder that is not there, nothing.
+    return [path for path in FOLDER.glob(f"kaas_{run}*") if NAME.fullmatch(path.name)]

@@ -3,8 +3,8 @@
 #
 # A script sources this, names its settings with `setting`, and calls `run_experiment`. ROOT is the project's folder.
 #
-# The server, the monitor and the load generator run with --supervised: they leave Ctrl-C to this script, which ends
-# them in order (load, monitor, server), and they end by themselves, in order too, if this script is killed.
+# The server, the monitor and the load generator run with --supervised: they leave Ctrl-C and a terminal's end to this
+# script, which ends them in order (load, monitor, server), and they end by themselves, in order too, if it is killed.
 
 # KAAS_PYTHON names a Python that has the libraries, where .venv is not to be set up.
 python=${KAAS_PYTHON:-$ROOT/.venv/bin/python}
@@ -27,12 +27,14 @@ after_run() { :; }
 export -n KAAS_TOKEN
 
 server_pid='' monitor_pid='' load_pid='' # of what runs now
+lock='' keeper_pid=''                   # of the results' folder, and of what keeps it, once it is ours
 events_log=''                           # of a server whose events are not sorted yet
 folder=''                               # of the results, once it is ours
 interrupted='' signalled=0              # the exit code that a signal asks for; how many came
 
+# A terminal that was closed, or a pipe without a reader, takes nothing from the run.
 say() {
-    printf '%s\n' "$*"
+    printf '%s\n' "$*" 2>/dev/null || true
 }
 
 fail() {
@@ -152,22 +154,37 @@ check_settings() {
 name_commands() {
     local address=127.0.0.1:$PORT
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
-        --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised)
+        --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$)
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
-        --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised)
+        --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
     load_command=("$python" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
         --experiment-description "$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
-        --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised)
+        --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised $$)
+}
+
+# Be the only run that writes to a folder. What has the lock's file open is all that may: this script and what it
+# starts; so the lock ends with the last of them, however they end (kaas/locks.py).
+take_folder() {
+    local wanted=$1 file=.$1.lock code=4 other=''
+    while [[ $code -eq 4 ]]; do # its last holder removes it
+        { : >>"$file"; } 2>/dev/null || fail "$file cannot be written in $ROOT: clone the project into a folder of yours"
+        exec 9<>"$file"
+        code=0
+        other=$("$python" -m kaas.locks claim 9 "$file" $$) || code=$?
+    done
+    case $code in
+        0) lock=$file ;;
+        3) fail "another run is writing to $ROOT/$wanted ($other): set EXPERIMENT to another name" 2 ;;
+        *) fail "${other:-the lock of $wanted cannot be taken}" ;;
+    esac
+    "$python" -m kaas.locks keep 9 $$ &
+    keeper_pid=$!
 }
 
 # Make an empty folder for the results. An earlier run is moved aside, never written over.
 make_folder() {
-    local wanted=results-$EXPERIMENT owner aside
-    owner=$(cat "$wanted/.running" 2>/dev/null) || owner=''
-    if [[ -n $owner ]] && kill -0 "$owner" 2>/dev/null; then
-        fail "another run (process $owner) is writing to $wanted: set EXPERIMENT to another name
-        (or, if that process is none of these scripts, remove $wanted/.running)" 2
-    fi
+    local wanted=results-$EXPERIMENT aside
+    take_folder "$wanted"
     if [[ -d $wanted ]]; then
         aside=$wanted.$(date +%Y%m%d-%H%M%S)
         while [[ -e $aside ]]; do aside=$aside+; done
@@ -175,7 +192,6 @@ make_folder() {
         say "The earlier run in $wanted is now in $aside"
     fi
     mkdir -p "$wanted"
-    printf '%s\n' "$$" >"$wanted/.running"
     folder=$wanted
 }
 
@@ -188,7 +204,7 @@ start_server() {
     server_pid=$!
     local tenths=0
     until grep -q ' listening on ' "$server_log" 2>/dev/null; do
-        if ! kill -0 "$server_pid" 2>/dev/null || ((tenths >= 10 * READY_TIMEOUT)); then
+        if ! is_running "$server_pid" || ((tenths >= 10 * READY_TIMEOUT)); then
             say "The end of $server_log:"
             tail -n 20 "$server_log"
             fail "the server did not become ready"
@@ -226,14 +242,25 @@ wait_for() {
     end_within 10 "$1"
 }
 
+# Whether a process that this script has started still runs. The number of one that has ended may be anybody's by now,
+# so it is looked for among the script's own.
+is_running() {
+    [[ -n $1 && $'\n'$(jobs -r -p)$'\n' == *$'\n'$1$'\n'* ]]
+}
+
+# Send a signal to a process that this script has started, if it still runs.
+tell() {
+    ! is_running "$2" || kill "-$1" "$2" 2>/dev/null || true
+}
+
 # Tell a process to end, and kill it if it has not after some seconds; return its exit code.
 end_within() {
     local tenths=$((10 * $1)) pid=$2 code=0
-    kill -TERM "$pid" 2>/dev/null || true
-    while kill -0 "$pid" 2>/dev/null; do
+    tell TERM "$pid"
+    while is_running "$pid"; do
         if ((tenths == 0)); then
             say "Process $pid does not end and is killed"
-            kill -KILL "$pid" 2>/dev/null || true
+            tell KILL "$pid"
         fi
         tenths=$((tenths - 1))
         sleep 0.1
@@ -285,10 +312,12 @@ sort_events() {
 
 # While the load runs it is told, and all else follows when it has ended: in order the first time, at once the second.
 on_signal() {
+    # Of a terminal that was closed one may be told twice, by the system and by a shell; that is no second order.
+    [[ $1 -ne 129 ]] || trap '' HUP
     interrupted=$1
     signalled=$((signalled + 1))
     if [[ -n $load_pid ]]; then
-        kill -TERM "$load_pid" 2>/dev/null || true
+        tell TERM "$load_pid"
     else
         say "Interrupted: ending what was started"
         exit "$1"
@@ -298,7 +327,8 @@ on_signal() {
 # Whatever happened: end what still runs, in order, and keep the data.
 on_exit() {
     local code=$?
-    trap 'kill -TERM ${load_pid:-$server_pid} 2>/dev/null || true' HUP INT TERM
+    trap 'tell TERM "${load_pid:-$server_pid}"' INT TERM
+    trap '' HUP
     if [[ -n $load_pid ]]; then
         end_within 70 "$load_pid" || true
         load_pid=''
@@ -307,6 +337,9 @@ on_exit() {
     stop_server || true
     sort_events || true
     after_run || code=1
-    [[ -z $folder ]] || rm -f "$folder/.running"
+    if [[ -n $lock ]]; then
+        tell TERM "$keeper_pid"
+        rm -f "$lock"
+    fi
     exit "$code"
 }

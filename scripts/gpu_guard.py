@@ -1,12 +1,13 @@
 """Holds the GPUs of this machine for one run of autoscale.sh, and leaves them as they were found.
 
-    gpu_guard.py hold --ready FILE --logs FOLDER UUID...   set the GPUs to exclusive mode and see that MPS runs
-    gpu_guard.py restore                                   put back what a run left that was killed with its guard
-    gpu_guard.py proof PID...                              say how many of these processes are clients of MPS
+    gpu_guard.py hold --supervised PID --ready FILE --logs FOLDER UUID...
+                                set the GPUs to exclusive mode and see that MPS runs
+    gpu_guard.py restore        put back what a run left that was killed with its guard
+    gpu_guard.py proof PID...   say how many of these processes are clients of MPS
 
-`hold` writes the daemon's pipe folder to FILE when all is ready, and restores when it gets SIGTERM or when its parent
-process is gone. Nothing is changed before what was found is on disk: should even this process be killed, the next start
-or `restore` puts it back. One lock for the whole machine sees that runs do not get in each other's way.
+`hold` writes the daemon's pipe folder to FILE when all is ready, and restores when it gets SIGTERM or when the process
+PID, which started it, is gone. Nothing is changed before what was found is on disk: should even this process be killed,
+the next start or `restore` puts it back. One lock for the whole machine sees that runs do not get in each other's way.
 
 Only the standard library is used. SUDO in the environment says how to become root, KAAS_GPU_STATE where to write down
 what was found.
@@ -32,7 +33,7 @@ import gpu_record
 import mps
 from gpu_record import Found
 
-from kaas import nvidia, programs
+from kaas import locks, nvidia, programs, supervision
 from kaas.errors import GpuError
 from kaas.programs import Answer
 
@@ -48,6 +49,7 @@ def main() -> int:
     hold_parser = commands.add_parser("hold")
     hold_parser.add_argument("--ready", type=Path, required=True)
     hold_parser.add_argument("--logs", type=Path, required=True)
+    hold_parser.add_argument("--supervised", type=int, required=True, metavar="PID")
     hold_parser.add_argument("uuids", nargs="+")
     commands.add_parser("restore")
     commands.add_parser("proof").add_argument("pids", nargs="*")
@@ -59,8 +61,9 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     try:
         if arguments.command == "hold":
+            ended = Ended(arguments.supervised)
             with gpu_record.machine_lock():
-                hold(arguments.uuids, arguments.ready, arguments.logs)
+                hold(arguments.uuids, arguments.ready, arguments.logs, ended)
         elif gpu_record.is_there():
             with gpu_record.machine_lock():
                 put_back_leftovers()
@@ -75,10 +78,11 @@ def main() -> int:
     return 0
 
 
-def hold(uuids: list[str], ready: Path, logs: Path) -> None:
+def hold(uuids: list[str], ready: Path, logs: Path, ended: Ended) -> None:
     """Prepare the GPUs, wait until told to end, and restore."""
-    ended = Ended()
     put_back_leftovers()
+    if ended:
+        return
     found = compute_modes()
     for uuid in uuids:
         if not found.get(uuid):
@@ -86,7 +90,7 @@ def hold(uuids: list[str], ready: Path, logs: Path) -> None:
     pipe = mps.users_pipe()
     # A short path: the daemon's socket in it may have 107 characters.
     folder = "" if pipe else tempfile.mkdtemp(prefix="kaas-mps.", dir="/tmp")
-    record = Found({uuid: found[uuid] for uuid in uuids}, folder, gpu_record.boot_id())
+    record = Found({uuid: found[uuid] for uuid in uuids}, folder, locks.boot_id())
     try:
         gpu_record.write(record)
     except OSError:
@@ -114,17 +118,21 @@ def hold(uuids: list[str], ready: Path, logs: Path) -> None:
 
 
 class Ended:
-    """Whether this process has been told to end, or its parent is gone."""
+    """Whether this process has been told to end, or the one in charge of it is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: int) -> None:
         self._told = False
-        self._parent = os.getppid()
+        self._supervisor = supervisor
         signal.signal(signal.SIGTERM, self._tell)
+        supervision.end_with_parent()
+
+    def __bool__(self) -> bool:
+        return self._told or supervision.is_gone(self._supervisor)
 
     def wait(self) -> None:
         """Wait for it; keep sudo's permission alive meanwhile."""
         refreshed = time.monotonic()
-        while not self._told and os.getppid() == self._parent:
+        while not self:
             time.sleep(0.2)
             if os.environ.get("SUDO") == "sudo" and time.monotonic() - refreshed > SUDO_REFRESH:
                 refreshed = time.monotonic()
@@ -140,7 +148,7 @@ def put_back_leftovers() -> None:
     if found is None:
         return
     say("Putting the GPUs back as an earlier run, which was killed, had found them")
-    now = gpu_record.boot_id()
+    now = locks.boot_id()
     if now and found.boot and now != found.boot:
         say("The machine was started again since, which has reset the compute modes: none is set")
         found = found._replace(modes={})

@@ -38,13 +38,6 @@ class Found(NamedTuple):
     boot: str
 
 
-def boot_id() -> str:
-    """Tell one boot of this machine from another; nothing where the system has no name for it."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
 def is_there() -> bool:
     """Tell whether there is a record, sound or not."""
     return os.path.lexists(RECORD)

@@ -162,5 +162,5 @@ def test_what_is_left_of_a_run_is_removed_and_only_that(monkeypatch: pytest.Monk
 def test_where_nothing_shows_the_segments_there_is_nothing_to_remove(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(segments, "_FOLDER", tmp_path / "no-such-folder")
+    monkeypatch.setattr(segments, "FOLDER", tmp_path / "no-such-folder")
     assert segments.remove_orphans(segments.draw_run()) == 0

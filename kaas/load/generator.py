@@ -5,8 +5,6 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 
 import asyncio
 import contextlib
-import os
-import tempfile
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -15,10 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from kaas import description, machine, results, segments
+from kaas import description, leftovers, machine, results
 from kaas.children import raise_descriptor_limit
 from kaas.clock import Clock, Watch
 from kaas.errors import KaasError, ResultsError
+from kaas.leftovers import Scratch
 from kaas.load import clients
 from kaas.load.board import Request
 from kaas.load.crew import Crew
@@ -40,7 +39,7 @@ class Settings:
     """What a run is told; times in seconds. `server` is None if the client module needs no KaaS server.
 
     More than `max_failed` failed requests make the run a failed one. One in which a whole step of them failed goes on
-    only if told to keep going.
+    only if told to keep going. `supervised` is the number of the process in charge, 0 if there is none.
     """
 
     client: Path
@@ -54,7 +53,7 @@ class Settings:
     finish_timeout: float = 60.0
     max_failed: int = 0
     keep_going: bool = False
-    supervised: bool = False
+    supervised: int = 0
 
 
 class Generator:
@@ -87,8 +86,10 @@ class Generator:
             KaasError: it could not begin; the rows that there are stay.
         """
         results.check_no_earlier_run(self._settings.files.requests)
-        with tempfile.TemporaryDirectory(prefix="kaas-", ignore_cleanup_errors=True) as scratch:
-            crew = self._crew(Path(scratch))
+        if removed := leftovers.sweep():
+            self._display.say(removed)
+        with contextlib.closing(Scratch()) as scratch:
+            crew = self._crew(scratch)
             ended = "by an error"
             looking = asyncio.create_task(self._watch_clock())
             try:
@@ -105,9 +106,9 @@ class Generator:
                 described = await self._describe_end(ended)
             return code if described else code or 1
 
-    def _crew(self, scratch: Path) -> Crew:
+    def _crew(self, scratch: Scratch) -> Crew:
         settings = self._settings
-        environment = {"KAAS_SCRATCH": str(scratch), "KAAS_RUN": segments.draw_run()}
+        environment = {"KAAS_SCRATCH": str(scratch.folder), "KAAS_RUN": scratch.run}
         if settings.server is not None:
             environment["KAAS_ADDRESS"] = settings.server
         config = {
@@ -118,7 +119,7 @@ class Generator:
         }
         return Crew(
             settings.client,
-            scratch,
+            scratch.folder,
             settings.shape.most,
             config,
             environment,
@@ -143,7 +144,7 @@ class Generator:
         description.begin(files.description, files.requests, begun, parameters, described)
         self._rows = RowReader(files.requests)
         # What a script has started is all of this run; by hand, who is to say which server is ours?
-        use = machine.CpuUse(os.getppid()) if self._settings.supervised else None
+        use = machine.CpuUse(self._settings.supervised) if self._settings.supervised else None
         following = asyncio.create_task(self._server.follow())
         try:
             with self._display:

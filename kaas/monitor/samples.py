@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import signal
 import threading
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from kaas import orders, supervision
 from kaas.errors import ResultsError
 
 
@@ -28,24 +28,25 @@ class Sample(NamedTuple):
     temperature_c: float | None = None
 
 
-def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, supervised: bool) -> None:
-    """Append what `take` gives to the CSV `path`, every `interval` seconds, until SIGTERM or SIGINT.
+def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, supervised: int) -> None:
+    """Append what `take` gives to the CSV `path`, every `interval` seconds, until SIGTERM, SIGINT or SIGHUP.
 
-    The rows of one sample are one write. If `supervised`, SIGINT is left to the script in charge, and the end of that
-    script's process ends the recording.
+    The rows of one sample are one write. If `supervised` is the number of a process in charge, and not 0, SIGINT and
+    SIGHUP are left to that, and its end ends the recording.
 
     Raises:
         ResultsError: the file is there already, or cannot be written.
     """
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN if supervised else lambda *_: stop.set())
-    parent = os.getppid()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if not orders.is_ignored(number):
+            signal.signal(number, signal.SIG_IGN if supervised else lambda *_: stop.set())
     try:
         with path.open("x", encoding="utf-8", newline="") as file:
             file.write(",".join(Sample._fields) + "\n")
             due = time.monotonic()
-            while not stop.is_set() and not (supervised and os.getppid() != parent):
+            while not stop.is_set() and not (supervised and supervision.is_gone(supervised)):
                 file.write(_encode(take()))
                 file.flush()
                 # A sample that took too long moves the next ones, rather than having them crowd.

@@ -12,7 +12,7 @@ class Settings:
     """All times are in seconds; `idle_timeout`, `queue_timeout` and `call_timeout` are 0 for never.
 
     `metrics_port` is None for no metrics, 0 for any free port; `insecure` lets a server without a token listen beyond
-    this machine.
+    this machine; `supervised` is the number of the process in charge, 0 if there is none.
 
     `gpu_ids` are what CUDA_VISIBLE_DEVICES calls the GPUs, in order, "" standing for none of them; without names
     they are called by their numbers.
@@ -34,6 +34,6 @@ class Settings:
     call_timeout: float = 0.0
     drain_timeout: float = 30.0
     kill_after: float = 10.0
-    supervised: bool = False
+    supervised: int = 0
     metrics_port: int | None = None
     insecure: bool = False

@@ -47,11 +47,11 @@ def rows_of(taken: int) -> str:
     return "".join(f"{number}.0,{gpu},virtual:{gpu},,12.5,,,,,\n" for number in range(1, taken + 1) for gpu in range(3))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_recording_after_the_sample_it_is_in(tmp_path: Path, number: int) -> None:
     path = tmp_path / "monitoring.csv"
     source = Source(path, 3, number)
-    record(source.take, path, INTERVAL, supervised=False)
+    record(source.take, path, INTERVAL, supervised=0)
     assert source.taken == 3
     assert path.read_text() == HEADER + rows_of(3)
 
@@ -59,7 +59,7 @@ def test_a_signal_ends_the_recording_after_the_sample_it_is_in(tmp_path: Path, n
 def test_each_sample_is_in_the_file_whole_before_the_next_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "monitoring.csv"
     source = Source(path, 4)
-    record(source.take, path, INTERVAL, supervised=False)
+    record(source.take, path, INTERVAL, supervised=0)
     # The header may still be under way at the first.
     assert source.seen[1:] == [HEADER + rows_of(taken) for taken in (1, 2, 3)]
 
@@ -71,7 +71,7 @@ def test_what_is_not_known_is_an_empty_cell_and_what_is_known_is_there(tmp_path:
         os.kill(os.getpid(), signal.SIGTERM)
         return [Sample(1.5, 0, "virtual:0"), Sample(1.5, 1, "00:15.0", "GPU-1", 45.0, 61.2, 7.0, 512.0, 1530.0, 40.0)]
 
-    record(take, path, INTERVAL, supervised=False)
+    record(take, path, INTERVAL, supervised=0)
     assert path.read_text() == HEADER + "1.5,0,virtual:0,,,,,,,\n1.5,1,00:15.0,GPU-1,45.0,61.2,7.0,512.0,1530.0,40.0\n"
 
 
@@ -82,7 +82,7 @@ def test_no_samples_at_all_make_a_file_of_the_header(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         return []
 
-    record(take, path, INTERVAL, supervised=False)
+    record(take, path, INTERVAL, supervised=0)
     assert path.read_text() == HEADER
 
 
@@ -90,30 +90,31 @@ def test_an_earlier_runs_file_is_refused_and_left_as_it_was(tmp_path: Path) -> N
     path = tmp_path / "monitoring.csv"
     path.write_text("an earlier run")
     with pytest.raises(ResultsError, match="earlier run"):
-        record(lambda: pytest.fail("a sample was taken"), path, INTERVAL, supervised=False)
+        record(lambda: pytest.fail("a sample was taken"), path, INTERVAL, supervised=0)
     assert path.read_text() == "an earlier run"
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="nowhere"):
-        record(list, tmp_path / "nowhere" / "monitoring.csv", INTERVAL, supervised=False)
+        record(list, tmp_path / "nowhere" / "monitoring.csv", INTERVAL, supervised=0)
 
 
-def test_supervised_it_leaves_ctrl_c_to_the_script_in_charge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_supervised_it_leaves_ctrl_c_and_a_terminals_end_to_the_script_in_charge(tmp_path: Path, number: int) -> None:
     path = tmp_path / "monitoring.csv"
     source = Source(path, 4)
 
     def take() -> list[Sample]:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         return source.take()
 
-    record(take, path, INTERVAL, supervised=True)
+    record(take, path, INTERVAL, supervised=os.getppid())
     assert path.read_text() == HEADER + rows_of(4)
 
 
-@pytest.mark.parametrize(("supervised", "taken"), [(True, 2), (False, 4)])
+@pytest.mark.parametrize(("supervised", "taken"), [(4711, 2), (0, 4)])
 def test_supervised_it_ends_when_its_parent_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supervised: bool, taken: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supervised: int, taken: int
 ) -> None:
     path = tmp_path / "monitoring.csv"
     source = Source(path, 4)
@@ -132,7 +133,7 @@ def take():
     print("taken", flush=True)
     number = next(numbers)
     return [Sample(float(number), gpu, f"virtual:{gpu}", utilization_pct=12.5) for gpu in range(3)]
-record(take, pathlib.Path(sys.argv[1]), 0.001, False)
+record(take, pathlib.Path(sys.argv[1]), 0.001, 0)
 """
     command = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:

@@ -13,7 +13,7 @@ from support import LIMIT, Server, StartServer, command, eventually, exists, lis
 from kaas.clock import Clock
 from kaas.errors import ConnectionFailed
 
-PARENT = "import subprocess, sys; sys.exit(subprocess.Popen(sys.argv[1:]).wait())"
+PARENT = "import os, subprocess, sys; sys.exit(subprocess.Popen([*sys.argv[1:], str(os.getpid())]).wait())"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,123 @@
+"""What a run has on this machine besides its results: a scratch folder, and segments of shared memory.
+
+All of it goes with the run. Where all processes of a run were killed at once, nobody was left to see to that: so each
+run has a file, whose lock ends with it, and the next run removes what those left that are dead.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kaas import locks, segments
+from kaas.errors import ProcessFailed
+from kaas.locks import Holder
+
+_PREFIX = "kaas-"
+_LONGEST = 10_000
+
+
+class Scratch:
+    """A run's own folder, and the digits that its segments share.
+
+    Raises:
+        ProcessFailed: there is no room for a folder.
+    """
+
+    def __init__(self) -> None:
+        self._lock = -1
+        try:
+            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        except OSError as error:
+            raise ProcessFailed(f"no folder can be made in {tempfile.gettempdir()}: {error.strerror}") from None
+        while True:
+            self.run = segments.draw_run()
+            self._path = _home() / f"kaas_{self.run}.lock"
+            if self._take():
+                break
+
+    def close(self) -> None:
+        """Remove the folder; there must be no segments any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = -1
+
+    def _take(self) -> bool:
+        """Say that this run is alive; tell if that could be said under these digits."""
+        try:
+            self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        except FileExistsError:
+            return False
+        except OSError:
+            return True  # it is done without
+        if locks.lock(self._lock) is False or not locks.is_at(self._lock, self._path):
+            os.close(self._lock)  # before it was locked, somebody has taken it for dead
+            self._lock = -1
+            return False
+        with contextlib.suppress(OSError):
+            Holder.of(os.getpid()).write(self._lock, str(self.folder))
+        return True
+
+
+def sweep() -> str:
+    """Remove what dead runs of this user have left on this machine; say in one line what that was, if anything."""
+    number = size = folders = 0
+    for path in _home().glob("kaas_*.lock"):
+        with _dead(path) as folder:
+            if folder is None:
+                continue
+            count, length = segments.unlink_all(path.stem.removeprefix("kaas_"))
+            number, size = number + count, size + length
+            if _is_ours(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                folders += 1
+            path.unlink(missing_ok=True)
+    if not (number or folders):
+        return ""
+    what = [f"{number} segments of shared memory ({size / 1e6:.1f} MB)"] * bool(number)
+    what += [f"{folders} folders in {tempfile.gettempdir()}"] * bool(folders)
+    return f"removed what runs that were killed had left: {' and '.join(what)}"
+
+
+@contextlib.contextmanager
+def _dead(path: Path) -> Iterator[Path | None]:
+    """Hold the file of a dead run and give its folder; None if that run is alive, or it is not for us to say."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield None
+        return
+    try:
+        about = os.fstat(descriptor)
+        is_ours = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid()
+        if is_ours and _is_dead(descriptor) and locks.is_at(descriptor, path):
+            yield Path(os.fsdecode(os.pread(descriptor, _LONGEST, 0).partition(b"\n")[2]))
+        else:
+            yield None
+    finally:
+        os.close(descriptor)
+
+
+def _is_dead(descriptor: int) -> bool:
+    locked, holder = locks.lock(descriptor), Holder.read(descriptor)
+    if locked:
+        return holder is None or holder.is_on_this_machine
+    return locked is None and holder is not None and holder.is_here and not holder.runs
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether there is such a folder, and a run of this user has made it."""
+    with contextlib.suppress(OSError):
+        about = folder.lstat()
+        return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and folder.name.startswith(_PREFIX)
+    return False
+
+
+def _home() -> Path:
+    """Where segments are, of this machine and no other; else the temporary folder."""
+    return segments.FOLDER if os.access(segments.FOLDER, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
