@@ -17,6 +17,12 @@
 #   MONITOR_MS=250              milliseconds between two samples of the utilization
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
 #   READY_TIMEOUT=60            seconds that the server has to become ready
+#   WHEN_FULL=reject            queue: requests wait when all workers are busy, MAX_QUEUE=1024 of them at most
+#   IDLE_TIMEOUT=60             seconds after which an idle task runner is stopped; 0: never
+#   CALL_TIMEOUT=0              seconds that a call of the kernel may take; 0: any
+#   METRICS_PORT=               where the server serves Prometheus metrics; empty: nowhere
+#   MAX_FAILED=0                failed requests (refused ones do not count) beyond which the exit code is 3
+#   KEEP_GOING=                 1: go on after a step of which every request failed
 #   EXPERIMENT=autoscaling-cpu  the results go to results-$EXPERIMENT; an earlier run there is moved aside
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run

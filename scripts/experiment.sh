@@ -94,6 +94,8 @@ run_experiment() {
             fail "interrupted: what there is so far stays, and scripts/report $ROOT/$folder draws it" "$interrupted"
         [[ -s $folder/$task.csv ]] || fail "the load generator could not begin: see above" "$code"
         [[ $code -eq 0 ]] || worst=$code
+        grep -q '^Requests ok: ' "$folder/$task.md" || [[ -n ${KEEP_GOING:-} ]] ||
+            fail "no request was served, so what remains is left out; KEEP_GOING=1 goes on" "$worst"
     done
 
     after_run || worst=1
@@ -154,12 +156,16 @@ check_settings() {
 name_commands() {
     local address=127.0.0.1:$PORT
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
-        --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$)
+        --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$
+        ${WHEN_FULL:+--when-full "$WHEN_FULL"} ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"}
+        ${IDLE_TIMEOUT:+--idle-timeout "$IDLE_TIMEOUT"} ${CALL_TIMEOUT:+--call-timeout "$CALL_TIMEOUT"}
+        ${METRICS_PORT:+--metrics-port "$METRICS_PORT"})
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
         --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
     load_command=("$python" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
         --experiment-description "$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
-        --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised $$)
+        --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised $$
+        ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${KEEP_GOING:+--keep-going})
 }
 
 # Be the only run that writes to a folder. What has the lock's file open is all that may: this script and what it

@@ -212,6 +212,44 @@ def test_a_kernel_that_cannot_start_ends_the_script_with_the_end_of_the_servers_
     assert "Traceback" not in said
 
 
+FAILS = "def call(payload):\n    raise ValueError('does not converge')\n"
+ASKS = """
+from kaas.client import Connection
+from kaas.results import Outcome
+kaas = Connection()
+def run_client(arg):
+    reply = kaas.invoke(arg.encode())
+    return Outcome(1.0, 1.0, 0.0, reply.cold_start, reply.status, error=reply.payload.decode())
+"""
+
+
+def test_a_run_of_which_nothing_is_served_ends_after_its_first_step_and_draws_nothing(project: Project) -> None:
+    (project.folder / "fails.py").write_text(FAILS)
+    (project.folder / "asks.py").write_text(ASKS)
+
+    code, said = project.run(FN="fails", CLIENT="asks", N="x", OUTER_REPEATS=3, MAX_MPL=50)
+
+    assert code == 3, said
+    assert "every request of step 1/50 failed" in said
+    assert "ValueError: does not converge" in said
+    assert "KEEP_GOING=1 goes on" in said.splitlines()[-1]
+    assert "Repeat 2" not in said
+    assert not list(project.results.glob("*.html"))
+
+
+def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -> None:
+    settings = {"WHEN_FULL": "queue", "MAX_QUEUE": 7, "IDLE_TIMEOUT": 33, "CALL_TIMEOUT": 44, "METRICS_PORT": 0}
+
+    code, said = project.run(AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, MAX_MPL=2, **settings)
+
+    assert code == 0, said
+    facts = description.read(next(project.results.glob("*.md")))
+    told = {name: facts[f"Server {name}"] for name in ("when full", "idle timeout [s]", "call timeout [s]")}
+    assert told == {"when full": "queue", "idle timeout [s]": "33.0", "call timeout [s]": "44.0"}
+    assert {row.status for row in project.rows()} == {"ok"}
+    assert "metrics on http" in next(project.results.glob("*-server.log")).read_text()
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
