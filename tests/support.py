@@ -25,7 +25,7 @@ from kaas.wire import Reply, Request
 
 KERNELS = Path(__file__).parent / "example_kernels"
 SERVER = ROOT / "gpu-server-scaling.py"
-LIMIT = 30.0
+LIMIT = 120.0
 """Seconds that anything may take here before it counts as not happening: generous, for a busy machine."""
 
 _MARK = "KAAS_TEST_MARK"
@@ -148,7 +148,6 @@ class Server:
         """Wait until it serves, or fail with what it said."""
         eventually(
             lambda: _LISTENING.search(self.stderr()) or self.process.poll() is not None,
-            limit=3 * LIMIT,  # its kernel may have to be compiled
             what="the server listens",
         )
         assert self.process.poll() is None, self.stderr()

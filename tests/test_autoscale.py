@@ -140,7 +140,7 @@ def test_after_a_kill_of_the_script_everything_is_put_back_by_itself(gpu_project
     process.wait()
     assert process.stdout is not None
     process.stdout.close()
-    eventually(lambda: nothing_is_left(gpu_project, nvidia), limit=60)
+    eventually(lambda: nothing_is_left(gpu_project, nvidia))
 
 
 @pytest.mark.parametrize("how", ["--restore", pytest.param("the next start", marks=pytest.mark.slow)])

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support import Server, StartServer, eventually, listening_socket, refusal
+from support import LIMIT, Server, StartServer, eventually, listening_socket, refusal
 
 from kaas import ROOT
 
@@ -27,7 +27,7 @@ def address(server: Server) -> tuple[str, int]:
 
 
 def scrape(server: Server) -> dict[str, float]:
-    with urllib.request.urlopen(url(server), timeout=30) as answer:
+    with urllib.request.urlopen(url(server), timeout=LIMIT) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain")
         lines = answer.read().decode().splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
@@ -112,7 +112,7 @@ def test_a_lost_worker_is_counted_for_its_gpu(start_server: StartServer) -> None
 @pytest.mark.parametrize(("path", "code"), [("", 200), ("?name=x", 200), ("/other", 404)])
 def test_only_the_metrics_are_there(metered: Server, path: str, code: int) -> None:
     try:
-        with urllib.request.urlopen(url(metered) + path, timeout=30) as answer:
+        with urllib.request.urlopen(url(metered) + path, timeout=LIMIT) as answer:
             found = answer.status
     except urllib.error.HTTPError as error:
         found = error.code
@@ -122,14 +122,14 @@ def test_only_the_metrics_are_there(metered: Server, path: str, code: int) -> No
 
 def test_an_answer_that_is_not_the_metrics_is_plain_text(metered: Server) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(url(metered) + "/other", timeout=30)
+        urllib.request.urlopen(url(metered) + "/other", timeout=LIMIT)
     caught.value.close()
     assert caught.value.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
 def test_a_head_is_answered_without_the_body(metered: Server) -> None:
     request = urllib.request.Request(url(metered), method="HEAD")
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=LIMIT) as answer:
         assert int(answer.headers["Content-Length"]) > 0
         assert answer.read() == b""
 
@@ -137,7 +137,7 @@ def test_a_head_is_answered_without_the_body(metered: Server) -> None:
 def test_many_scrapes_have_to_wait_and_clients_have_not(metered: Server) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(40):
-            stack.enter_context(socket.create_connection(address(metered), timeout=30))
+            stack.enter_context(socket.create_connection(address(metered), timeout=LIMIT))
         eventually(lambda: "16 connections are open: more have to wait" in metered.stderr())
         assert metered.status()["in_flight"] == 0
     assert scrape(metered)["kaas_in_flight"] == 0
@@ -145,7 +145,7 @@ def test_many_scrapes_have_to_wait_and_clients_have_not(metered: Server) -> None
 
 @pytest.mark.parametrize("sent", [b"", b"x", b"\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n", b"x" * 200_000])
 def test_what_is_no_scrape_disturbs_nobody(metered: Server, sent: bytes) -> None:
-    with socket.create_connection(address(metered), timeout=30) as stranger:
+    with socket.create_connection(address(metered), timeout=LIMIT) as stranger:
         stranger.sendall(sent)
         stranger.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionResetError):
@@ -154,7 +154,7 @@ def test_what_is_no_scrape_disturbs_nobody(metered: Server, sent: bytes) -> None
 
 
 def test_a_scrape_under_way_does_not_keep_the_server_from_ending(metered: Server) -> None:
-    with socket.create_connection(address(metered), timeout=30) as slow:
+    with socket.create_connection(address(metered), timeout=LIMIT) as slow:
         slow.sendall(b"GET /metrics HTTP/1.1\r\n")
         assert metered.stop() == 0
 
