@@ -265,7 +265,6 @@ def test_an_nvidia_smi_that_dies_is_started_again_and_the_gap_is_noted(gpu_proje
 
 
 @one_card
-@pytest.mark.timeout(300)
 def test_the_papers_kernel_runs_to_its_figures_under_mps_over_a_stand_in_of_the_driver(
     gpu_project: Project, nvidia: StandIns, libcuda: Path, compiled_kernels: Path, card: Card
 ) -> None:

@@ -1,6 +1,7 @@
 """`--metrics-port`: what Prometheus gets to see, and that nobody pays for it who does not want it."""
 
 import contextlib
+import errno
 import re
 import socket
 import subprocess
@@ -87,18 +88,24 @@ def test_a_scrape_shows_how_the_server_stands(metered: Server, gate: Path) -> No
 
 def test_a_call_counts_whatever_became_of_its_answer(metered: Server, gate: Path) -> None:
     with metered.frames() as gone, metered.frames() as frames:
+        frames.invoke_together(gate, (2, 3))
+        gate.touch()
+        frames.replies(2, 3)
+        eventually(lambda: len(metered.workers("idle")) == 2)  # so that no boot takes the time of the next two
+        gate.unlink()
         gone.invoke(gate)
+        eventually(lambda: metered.workers("busy"))
         frames.invoke(gate, timeout=0.1)
         assert frames.reply().status == "timeout"
         eventually(lambda: len(metered.workers("busy")) == 2)
         gone.close()
         eventually(lambda: metered.counters().get("abandoned") == 1)
-        assert total(scrape(metered), "kaas_kernel_seconds_count") == 0
+        assert total(scrape(metered), "kaas_kernel_seconds_count") == 2
         gate.touch()
         eventually(lambda: len(metered.workers("idle")) == 2)
     done = scrape(metered)
     assert [done[f'kaas_{name}_seconds_count{{gpu="{gpu}"}}'] for name in ("queue", "kernel") for gpu in "01"] == [
-        1
+        2
     ] * 4
 
 
@@ -146,10 +153,15 @@ def test_many_scrapes_have_to_wait_and_clients_have_not(metered: Server) -> None
 @pytest.mark.parametrize("sent", [b"", b"x", b"\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n", b"x" * 200_000])
 def test_what_is_no_scrape_disturbs_nobody(metered: Server, sent: bytes) -> None:
     with socket.create_connection(address(metered), timeout=LIMIT) as stranger:
-        stranger.sendall(sent)
-        stranger.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):
-            assert b"200 OK" not in stranger.recv(100_000)
+        answer = b""
+        try:
+            stranger.sendall(sent)
+            stranger.shutdown(socket.SHUT_WR)
+            answer = stranger.recv(100_000)
+        except OSError as error:  # of what is too long the server reads no end
+            if error.errno not in {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}:
+                raise
+        assert b"200 OK" not in answer
     assert scrape(metered)["kaas_in_flight"] == 0
 
 
