@@ -8,7 +8,7 @@ from kaas.matrices import Matrix
 
 
 # Compiled when the module is imported, for either dtype, and kept on disk: only the first import ever compiles.
-@njit(["void(float64[:,::1], float64[:,::1])", "void(float32[:,::1], float32[:,::1])"], cache=True)  # type: ignore[untyped-decorator]
+@njit(["void(float64[:,::1], float64[:,::1])", "void(float32[:,::1], float32[:,::1])"], cache=True)
 def multiply(a: Matrix, c: Matrix) -> None:
     """Store a @ a in c, row by row: the innermost loop runs along rows, where the processor's vector unit can help."""
     n = a.shape[0]

@@ -13,9 +13,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import common
 import serving
@@ -58,13 +59,11 @@ def measure(options: Options) -> Report:
         client = load_matmul_client(server.address)
         try:
             client.prepare(N, 0)
-            found = common.alternate(
-                {
-                    "fresh process": lambda: [fresh_process_ms(kernel) for _ in range(repeats)],
-                    "cold start": lambda: [cold_start(server, client) for _ in range(repeats)],
-                },
-                options.rounds,
-            )
+            measures: dict[str, Callable[[], list[Any]]] = {
+                "fresh process": lambda: [fresh_process_ms(kernel) for _ in range(repeats)],
+                "cold start": lambda: [cold_start(server, client) for _ in range(repeats)],
+            }
+            found = common.alternate(measures, options.rounds)
         finally:
             client.cleanup()
     fresh = [statistics.median(one) for one in found["fresh process"]]

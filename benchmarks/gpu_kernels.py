@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -57,7 +58,7 @@ class Cublas:
         self._check("cublasGetVersion_v2", self._library.cublasGetVersion_v2(self._handle, ctypes.byref(version)))
         self.version = version.value
 
-    def square(self, a: Matrix, c: Matrix) -> None:
+    def square(self, a: Any, c: Any) -> None:
         """Store a @ a in c; both are float32 and on the GPU. Returns before it is done.
 
         cuBLAS takes matrices by columns, ours are by rows: it sees both transposed, and the square of the transpose is

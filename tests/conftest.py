@@ -1,5 +1,9 @@
 """For all tests: the fixtures of a real server, the check that no shared memory is left, and the option --slow."""
 
+import contextlib
+import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +15,14 @@ from stand_in_driver import COMPILER, SOURCE, Card, Driver
 from support import Server, StartServer, command, eventually
 
 _SHARED_MEMORY = Path("/dev/shm")
+
+
+def pytest_configure() -> None:
+    """Have the programs that tests start heed all signals, though these tests run under nohup or in the background."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            # What is ignored stays so in a child, and no shell can trap it there; what is caught does not.
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,17 +92,32 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 
 
 def _segments() -> set[str]:
-    return {path.name for path in _SHARED_MEMORY.glob("kaas_*")}
+    found = set()
+    for path in _SHARED_MEMORY.glob("kaas_*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_uid == os.getuid():
+                found.add(path.name)
+    return found
+
+
+def _used_by_others() -> set[str]:
+    """Give the segments that other processes have mapped: those of a run beside this one, which are none of ours."""
+    used: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        if maps.parent.name != str(os.getpid()):
+            with contextlib.suppress(OSError):
+                used.update(re.findall(r"/dev/shm/(kaas_\w+)", maps.read_text(errors="replace")))
+    return used
 
 
 @pytest.fixture(autouse=True)
 def no_shared_memory_is_left() -> Iterator[None]:
-    """Fail a test that leaves a segment of ours."""
+    """Fail a test that leaves a segment."""
     before = _segments()
     yield
     # Only those that are there now: a run beside this one may make and remove others all the time.
-    left = _segments() - before
-    eventually(lambda: not left & _segments(), what=f"the shared memory {left} is gone")
+    if left := _segments() - before:
+        eventually(lambda: not (left & _segments()) - _used_by_others(), what=f"nothing is left of {left}")
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support import LIMIT
 
 from kaas import ROOT
 
@@ -158,7 +159,7 @@ class Driver:
         return [(int(pid), function) for pid, function in map(str.split, lines)]
 
     def run(
-        self, *arguments: str | Path, check: bool = True, limit: float = 110.0, **environment: str
+        self, *arguments: str | Path, check: bool = True, limit: float = LIMIT, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """Run its environment's Python over it; unless told otherwise it must end well and say nothing on stderr."""
         done = subprocess.run(

@@ -34,7 +34,6 @@ def marked() -> Iterator[Marked]:
         marked.kill()
 
 
-@pytest.mark.timeout(240)
 def test_all_benchmarks_run_in_small_and_report_what_they_measured(marked: Marked, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -385,10 +385,10 @@ from kaas.children import ForkServer
 async def main():
     interrupted = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
-    forkserver = ForkServer("example_child", {}, lambda child, code: print("ended", code, flush=True), 30.0)
+    forkserver = ForkServer("example_child", {}, lambda child, code: print("ended", code, flush=True), 120.0)
     await forkserver.start()
     link = forkserver.spawn({"do": "say"})[1]
-    link.settimeout(30.0)
+    link.settimeout(120.0)
     print("child", int(link.recv(100)), flush=True)
     await interrupted.wait()
     print("interrupted", flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import LIMIT
 
 from kaas import ROOT, cli
 from kaas.errors import ConnectionFailed, KaasError, ModuleError, ResultsError, UsageError
@@ -158,4 +159,4 @@ def test_a_reader_that_has_left_is_no_error() -> None:
         assert child.stdout.readline() == b"first\n"
         child.stdout.close()
         assert child.stderr.read() == b""
-        assert child.wait(timeout=60) == 0
+        assert child.wait(timeout=LIMIT) == 0

@@ -236,7 +236,7 @@ kaas = Connection(sys.argv[1])
 kaas.status()  # the connection is open before the fork
 child = os.fork()
 who = b"child" if child == 0 else b"parent"
-own = all(kaas.invoke(sent, timeout=5.0).payload == sent for sent in (who + b"%d" % turn for turn in range(300)))
+own = all(kaas.invoke(sent, timeout=60.0).payload == sent for sent in (who + b"%d" % turn for turn in range(300)))
 if child == 0:
     os._exit(0 if own else 1)
 sys.exit(0 if own and os.waitpid(child, 0)[1] == 0 else 1)

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from support import LIMIT
 
 from kaas import ROOT
 from kaas.clock import VARIABLE, Clock, Readings, Watch, read_clocks
@@ -23,7 +24,7 @@ def test_it_counts_from_the_epoch_by_the_monotonic_clock(monkeypatch: pytest.Mon
 
 def test_all_programs_of_a_run_count_from_the_pair_that_its_script_has_drawn() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "kaas.clock"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "kaas.clock"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True
     )
     before = Clock.draw()
     os.environ[VARIABLE] = done.stdout.strip()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import LIMIT
 
 from kaas import ROOT, events
 from kaas.errors import EventLineError, ResultsError
@@ -45,7 +46,7 @@ def sorted_rows(tmp_path: Path, log: str) -> list[list[str]]:
 
 def sort_as_script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "sortserverlogs.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 # Lines

@@ -51,7 +51,7 @@ def test_a_parent_that_is_gone_before_the_libraries_are_there_is_cleaned_up_afte
         theirs.close()
         ours.close()
         gate.touch()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=LIMIT)
 
     assert (process.returncode, said) == (0, "")
     assert cleaned.exists()
@@ -83,7 +83,7 @@ async def main():
     def on_ended(child, code):
         print("ended", code)
         ended.set()
-    forkserver = ForkServer("prints", {}, on_ended, 30.0)
+    forkserver = ForkServer("prints", {}, on_ended, LIMIT)
     await forkserver.start()
     forkserver.spawn(eval(sys.argv[1]))
     await ended.wait()

@@ -101,7 +101,6 @@ def test_the_check_measures_all_that_it_promises_and_changes_no_setting(
 
 
 @needs_timeout
-@pytest.mark.timeout(300)
 def test_steps_that_fail_hinder_nothing_and_are_told_at_the_end(check: Project) -> None:
     code, said = check.run("scripts/test-gpu", "--quick", **NO_DRIVER)
 
@@ -116,7 +115,6 @@ def test_steps_that_fail_hinder_nothing_and_are_told_at_the_end(check: Project) 
 
 
 @needs_timeout
-@pytest.mark.timeout(300)
 def test_a_check_that_is_cut_off_keeps_what_was_measured_and_leaves_nothing(check: Project) -> None:
     row: dict[str, Any] = {
         "n": 64,
@@ -138,7 +136,7 @@ def test_a_check_that_is_cut_off_keeps_what_was_measured_and_leaves_nothing(chec
     )
     process = check.start("scripts/test-gpu", "--quick", **NO_DRIVER)
     log = check.results / "log.txt"
-    eventually(lambda: log.exists() and log.read_text().endswith("measured\n"), limit=120)
+    eventually(lambda: log.exists() and log.read_text().endswith("measured\n"))
     process.send_signal(signal.SIGTERM)
     process.communicate()
 

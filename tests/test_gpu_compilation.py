@@ -34,9 +34,7 @@ ENDS = ["7.0", "7.5", "12.0"]
 
 
 @every_environment
-@pytest.mark.parametrize(
-    "capabilities", [ENDS, pytest.param(CAPABILITIES, marks=[pytest.mark.slow, pytest.mark.timeout(600)])], ids=len
-)
+@pytest.mark.parametrize("capabilities", [ENDS, pytest.param(CAPABILITIES, marks=pytest.mark.slow)], ids=len)
 def test_the_kernels_compile_for_every_gpu_and_use_float64_only_where_the_matrix_is(
     environment: Environment, libcuda: Path, tmp_path: Path, capabilities: list[str]
 ) -> None:

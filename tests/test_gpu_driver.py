@@ -282,7 +282,6 @@ def test_workers_that_the_mps_server_refuses_are_not_left_out(
 
 @one_card
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_checks_for_a_gpu_pass(driver: Driver, tmp_path: Path) -> None:
     stand_in = tmp_path / "bin" / "nvidia-smi"
     stand_in.parent.mkdir()

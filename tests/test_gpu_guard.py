@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from project import StandIns
-from support import Marked, eventually, exists
+from support import LIMIT, Marked, eventually, exists
 
 from kaas import ROOT
 
@@ -75,7 +75,7 @@ class Guard:
 
 
 def end(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    said, _ = process.communicate(timeout=100)
+    said, _ = process.communicate(timeout=LIMIT)
     assert "Traceback" not in said, said
     return process.returncode, said
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import Server, StartServer, refusal
+from support import LIMIT, Server, StartServer, refusal
 
 from kaas import ROOT
 from kaas.matrices import Task, is_square_of, random_matrix, shared_matrix
@@ -47,7 +47,7 @@ def python(*arguments: str | Path, **environment: str) -> subprocess.CompletedPr
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -164,7 +164,7 @@ def test_the_gpu_checks_without_a_gpu_say_so_in_one_line(nvidia_smi: Path) -> No
         env={**os.environ, "PATH": f"{nvidia_smi}:{os.environ['PATH']}", "KAAS_PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT,
         check=False,
     )
     assert "no NVIDIA GPU" in said_in_one_line(done)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import LIMIT
 
 from kaas import ROOT
 
@@ -145,7 +146,7 @@ def test_a_script_explains_itself(name: str, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
         check=False,
         env={key: value for key, value in os.environ.items() if not key.startswith("KAAS_")},
     )

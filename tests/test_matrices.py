@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import LIMIT
 
 from kaas import ROOT, kernels, matrices
 from kaas.errors import TaskError, UsageError
@@ -55,7 +56,7 @@ def python(*arguments: str | Path, cwd: Path = ROOT, **environment: str) -> subp
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -564,7 +565,7 @@ print(path, path.stat().st_ino)
         assert child.stdin is not None
         child.stdin.write("begin\n")
         child.stdin.flush()
-    said = [child.communicate(timeout=60) for child in children]
+    said = [child.communicate(timeout=LIMIT) for child in children]
     assert {errors for _, errors in said} == {""}
     assert len({output for output, _ in said}) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"matrix-200.npy", "matrix-200.lock"}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from project import StandIns, free_port
+from support import LIMIT
 
 from kaas import ROOT
 
@@ -41,7 +42,7 @@ class Preflight:
             env=clean | self.nvidia.environment | given,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=LIMIT,
             check=False,
         )
         assert "Traceback" not in done.stderr
@@ -202,7 +203,7 @@ def test_it_needs_no_library(preflight: Preflight) -> None:
         | {name: str(value) for name, value in preflight.settings.items()},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT,
         check=False,
     )
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import LIMIT
 
 from kaas import ROOT, description, results, wire
 from kaas.errors import ResultsError
@@ -217,7 +218,7 @@ for number in range(300):
         assert child.stdin is not None
         child.stdin.write(b"begin\n")
         child.stdin.close()
-    assert [child.wait(timeout=60) for child in children] == [0] * 5
+    assert [child.wait(timeout=LIMIT) for child in children] == [0] * 5
     written = results.read_rows(path)
     assert len(written) == 5 * 300
     for copy in range(5):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import eventually
+from support import LIMIT, eventually
 
 from kaas import ROOT
 
@@ -66,7 +66,7 @@ class BareProject:
     def setup(self, *options: str, script: Path | None = None, **environment: str) -> tuple[int, str, str]:
         """Run it; return exit code, stdout and stderr."""
         process = self.start(*options, script=script, **environment)
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=LIMIT)
         return process.returncode, out, err
 
     def installed(self, *options: str, **environment: str) -> list[str]:
@@ -153,7 +153,7 @@ def test_a_second_setup_waits_for_the_first_and_is_told_who_that_is(bare: BarePr
     assert second.stdout is not None
     assert f"Waiting for another setup: process {first.pid} on {os.uname().nodename}" in second.stdout.readline()
     (bare.folder / "gate").touch()
-    assert [first.wait(timeout=100), second.wait(timeout=100)] == [0, 0]
+    assert [first.wait(timeout=LIMIT), second.wait(timeout=LIMIT)] == [0, 0]
     assert len((bare.folder / "pip-calls").read_text().splitlines()) == 1
     first.communicate()
     second.communicate()
@@ -192,7 +192,7 @@ def test_an_interrupted_setup_ends_with_one_line_and_the_next_goes_on(
     process = bare.start()
     eventually((bare.folder / "pip-calls").exists)
     os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == code
     assert "interrupted" in one_line(err)
     (bare.folder / "gate").touch()
@@ -219,7 +219,7 @@ def test_setup_in_a_clone_that_cannot_be_written_says_so_at_once(another_users_f
         user=65534 if os.geteuid() == 0 else None,  # root may write everywhere
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT,
         check=False,
     )
     assert "cannot be written" in done.stderr
@@ -277,7 +277,7 @@ def offline(bare: BareProject, *options: str, **environment: str) -> subprocess.
         env={**clean, **NO_INDEX, **environment},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=LIMIT,
         check=False,
     )
 

@@ -69,10 +69,12 @@ def test_a_client_that_sends_byte_by_byte(watch: StartWatch, pause: float) -> No
     one = watch("faulty", "-m", "1")
     client = one.client()
     client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for byte in FRAME:
+    *all_but_the_last, last = FRAME
+    for byte in all_but_the_last:
         client.socket.sendall(bytes([byte]))
         time.sleep(pause)
         assert one.invoke().status == "ok"
+    client.socket.sendall(bytes([last]))  # and it takes the only worker
     client.asked.add(1)
     assert client.reply(1).status == "ok"
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import LIMIT
 
 from kaas import ROOT
 from kaas.errors import ResultsError
@@ -142,6 +143,6 @@ record(take, pathlib.Path(sys.argv[1]), 0.001, 0)
             assert child.stdout.readline() == "taken\n"
         child.terminate()
         output = child.stdout.read()  # `communicate` would miss what has been read ahead
-        errors = child.communicate(timeout=60)[1]
+        errors = child.communicate(timeout=LIMIT)[1]
     assert (child.returncode, errors) == (0, "")
     assert path.read_text() == HEADER + rows_of(3 + output.count("taken"))

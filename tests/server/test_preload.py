@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import StartServer, eventually
+from support import LIMIT, StartServer, eventually
 
 from kaas import ROOT, SINGLE_THREADED, matrices
 
@@ -55,7 +55,7 @@ print(psutil.Process().num_threads(), sorted(set(sys.modules) - before))
         env=os.environ | SINGLE_THREADED | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT,
         check=False,
     )
     assert (done.stdout, done.stderr) == ("1 ['kaas_module_cuda_matmul_cpu']\n", "")

@@ -5,9 +5,6 @@ from pathlib import Path
 
 from support import StartServer, eventually
 
-from kaas import wire
-from kaas.wire import Request
-
 TWO_BY_TWO = ("-g", "2", "-m", "2")
 
 
@@ -16,8 +13,7 @@ def test_the_next_gpu_is_booted_when_all_booted_ones_are_full_and_then_invocatio
 ) -> None:
     server = start_server("wait", *TWO_BY_TWO)
     with server.frames() as frames:
-        for number in range(1, 6):
-            frames.invoke(gate, number)
+        frames.invoke_together(gate, range(1, 6))
         rejected = frames.reply(5)
         status = server.status()
         gate.touch()
@@ -58,8 +54,7 @@ def test_on_booted_gpus_the_one_with_the_fewest_in_flight_is_next(start_server: 
 def test_a_worker_sees_its_own_gpu_only_and_as_number_0(start_server: StartServer) -> None:
     server = start_server("whoami", *TWO_BY_TWO, "--idle-timeout", "0")
     with server.frames() as frames:
-        requests = [wire.encode_request(Request(wire.INVOKE, b"", number)) for number in range(1, 4)]
-        frames.socket.sendall(b"".join(requests))  # together, or the first would be done before the third comes
+        frames.invoke_together(b"", range(1, 4))
         replies = frames.replies(1, 2, 3)
     for number, gpu in ((1, "0"), (3, "1")):
         reply = replies[number]
