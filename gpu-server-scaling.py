@@ -8,9 +8,8 @@ the workers, and exits with 0; a second one ends it at once. If KAAS_TOKEN is se
 import argparse
 import logging
 import os
-import sys
 
-from kaas import cli, kernels, nvidia, wire
+from kaas import cli, kernels, nvidia, outlet, wire
 from kaas.errors import UsageError
 from kaas.pool.settings import Settings
 from kaas.server.tcp import check_address, serve
@@ -99,7 +98,9 @@ def main() -> None:
     """Run the server that the command line describes."""
     arguments = parse_arguments()
     logging.basicConfig(
-        stream=sys.stderr, level=arguments.log_level.upper(), format="%(asctime)s server %(levelname)s: %(message)s"
+        handlers=[outlet.log_handler()],
+        level=arguments.log_level.upper(),
+        format="%(asctime)s server %(levelname)s: %(message)s",
     )
     if arguments.num_gpus * arguments.max_req_per_gpu > MOST_WORKERS:
         raise UsageError(f"{arguments.num_gpus} GPUs x {arguments.max_req_per_gpu} workers are over {MOST_WORKERS}")

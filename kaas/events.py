@@ -12,18 +12,26 @@ Other lines may stand between them. The first two forms are the original's and n
 CSV columns: `num_workers,gpu,timestamp,event,worker,detail`. `num_workers` and `gpu` are 0 for a refusal; `timestamp`
 is in seconds since the epoch (UTC); `event` is one of `EVENTS`; `worker` is empty where the event concerns a whole
 task runner; `detail` is free text.
+
+A storm of refusals must not fill the disk, nor one whose lines nobody reads the memory. Beyond `ROOM` lines (and
+`_RATE` more a second) one line stands for many refusals, at the time of the last, and becomes as many rows:
+
+    @@@ ERROR all workers are full at 1694604660.5 (1234 times since 1694604660.4)
 """
 
 import csv
 import logging
-import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 from kaas.errors import EventLineError, ResultsError
+from kaas.outlet import PATIENCE, Outlet
 
 log = logging.getLogger("kaas.server")
 
@@ -44,6 +52,12 @@ class Event(NamedTuple):
 
 _MOST_SAID = 5
 """Malformed lines that are named."""
+ROOM = 1_000_000
+"""Refusals that have lines of their own (60 MB), whenever they come."""
+_RATE = 10.0
+"""Refusals a second that have lines of their own for ever."""
+_PAUSE = 0.1
+"""Seconds over which refusals without are counted, at least."""
 
 _FORMS = {
     "booted": "@@@ Booted {num_workers} new workers on GPU {gpu} at {timestamp}",
@@ -59,6 +73,7 @@ def _pattern(form: str) -> re.Pattern[str]:
     return re.compile(form.format(timestamp=r"(?P<timestamp>\d+(?:\.\d+)?)", **fields) + r"(?: \((?P<detail>.*)\))?")
 
 
+_MANY = re.compile(r"(\d+) times since \d+(?:\.\d+)?")
 _PATTERNS = {event: _pattern(form) for event, form in _FORMS.items()}
 _BEGINNINGS = tuple(" ".join(form.split()[:2]) for form in _FORMS.values())
 
@@ -70,7 +85,7 @@ def format(event: Event) -> str:
 
 
 class Printer:
-    """Prints event lines on stdout, past Python's buffers: a line is there, torn or lost, and we know which.
+    """Prints event lines on stdout; what becomes of a line does not become of the program, nor does it wait.
 
     Args:
         at: tells the run's time, in seconds since the epoch, at a time stamp of an event (clock.Clock.at).
@@ -78,19 +93,48 @@ class Printer:
 
     def __init__(self, at: Callable[[float], float]) -> None:
         self._at = at
-        self._torn = False
+        self._outlet = Outlet(sys.stdout, _say_lost)
+        self._room = float(ROOM)
+        self._last = 0.0  # time stamp of a refusal
+        self._lock = threading.Lock()
+        self._counted = 0  # refusals without lines of their own
+        self._since = self._until = 0.0
 
     def print(self, event: Event) -> None:
-        """Print an event's line; what becomes of the line does not become of the program."""
-        line = format(event._replace(timestamp=self._at(event.timestamp)))
-        rest = ("\n" * self._torn + line + "\n").encode(errors="backslashreplace")
-        try:
-            while rest:
-                rest = rest[os.write(sys.stdout.fileno(), rest) :]
-            self._torn = False
-        except (OSError, ValueError) as error:  # a closed file is a ValueError
-            self._torn = True
-            log.warning("stdout: %s; lost: %s", getattr(error, "strerror", None) or error, line)
+        """Print an event's line, or count it if it is one refusal of very many."""
+        if event.event != "rejected" or self._has_room(event.timestamp):
+            self._outlet.write(format(event._replace(timestamp=self._at(event.timestamp))) + "\n")
+            return
+        with self._lock:
+            self._counted += 1
+            self._until = event.timestamp
+            if self._counted == 1:
+                self._since = event.timestamp
+                self._outlet.write_later(self._many)
+
+    def close(self) -> None:
+        """Return when all is printed, or nobody reads it."""
+        if lost := self._outlet.close(PATIENCE):
+            log.warning("stdout: nobody reads it; event lines lost: %d", lost)
+
+    def _has_room(self, now: float) -> bool:
+        self._room = min(self._room + (now - self._last) * _RATE, ROOM)
+        self._last = now
+        if self._room < 1 or not self._outlet.has_room:
+            return False
+        self._room -= 1
+        return True
+
+    def _many(self) -> str:
+        time.sleep(_PAUSE)
+        with self._lock:
+            since, until = self._at(self._since), self._at(self._until)
+            number, self._counted = self._counted, 0
+        return format(Event("rejected", until, detail=f"{number} times since {since}")) + "\n"
+
+
+def _say_lost(error: Exception, line: str) -> None:
+    log.warning("stdout: %s; lost: %s", getattr(error, "strerror", None) or error, line.rstrip())
 
 
 def parse(line: str) -> Event | None:
@@ -115,6 +159,12 @@ def parse(line: str) -> Event | None:
                 detail=found["detail"] or "",
             )
     raise EventLineError(f"not a whole event line: {line[:120]!r}")
+
+
+def times(event: Event) -> int:
+    """Tell how often it has happened, which is once unless it stands for many refusals."""
+    many = event.event == "rejected" and _MANY.fullmatch(event.detail)
+    return int(many[1]) if many else 1
 
 
 def parse_log(lines: Iterable[str], problems: list[str]) -> Iterator[Event]:
@@ -145,10 +195,11 @@ def sort_log(source: Path, target: Path) -> int:
         with target.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(COLUMNS)
-            rows.writerows([event._asdict()[name] for name in COLUMNS] for event in events)
+            for event in events:
+                rows.writerows(repeat([event._asdict()[name] for name in COLUMNS], times(event)))
     except OSError as error:
         raise ResultsError(f"{error.filename}: {error.strerror}") from None
     if problems:
         more = f"; and {len(problems) - _MOST_SAID} more" if len(problems) > _MOST_SAID else ""
         raise ResultsError(f"{source}: {'; '.join(problems[:_MOST_SAID])}{more}")
-    return len(events)
+    return sum(map(times, events))

@@ -13,7 +13,7 @@ Request, 24 bytes and the payload:
 | 0      | 4    | magic   | `KaaS`                                                                        |
 | 4      | 1    | version | 1                                                                             |
 | 5      | 1    | kind    | 0 token (no reply unless it is wrong), 1 invocation, 2 status query           |
-| 6      | 2    |         | 0                                                                             |
+| 6      | 2    |         | 0; anything else is a `bad_request`, so that it can get a meaning             |
 | 8      | 4    | id      | chosen by the client, echoed in the reply; replies may come in another order  |
 | 12     | 4    | timeout | milliseconds after which the answer is `timeout`; 0 for none                  |
 | 16     | 8    | length  | of the payload: the token, the kernel's input, or nothing                     |
@@ -182,15 +182,19 @@ def _flags(cold_start: bool, waited_for_boot: bool) -> int:
 
 
 def _request(fields: Fields, begin: bytes, large: Large | None) -> Request:
-    _, kind, _, request_id, milliseconds, _ = fields
+    _, kind, reserved, request_id, milliseconds, _ = fields
+    if reserved or kind not in KINDS:
+        raise _no_request(fields)
     payload = begin[_REQUEST.size :] if large is None else large.payload()
-    return Request(_known_kind(kind, request_id), payload, request_id, milliseconds / 1000)
+    return Request(kind, payload, request_id, milliseconds / 1000)
 
 
 def _request_frame(fields: Fields, begin: bytes, large: Large | None) -> RequestFrame:
-    _, kind, _, request_id, milliseconds, _ = fields
+    _, kind, reserved, request_id, milliseconds, _ = fields
+    if reserved or kind not in KINDS:
+        raise _no_request(fields)
     frame: Pieces = [begin] if large is None else [begin, large.view]
-    return RequestFrame(_known_kind(kind, request_id), request_id, milliseconds / 1000, frame)
+    return RequestFrame(kind, request_id, milliseconds / 1000, frame)
 
 
 def _reply(fields: Fields, begin: bytes, large: Large | None) -> Reply:
@@ -213,10 +217,11 @@ def _reply_frame(fields: Fields, begin: bytes, large: Large | None) -> ReplyFram
     return ReplyFrame(_known_status(code, request_id), kernel_ns, [begin] if large is None else [begin, large.view])
 
 
-def _known_kind(kind: int, request_id: int) -> int:
-    if kind not in KINDS:
-        raise FrameError(f"a request of kind {kind}, which is none of {KINDS}", request_id)
-    return kind
+def _no_request(fields: Fields) -> FrameError:
+    _, kind, reserved, request_id, _, _ = fields
+    if reserved:
+        return FrameError(f"a request whose reserved bytes are {reserved}, and must be 0", request_id)
+    return FrameError(f"a request of kind {kind}, which is none of {KINDS}", request_id)
 
 
 def _known_status(code: int, request_id: int) -> str:

@@ -29,7 +29,7 @@ LIMIT = 120.0
 """Seconds that anything may take here before it counts as not happening: generous, for a busy machine."""
 
 _MARK = "KAAS_TEST_MARK"
-_LISTENING = re.compile(r"listening on (\S+:\d+): ")
+_LISTENING = re.compile(r"listening on (\S+:\d+)(?: and |: )")
 
 Value = TypeVar("Value")
 

@@ -263,16 +263,80 @@ def test_the_script_without_its_arguments_shows_how_it_is_used(tmp_path: Path) -
 def test_an_event_line_that_is_lost_is_told_and_does_not_spoil_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, lines = tmp_path / "events", events.Printer(lambda stamp: stamp + 1.0)
+    path = tmp_path / "events"
     with path.open("w") as file:
         monkeypatch.setattr(sys, "stdout", file)
+        lines = events.Printer(lambda stamp: stamp + 1.0)
         with monkeypatch.context() as full:
-            full.setattr("kaas.events.os.write", torn_write(os.write))
+            full.setattr("kaas.outlet.os.write", torn_write(os.write))
             lines.print(Event("booted", 0.5, 0, 4))
         lines.print(Event("booted", 1.5, 1, 4))
     monkeypatch.undo()
     assert path.read_text().splitlines() == ["@@@ Boo", "@@@ Booted 4 new workers on GPU 1 at 2.5"]
     assert caplog.messages == ["stdout: No space left on device; lost: @@@ Booted 4 new workers on GPU 0 at 1.5"]
+
+
+# Refusals by the million
+
+MANY = "@@@ ERROR all workers are full at 1694604660.5 (3 times since 1694604660.4)"
+
+
+def test_a_line_that_stands_for_many_refusals_becomes_as_many_rows(tmp_path: Path) -> None:
+    rows = sorted_rows(tmp_path, f"{MANY}\n{BOOTED}\n{REJECTED}\n")
+    assert [row[3] for row in rows] == ["rejected", "booted", *["rejected"] * 3]
+    assert {tuple(row[:4]) for row in rows[2:]} == {("0", "0", "1694604660.5", "rejected")}
+    assert events.sort_log(tmp_path / "server.log", tmp_path / "again.csv") == 5
+
+
+def test_only_a_refusal_stands_for_many(tmp_path: Path) -> None:
+    assert len(sorted_rows(tmp_path, "@@@ Stopped 4 workers on GPU 0 at 5.0 (3 times since 4.0)\n")) == 1
+
+
+def test_refusals_at_ordinary_rates_have_a_line_each_to_the_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ROOM", 100)
+    stamps = [number / 100 for number in range(100)] + [1.0 + number / 5 for number in range(1, 50)]
+    lines = printed(tmp_path, monkeypatch, [Event("rejected", stamp) for stamp in stamps])
+    assert lines == [f"@@@ ERROR all workers are full at {stamp}" for stamp in stamps]
+
+
+def test_a_storm_of_refusals_is_few_lines_and_every_one_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ROOM", 100)
+    storm = [Event("rejected", 1e9 + number / 1e6) for number in range(50_000)]
+    lines = printed(tmp_path, monkeypatch, [*storm, Event("booted", 1e9 + 60, 0, 4), Event("rejected", 1e9 + 61)])
+    assert len(lines) < 1000, "a line for each tenth of a second that it took, but for those that have room"
+    rows = sorted_rows(tmp_path, "".join(line + "\n" for line in lines))
+    assert [row[3] for row in rows] == ["rejected"] * 50_000 + ["booted", "rejected"]
+
+
+def test_refusals_that_nobody_reads_are_counted_and_said_once_somebody_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as read, os.fdopen(writer, "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        lines = events.Printer(float)
+        for number in range(30_000):  # more than the pipe and the lines that wait have room for
+            lines.print(Event("rejected", float(number)))
+        monkeypatch.undo()
+        counted = 0
+        while counted < 30_000:
+            counted += sum(map(events.times, events.parse_log([read.readline()], [])))
+        assert counted == 30_000
+        lines.close()
+
+
+def printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, happened: list[Event]) -> list[str]:
+    """Print events to a file; give its lines."""
+    path = tmp_path / "printed"
+    with path.open("w") as file, monkeypatch.context() as context:
+        context.setattr(sys, "stdout", file)
+        lines = events.Printer(float)
+        for event in happened:
+            lines.print(event)
+        lines.close()
+    return path.read_text().splitlines()
 
 
 def torn_write(write: Callable[[int, bytes], int]) -> Callable[[int, bytes], int]:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -207,6 +207,18 @@ def test_another_version_is_refused_and_both_versions_are_named(version: int) ->
 def test_an_unknown_kind_is_refused_with_the_id_of_its_request(kind: int) -> None:
     with pytest.raises(FrameError, match=f"kind {kind}") as caught:
         decode_requests(wire.encode_request(Request(kind, b"", 77)))
+    assert caught.value.request_id == 77
+
+
+@pytest.mark.parametrize("decode", [wire.request_decoder, wire.request_frames])
+@pytest.mark.parametrize("at", [6, 7])
+def test_reserved_bytes_that_are_not_zero_are_refused_with_the_id_of_their_request(
+    decode: Callable[[], "Decoder[object]"], at: int
+) -> None:
+    frame = bytearray(wire.encode_request(Request(wire.INVOKE, b"x", 77)))
+    frame[at] = 1
+    with pytest.raises(FrameError, match="reserved bytes") as caught:
+        list(decode().feed(bytes(frame)))
     assert caught.value.request_id == 77
 
 

@@ -5,13 +5,14 @@ of vain tries and uvloop's turns clients away, while here they wait in the syste
 """
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kaas.errors import UsageError
@@ -20,6 +21,7 @@ from kaas.sparing import Sparing
 log = logging.getLogger("kaas.server")
 
 _BACKLOG = 4096
+_NOT_OURS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _RETRY = 0.1
 """Seconds until accepting is tried again when there is no room."""
 _RESERVE = 64
@@ -38,7 +40,7 @@ def resolve(host: str) -> list[str]:
     Raises:
         UsageError: it stands for nothing.
     """
-    return [address[0] for _, address in _resolve(host, 0)]
+    return list(dict.fromkeys(address[0] for _, address in _resolve(host, 0)))
 
 
 def is_loopback(host: str) -> bool:
@@ -50,37 +52,45 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(address).is_loopback for address in resolve(host))
 
 
-def listen(host: str, port: int, option: str = "port") -> socket.socket:
-    """Listen on an address; `option` is what an error calls the port.
+def listen(addresses: list[str], port: int, option: str, stack: contextlib.ExitStack) -> list[socket.socket]:
+    """Listen on one port of those addresses that this machine has, until the stack is left.
+
+    Args:
+        addresses: one at least.
+        port: 0 for one that is free on the first of them.
+        option: what an error calls the port.
+        stack: closes what is open.
 
     Raises:
-        UsageError: it is taken, or not ours.
+        UsageError: the port is taken on one of them, or none of them is ours.
     """
-    family, address = _resolve(host, port)[0]
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # From here on a second server is refused; clients that come early wait until the loop serves.
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise UsageError(f"{option} {port} on {host}: {error.strerror}: {_remedy(error)}") from None
-    listener.setblocking(False)
-    return listener
+    listeners: list[socket.socket] = []
+    why = None
+    for address in addresses:
+        try:
+            listeners.append(stack.enter_context(_listen(address, port)))
+        except OSError as error:
+            why = UsageError(f"{option} {port} on {address}: {error.strerror}: {_remedy(error)}")
+            if error.errno not in _NOT_OURS:
+                raise why from None
+        else:
+            port = listeners[0].getsockname()[1]
+    if why is not None and not listeners:
+        raise why
+    return listeners
 
 
-def name(listener: socket.socket) -> str:
-    """Write where it listens as `host:port`."""
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def name(listeners: Iterable[socket.socket]) -> str:
+    """Write where they listen as `host:port`."""
+    places = (listener.getsockname() for listener in listeners)
+    return " and ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in places)
 
 
 class Acceptor:
     """Accepts connections while it is open. Needs a running asyncio loop.
 
     Args:
-        listener: where; it is closed with this.
+        listeners: where; they are closed with this.
         protocol: makes the protocol of a connection.
         count: tells how many connections there are.
         most: how many there may be; more wait in the system's queue.
@@ -88,12 +98,12 @@ class Acceptor:
 
     def __init__(
         self,
-        listener: socket.socket,
+        listeners: Iterable[socket.socket],
         protocol: Callable[[], asyncio.BaseProtocol],
         count: Callable[[], int],
         most: int,
     ) -> None:
-        self._listener = listener
+        self._listeners = listeners
         self._protocol = protocol
         self._count = count
         self._loop = asyncio.get_running_loop()
@@ -105,21 +115,27 @@ class Acceptor:
 
     def close(self) -> None:
         """Accept no more: who comes now is refused."""
-        self._loop.remove_reader(self._listener)
+        self._shut()
         if self._retry is not None:
             self._retry.cancel()
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
 
     def _open(self) -> None:
-        self._loop.add_reader(self._listener, self._accept)
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
 
-    def _accept(self) -> None:
+    def _shut(self) -> None:
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
         """Accept one; the loop calls again while there are more, and asks what it has besides in between."""
         if self._open_now() >= self._most:
             self._wait("that is all that there is room for")
             return
         try:
-            connection, _ = self._listener.accept()
+            connection, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # it has gone already
             return
         except OSError as error:
@@ -137,7 +153,7 @@ class Acceptor:
         self._full.warning(
             "%d connections are open: more have to wait until some are closed: %s", self._open_now(), why
         )
-        self._loop.remove_reader(self._listener)
+        self._shut()
         self._retry = self._loop.call_later(_RETRY, self._open)
 
     async def _connect(self, connection: socket.socket) -> None:
@@ -150,6 +166,21 @@ class Acceptor:
             log.debug("a connection was not to be had: %s", error)
 
 
+def _listen(address: str, port: int) -> socket.socket:
+    family, at = _resolve(address, port)[0]
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(at)
+        # From here on a second server is refused; clients that come early wait until the loop serves.
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
 def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -159,6 +190,6 @@ def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[Any
 
 
 def _remedy(error: OSError) -> str:
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno in _NOT_OURS:
         return "choose an address of this machine for --host"
     return "choose another one, or end what uses it"

@@ -60,9 +60,9 @@ class Metrics:
     most = 16
     """Scrapes at a time; more wait. Their descriptors are not taken from the clients."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        self.address = name(listener)
-        self._listener = listener
+    def __init__(self, listeners: list[socket.socket]) -> None:
+        self.address = " and ".join(f"http://{name([each])}/metrics" for each in listeners)
+        self._listeners = listeners
         self._histograms = {"queue": Histogram(_CALLS), "kernel": Histogram(_CALLS), "boot": Histogram(_BOOTS)}
         self._status: Callable[[], dict[str, Any]] = dict
         self._acceptor: Acceptor | None = None
@@ -71,7 +71,7 @@ class Metrics:
     def serve(self, status: Callable[[], dict[str, Any]]) -> None:
         """Answer scrapes until `close`; `status` gives the pool's status."""
         self._status = status
-        self._acceptor = Acceptor(self._listener, self._protocol, lambda: len(self._scrapes), self.most)
+        self._acceptor = Acceptor(self._listeners, self._protocol, lambda: len(self._scrapes), self.most)
 
     def observe(self, what: str, seconds: float, gpu: int) -> None:
         """Count a duration (pool.Observe)."""

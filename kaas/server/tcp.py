@@ -37,8 +37,8 @@ log = logging.getLogger("kaas.server")
 
 def check_address(settings: Settings) -> None:
     """Raise `UsageError` if a server could not, or must not, listen where it is told to."""
-    for taken in _listeners(settings):
-        taken.close()
+    with contextlib.ExitStack() as stack:
+        _listeners(settings, stack)
 
 
 def serve(settings: Settings) -> None:
@@ -48,15 +48,15 @@ def serve(settings: Settings) -> None:
         UsageError: an address is taken, not ours, or open to others without a token; or the kernel does not load.
         ProcessFailed: the fork server does not start.
     """
-    listeners = _listeners(settings)
     raise_descriptor_limit()
     if sys.stdout is None:
         raise UsageError("stdout is closed, and the event lines go there")
     with contextlib.ExitStack() as stack:
-        for each in listeners:
-            stack.enter_context(each)
+        clients, scrapes = _listeners(settings, stack)
+        printer = Printer(Clock.of_run().at)
+        stack.callback(printer.close)
         runner = stack.enter_context(asyncio.Runner(loop_factory=new_event_loop))
-        runner.run(_Server(settings, runner.get_loop(), *listeners).run())
+        runner.run(_Server(settings, runner.get_loop(), printer, clients, scrapes).run())
     ignore_signals()
 
 
@@ -67,17 +67,19 @@ class _Server:
         self,
         settings: Settings,
         loop: asyncio.AbstractEventLoop,
-        clients: socket.socket,
-        scrapes: socket.socket | None = None,
+        printer: Printer,
+        clients: list[socket.socket],
+        scrapes: list[socket.socket],
     ) -> None:
         self._settings = settings
-        self._listener = clients
-        self._metrics = _new_metrics(scrapes) if scrapes is not None else None
+        self._listeners = clients
+        self._metrics = _new_metrics(scrapes) if scrapes else None
         self._engine = LocalEngine(settings)
         policy = Queue(settings.max_queue) if settings.when_full == "queue" else Paper()
         observe = self._metrics.observe if self._metrics is not None else None
-        emit = Printer(Clock.of_run().at).print
-        self._pool = Pool(settings, self._engine, policy, emit, loop=loop, clock=time.monotonic, observe=observe)
+        self._pool = Pool(
+            settings, self._engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe
+        )
         scrapes_open = self._metrics.most if self._metrics is not None else 0
         self._most = listener.most_connections(2 * settings.gpus * settings.workers_per_gpu + scrapes_open)
         self._connections = Connections(self._most)
@@ -98,20 +100,20 @@ class _Server:
     async def _serve(self, order: asyncio.Task[str], orders: Orders) -> None:
         settings, token = self._settings, os.fsencode(self._settings.token)
         acceptor = Acceptor(
-            self._listener,
+            self._listeners,
             lambda: ClientConnection(self._pool, token, settings.message_size, self._connections),
             lambda: len(self._connections),
             self._most,
         )
         if self._metrics is not None:
             self._metrics.serve(self._pool.status)
-            log.info("metrics on http://%s/metrics", self._metrics.address)
-        if not listener.is_loopback(self._listener.getsockname()[0]):
+            log.info("metrics on %s", self._metrics.address)
+        if not all(listener.is_loopback(each.getsockname()[0]) for each in self._listeners):
             safety = "who shows the token" if token else "ANYBODY, for there is no KAAS_TOKEN"
             log.warning("listening beyond this machine: its kernel may be called by %s", safety)
         log.info(
             "listening on %s: kernel %s, %d GPUs x %d workers",
-            listener.name(self._listener),
+            listener.name(self._listeners),
             settings.kernel.name,
             settings.gpus,
             settings.workers_per_gpu,
@@ -141,26 +143,22 @@ class _Server:
             await asyncio.sleep(0.01)
 
 
-def _listeners(settings: Settings) -> list[socket.socket]:
-    """Listen for clients and, if metrics are wanted, for scrapes."""
+def _listeners(settings: Settings, stack: contextlib.ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
+    """Listen for clients and, if metrics are wanted, for scrapes, until the stack is left."""
     host = settings.host
     addresses = listener.resolve(host)  # once: a name may stand for something else the next time
     here = all(map(listener.is_loopback, addresses))
     if not (here or settings.token or settings.insecure):
         raise UsageError(f"--host {host} is open to others: set KAAS_TOKEN, or say --insecure to let anybody call")
-    listeners = [listener.listen(addresses[0], settings.port)]
-    if settings.metrics_port is not None:
-        # A scrape shows no token.
-        metrics_host = addresses[0] if here or settings.insecure else "127.0.0.1"
-        try:
-            listeners.append(listener.listen(metrics_host, settings.metrics_port, "--metrics-port"))
-        except UsageError:
-            listeners[0].close()
-            raise
-    return listeners
+    clients = listener.listen(addresses, settings.port, "port", stack)
+    if settings.metrics_port is None:
+        return clients, []
+    # A scrape shows no token.
+    scraped = addresses if here or settings.insecure else ["127.0.0.1"]
+    return clients, listener.listen(scraped, settings.metrics_port, "--metrics-port", stack)
 
 
-def _new_metrics(scrapes: socket.socket) -> "Metrics":
+def _new_metrics(scrapes: list[socket.socket]) -> "Metrics":
     try:
         from kaas.server.metrics import Metrics  # noqa: PLC0415 - who wants no metrics does not pay for them
     except ImportError as error:

@@ -64,7 +64,7 @@ def expected(data: bytes) -> Expected:
         refused = header[4] != 1 or length > MESSAGE_SIZE
         if refused or len(data) < _HEADER + length:
             break
-        refused = kind not in ids
+        refused = kind not in ids or header[6:8] != bytes(2)
         if not refused:
             ids[kind].append(number)
         data = data[_HEADER + length :]

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import LIMIT, Server, StartServer, eventually
+from support import LIMIT, Server, StartServer, command, eventually
 from watch import StartWatch, Watch, shell_line
 
 from kaas import ROOT
@@ -85,3 +86,17 @@ def test_shared_memory_that_a_client_does_not_get(start_server: StartServer, tmp
     assert run_client(server, scratch).returncode == 0
     assert server.counters() == {"accepted": 2, "ok": 2, "replies": 2, "cold_starts": 1}
     assert server.status()["in_flight"] == 0
+
+
+@pytest.mark.parametrize("limit", [10, 13, 14, 20])
+def test_a_limit_of_descriptors_that_is_too_low_is_said_in_one_line(limit: int) -> None:
+    line = shlex.join(command("echo"))
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -n {limit}; exec {line}"], capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "ulimit -n" in done.stderr
+
+
+def test_the_lowest_limit_of_descriptors_is_enough_for_one_worker(watch: StartWatch) -> None:
+    assert watch("faulty", "-m", "1", shell="ulimit -n 32").invoke().status == "ok"

@@ -11,6 +11,7 @@ import pytest
 from support import Frames, Server, StartServer, command, eventually, refusal
 
 from kaas import ROOT, wire
+from kaas.client import Connection
 from kaas.errors import UsageError
 from kaas.server import listener
 from kaas.wire import Request
@@ -23,6 +24,18 @@ connection._PATIENCE = 0.5
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+
+
+def has_ipv6() -> bool:
+    """Tell whether this machine can listen on ::1."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
 @pytest.fixture
@@ -52,6 +65,42 @@ def test_a_name_is_loopback_only_if_all_its_addresses_are(monkeypatch: pytest.Mo
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("127.0.0.1", "192.0.2.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     assert not listener.is_loopback("both")
+
+
+TWO_ADDRESSES = """
+import runpy, socket, sys
+resolve = socket.getaddrinfo
+def both(host, port, *arguments, **options):
+    hosts = ("{}", "127.0.0.1") if host == "both" else (host,)
+    return [found for each in hosts for found in resolve(each, port, *arguments, **options)]
+socket.getaddrinfo = both
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+# The last is an address of nobody's machine (RFC 5737): a name's address that is not ours is passed over.
+@pytest.mark.parametrize(
+    ("first", "ours"), [("127.1.2.3", 2), ("192.0.2.1", 1), pytest.param("::1", 2, marks=needs_ipv6)]
+)
+def test_a_name_is_listened_to_on_all_its_addresses(tmp_path: Path, first: str, ours: int) -> None:
+    program, *arguments = command("echo", "--host", "both", "--metrics-port", "0", "--insecure")
+    line = [program, "-c", TWO_ADDRESSES.format(first), *arguments]
+    server = Server(tmp_path, line, {"PYTHONPATH": str(ROOT)})
+    try:
+        server.wait_until_listening()
+        (says,) = [line for line in server.stderr().splitlines() if " listening on " in line]
+        addresses = says.partition(" listening on ")[2].partition(": kernel")[0].split(" and ")
+        assert len(addresses) == ours
+        assert addresses[-1].startswith("127.0.0.1:")
+        assert len({address.rpartition(":")[2] for address in addresses}) == 1
+        for address in addresses:
+            with Connection(address) as kaas:
+                assert kaas.invoke(b"x").payload == b"x"
+        metrics = server.stderr().partition("metrics on ")[2].partition("\n")[0].split(" and ")
+        assert len(metrics) == ours
+    finally:
+        server.end()
 
 
 def test_a_host_that_is_none_is_refused_with_the_options_name() -> None:

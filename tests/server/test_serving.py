@@ -71,8 +71,9 @@ def test_what_a_kernel_prints_does_not_disturb_the_event_lines(start_server: Sta
         b"x",
         b"KaaS\x02" + bytes(19),
         b"KaaS\x01\x09" + bytes(18),
+        b"KaaS\x01\x01\x00\x01" + bytes(16),
     ],
-    ids=["another protocol", "one byte", "another version", "another kind"],
+    ids=["another protocol", "one byte", "another version", "another kind", "reserved bytes"],
 )
 def test_what_is_no_request_is_answered_bad_request_and_disturbs_nobody_else(
     start_server: StartServer, garbage: bytes
