@@ -31,7 +31,7 @@ def adopt_orphans() -> None:
 
 
 def is_gone(supervisor: int) -> bool:
-    """Tell whether a process is neither parent of this one any more nor grandparent (of a wrapper that runs Python)."""
+    """Tell whether a process is no parent of this one any more, nor a parent's parent: Python may be a wrapper."""
     process = os.getppid()
     while process != supervisor:
         if process <= 1:

@@ -137,6 +137,17 @@ def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def without_locks(tmp_path: Path) -> dict[str, str]:
+    """Give the environment of a program all of whose files lie on file systems without locks."""
+    if COMPILER is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler, and Linux's LD_PRELOAD")
+    source, library = tmp_path / "flock.c", tmp_path / "flock.so"
+    source.write_text("#include <errno.h>\nint flock(int fd, int how) { errno = ENOSYS; return -1; }\n")
+    subprocess.run([COMPILER, "-shared", "-fPIC", "-o", library, source], check=True)
+    return {"LD_PRELOAD": str(library)}
+
+
+@pytest.fixture
 def driver(card: Card, libcuda: Path, compiled_kernels: Path, tmp_path: Path) -> Driver:
     """Give a stand-in of the driver, for the test's parameter `card`."""
     return Driver(libcuda, tmp_path / "driver", compiled_kernels, card.environment, card.capability)
