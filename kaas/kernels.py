@@ -12,19 +12,20 @@ import contextlib
 import difflib
 import importlib.machinery
 import importlib.util
-import os
 import re
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from kaas import ROOT
+from kaas import ROOT, compiled
 from kaas.errors import ModuleError
 
 KERNEL_FUNCTION = "call"
 CLIENT_FUNCTION = "run_client"
+
+_MOST_SOURCES = 100
+"""Files read at each load to see whether what was compiled is still good: someone's own are fewer."""
 
 
 def find(name: str) -> Path:
@@ -83,73 +84,88 @@ def imports(path: Path) -> list[str]:
 def load(path: Path, function: str) -> ModuleType:
     """Import a file as a module, whatever its name, and check that it has `function`.
 
-    Its folder is on the path for its own imports, after everything else, so that it shadows nothing.
+    Its folder is on the path for its own imports, after everything else, so that it shadows nothing. Processes that
+    the module starts find it there by its name, too, whichever way they are started.
 
     Raises:
         ModuleError: it lacks the function.
         BaseException: whatever running the file raises.
     """
-    # A name that no library has: a kernel in a file json.py must not become everybody's json.
-    name = "kaas_module_" + re.sub(r"\W", "_", path.stem)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    name = _module_name(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModuleError(f"{path} is not a Python file")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    _keep_compiled_code(path, name)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with _compiled_code_apart():
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
         if not callable(getattr(module, function, None)):
             raise ModuleError(f"{path} has no function {function!r}: a {_role(function)} needs `def {function}(...)`")
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
 
 
-def drop_damaged_cache(path: Path, error: Exception) -> bool:
-    """Delete what Numba has kept of a module loaded here, if `error` says that it is damaged; tell if so.
+def _module_name(path: Path) -> str:
+    """Give the name by which Python finds this very file, dashes and all; else one that no library has.
 
-    What goes wrong on the way to it, in a library that lacks something, say, tells nothing of what is kept.
+    A kernel in a file json.py must not become everybody's json, nor is one in a.b.py the module b of a package.
     """
-    # Unpickling is no Python code: what it raises has the line that called it as the last.
-    *_, last = traceback.extract_tb(error.__traceback__)
-    unreadable = last.filename.endswith("caching.py") and not isinstance(error, OSError)
-    if not unreadable and "INVALID_IMAGE" not in str(error):  # as CUDA calls machine code that is none
-        return False
-    for file in _cache_folder().rglob(f"{path.stem}.*.nb[ci]"):
-        file.unlink(missing_ok=True)
-    return True
+    found = _spec(path.stem)
+    if found is not None and found.origin is not None and Path(found.origin).resolve() == path.resolve():
+        return path.stem
+    return "kaas_module_" + re.sub(r"\W", "_", path.stem)
 
 
-def _cache_folder() -> Path:
-    given = os.environ.get("NUMBA_CACHE_DIR")
-    return Path(given) / "loaded" if given else ROOT / ".kernel_cache"
+def _keep_compiled_code(path: Path, name: str) -> None:
+    sources, names = _sources(path)
+    if "numba" in names:
+        for library in {"numba", "numba.cuda"} & names:
+            with contextlib.suppress(Exception):  # running the file tells
+                importlib.import_module(library)
+        compiled.keep_apart(path, name, sources)
 
 
-@contextlib.contextmanager
-def _compiled_code_apart() -> Iterator[None]:
-    """Have Numba keep what it compiles for a module loaded here apart from what it keeps for the same file as a script.
+def _sources(path: Path) -> tuple[list[Path], set[str]]:
+    """List a file and all that it imports, at whatever remove, that belongs to no library; and name all that these do.
 
-    It notes the module's name in its cache, and the script, whose name is `__main__`, would not find that module.
+    Those nearest to the file come first, up to `_MOST_SOURCES`.
     """
-    name = "NUMBA_CACHE_DIR"
-    given = os.environ.get(name)
-    os.environ[name] = folder = str(_cache_folder())
-    config = sys.modules["numba"].config if "numba" in sys.modules else None
-    if config is not None:  # it has read the environment when it was imported
-        before, config.CACHE_DIR = config.CACHE_DIR, folder
-    try:
-        yield
-    finally:
-        if config is not None:
-            config.CACHE_DIR = before
-        if given is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = given
+    packages, names, order = {path: ""}, set[str](), [path]
+    for source in order:  # which grows
+        with contextlib.suppress(ModuleError):  # it does not compile: running it tells
+            tree = _parse(source) if source.suffix == ".py" else ast.Module([], [])
+            for name in dict.fromkeys(_all_imports(tree, packages[source])):
+                names.add(name)
+                for file, package in _local_files(name):
+                    if file not in packages and len(order) < _MOST_SOURCES:
+                        packages[file] = package
+                        order.append(file)
+    return order, names
+
+
+def _local_files(name: str) -> Iterator[tuple[Path, str]]:
+    """Find the files that are run to import a module by its dotted name, unless it is a library's."""
+    parts, folders = name.split("."), None
+    if parts[0] in sys.stdlib_module_names or parts[0] == "kaas":  # nothing in kaas is compiled
+        return
+    for depth in range(1, len(parts) + 1):
+        full = ".".join(parts[:depth])
+        spec = importlib.machinery.PathFinder.find_spec(full, folders)
+        if spec is None:
+            return
+        folders = spec.submodule_search_locations
+        if spec.origin is not None:
+            file = Path(spec.origin)
+            if compiled.is_library(file):
+                return
+            yield file, full if folders is not None else full.rpartition(".")[0]
+        if folders is None:
+            return
 
 
 def _parse(path: Path) -> ast.Module:
@@ -182,6 +198,18 @@ def _imports(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _all_imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Wherever they stand, dotted, in a module that is in `package`; `from a import b` counts as `a` and `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            with contextlib.suppress(ImportError):  # beyond the package: running it tells
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def _spec(name: str) -> importlib.machinery.ModuleSpec | None:

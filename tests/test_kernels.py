@@ -1,4 +1,5 @@
 import importlib
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -219,6 +220,23 @@ def test_a_kernel_named_like_a_library_does_not_take_its_place(folder: Path) -> 
     sys.modules.pop("colorsys", None)
     assert kernels.load(path, "call").call(b"payload") == b"payload"
     assert hasattr(importlib.import_module("colorsys"), "rgb_to_hsv")
+
+
+@pytest.mark.parametrize("name", ["a_kernel_of_mine", "a-kernel-of-mine", "a kernel of mine"])
+def test_a_kernel_bears_its_own_name_by_which_other_processes_find_its_classes(folder: Path, name: str) -> None:
+    source = ECHO + "class Task:\n    pass\n"
+    module = kernels.load(kernel(folder, source, f"deep/{name}.py"), "call")
+    pickled = pickle.dumps(module.Task())
+    del sys.modules[name]  # as where only the path is handed on
+    assert type(pickle.loads(pickled)).__module__ == name
+
+
+@pytest.mark.parametrize("name", ["json", "colorsys", "numpy", "__main__", "sys", "a.b"])
+def test_a_kernel_whose_name_is_taken_or_none_bears_another(folder: Path, name: str) -> None:
+    before = sys.modules.get(name)
+    module = kernels.load(kernel(folder, ECHO, f"deep/{name}.py"), "call")
+    assert module.__name__.startswith("kaas_module_")
+    assert sys.modules.get(name) is before
 
 
 def test_two_kernels_of_one_name_are_two_modules(folder: Path) -> None:

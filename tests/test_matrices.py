@@ -633,7 +633,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     with patch.dict(os.environ):
         yield kernels.load(ROOT / f"cuda-matmul-{request.param}.py", "call")
     sys.path[:] = path
-    for name in {name for name in set(sys.modules) - modules if name.startswith("cuda_matmul")}:
+    for name in {name for name in set(sys.modules) - modules if name.startswith("cuda-matmul")}:
         del sys.modules[name]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kaas import kernels, results, segments
+from kaas import compiled, kernels, results, segments
 from kaas.clock import Clock
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
@@ -36,6 +36,7 @@ def preload(config: Config) -> None:
     os.environ.update(config["environment"])  # before the import: it may look
     # The process that unlinks what a killed client has shared: one for all, where each would start its own.
     resource_tracker.ensure_running()
+    compiled.find_room()
     _module = kernels.load(Path(config["client"]), kernels.CLIENT_FUNCTION)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from kaas import kernels, wire
+from kaas import compiled, kernels, wire
 from kaas.errors import KaasError, TemporarilyUnavailable, WorkerUnusable
 from kaas.forkserver import Config, say
 
@@ -28,6 +28,7 @@ SAFE_TO_PRELOAD = ("kaas", "numpy", "numba", "scipy")
 
 def preload(config: Config) -> None:
     """Import what the kernel imports and what is safe to share, in the fork server."""
+    compiled.find_room()
     for name in config["modules"]:
         # `from a import b` has been listed as `a.b` too, which need not be a module.
         with contextlib.suppress(ImportError):
@@ -95,7 +96,7 @@ def _boot(path: Path, phases: dict[str, float]) -> ModuleType:
     try:
         return load()
     except Exception as error:
-        if not kernels.drop_damaged_cache(path, error):
+        if not compiled.drop_invalid(error):
             raise
         print(f"compiled code of {path.name} was damaged, and is compiled again", file=sys.stderr)  # noqa: T201
         return load()

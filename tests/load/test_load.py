@@ -463,3 +463,23 @@ def test_no_two_clients_have_one_number_after_their_fork_server_was_killed(load:
     assert not any(map(exists, before))
     process.send_signal(signal.SIGINT)
     process.communicate()
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_a_client_module_gives_work_to_processes_of_its_own(load: Load, method: str) -> None:
+    client = f"""
+        import multiprocessing
+        class Number:
+            def __init__(self, value):
+                self.value = value
+        def double(number):
+            return Number(2 * number.value)
+        def run_client(arg):
+            with multiprocessing.get_context({method!r}).Pool(1) as pool:
+                (doubled,) = pool.map(double, [Number(int(arg))])
+            return float(doubled.value), 1.0, 0.0, False
+    """
+    code, said = load.run(client)
+
+    assert code == 0, said
+    assert {row.outer_time_ms for row in load.rows()} == {14.0}

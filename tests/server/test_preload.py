@@ -58,7 +58,7 @@ print(psutil.Process().num_threads(), sorted(set(sys.modules) - before))
         timeout=LIMIT,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("1 ['kaas_module_cuda_matmul_cpu']\n", "")
+    assert (done.stdout, done.stderr) == ("1 ['cuda-matmul-cpu']\n", "")
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
