@@ -238,7 +238,7 @@ def test_a_run_of_which_nothing_is_served_ends_after_its_first_step_and_draws_no
 
 
 def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -> None:
-    settings = {"WHEN_FULL": "queue", "MAX_QUEUE": 7, "IDLE_TIMEOUT": 33, "CALL_TIMEOUT": 44, "METRICS_PORT": 0}
+    settings: dict[str, Any] = {"WHEN_FULL": "queue", "MAX_QUEUE": 7, "IDLE_TIMEOUT": 33, "CALL_TIMEOUT": 44, "METRICS_PORT": 0}
 
     code, said = project.run(AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, MAX_MPL=2, **settings)
 
