@@ -100,13 +100,21 @@ def _segments() -> set[str]:
     return found
 
 
-def _used_by_others() -> set[str]:
-    """Give the segments that other processes have mapped: those of a run beside this one, which are none of ours."""
+def _ours(names: set[str]) -> set[str]:
+    others = _runs_of_others() if names else set()
+    return {name for name in names if name[: len("kaas_") + 8] not in others}
+
+
+def _runs_of_others() -> set[str]:
+    """Give what the names of all segments begin with that are of a run which goes on in other processes.
+
+    As long as it does, the segments of its killed clients are still there, too.
+    """
     used: set[str] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         if maps.parent.name != str(os.getpid()):
             with contextlib.suppress(OSError):
-                used.update(re.findall(r"/dev/shm/(kaas_\w+)", maps.read_text(errors="replace")))
+                used.update(re.findall(r"/dev/shm/(kaas_\w{8})", maps.read_text(errors="replace")))
     return used
 
 
@@ -117,7 +125,7 @@ def no_shared_memory_is_left() -> Iterator[None]:
     yield
     # Only those that are there now: a run beside this one may make and remove others all the time.
     if left := _segments() - before:
-        eventually(lambda: not (left & _segments()) - _used_by_others(), what=f"nothing is left of {left}")
+        eventually(lambda: not _ours(left & _segments()), what=f"nothing is left of {left}")
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def test_a_run_is_under_mps_and_leaves_the_gpus_as_they_were(gpu_project: Projec
 
 
 def test_what_nvidia_smi_tells_is_logged_and_drawn_for_each_gpu(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.run(**SHORT)
+    code, said = gpu_project.draw_the_report().run(**SHORT)
 
     assert code == 0, said
     samples = gpu_project.utilization()
@@ -269,6 +269,7 @@ def test_the_papers_kernel_runs_to_its_figures_under_mps_over_a_stand_in_of_the_
     gpu_project: Project, nvidia: StandIns, libcuda: Path, compiled_kernels: Path, card: Card
 ) -> None:
     driver = Driver(libcuda, nvidia.state, compiled_kernels, card.environment, card.capability)
+    gpu_project.draw_the_report()
     gpu_project.marked.environment.update(driver.variables)
     gpu_project.marked.environment |= nvidia.environment | {"KAAS_PYTHON": str(card.environment.python)}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Marked, StartServer, eventually
+from support import LIMIT, Marked, StartServer, eventually
 
 from kaas import ROOT
 
@@ -89,7 +89,7 @@ def test_a_benchmark_that_is_interrupted_leaves_nothing_and_says_nothing_more(
         )
     eventually(lambda: "warm-up" in said.read_text() and len(marked.left()) > 32)
     process.send_signal(ended_by)
-    assert process.wait(30) == 128 + ended_by
+    assert process.wait(LIMIT) == 128 + ended_by
     assert all(line.startswith("connections.py: ") for line in said.read_text().splitlines()), said.read_text()
 
 
@@ -109,7 +109,7 @@ def test_a_run_of_all_benchmarks_that_is_interrupted_ends_the_program_at_work_an
         )
     eventually(lambda: "warm-up" in said.read_text())
     process.send_signal(ended_by)
-    assert process.wait(30) == 128 + ended_by
+    assert process.wait(LIMIT) == 128 + ended_by
     marked.assert_nothing_left()
     assert list(scratch.iterdir()) == []
     assert not (tmp_path / "report.md").exists()
@@ -152,7 +152,7 @@ def test_a_soak_finds_nothing_wrong_to_its_end_or_until_it_is_interrupted(
     if interrupted:
         eventually(lambda: len(marked.left()) == 1 + SOAKING, what="the soak's clients are at work")
         process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0, f"{said.read_text()} {report.read_text() if report.exists() else ''}"
+    assert process.wait(LIMIT) == 0, f"{said.read_text()} {report.read_text() if report.exists() else ''}"
     found = json.loads(report.read_text())
     assert [result["met"] for result in found["results"] if result["target"]].count(True) >= 13
     asked = {row[0]: row[1] for row in tables(found)["Invocations, as the clients saw them"]}

@@ -25,7 +25,7 @@ LONG: dict[str, Any] = {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "N": 100, "
 
 
 def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_the_figure(project: Project) -> None:
-    code, said = project.run(**SHORT)
+    code, said = project.draw_the_report().run(**SHORT)
 
     assert code == 0, said
     rows = project.rows()
@@ -58,7 +58,7 @@ def test_refusals_are_rows_and_as_many_as_the_server_logs(project: Project) -> N
 
 
 def test_repeats_have_files_and_pictures_each(project: Project) -> None:
-    code, said = project.run(OUTER_REPEATS=2, INTERVAL=0.5, MAX_MPL=2, N=50, FN="cuda-matmul-blas.py")
+    code, said = project.draw_the_report().run(OUTER_REPEATS=2, INTERVAL=0.5, MAX_MPL=2, N=50, FN="cuda-matmul-blas.py")
 
     assert code == 0, said
     assert len(list(project.results.glob("autoscaling-cpu-cuda-matmul-blas-50-[12].csv"))) == 2
@@ -405,9 +405,9 @@ def test_the_scripts_own_python_heeds_no_other_libraries_of_the_users(project: P
     code, said = project.run(INTERVAL=1, MAX_MPL=1, N=50, AVAILABLE_GPUS=1, **others)
     assert code == 0, said
 
+    project.draw_the_report()
     link = tmp_path / "draw"
     link.symlink_to(project.folder / "scripts" / "report")
-    (project.results / "autoscaling-report.html").unlink()
     code, said = project.run(str(link), str(project.results), **others)
     assert code == 0, said
     assert (project.results / "autoscaling-report.html").exists()

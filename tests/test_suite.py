@@ -68,7 +68,7 @@ def test_programs_that_tests_start_heed_signals_though_the_suite_was_told_to_ign
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="only Linux shows which segments there are")
 def test_a_segment_that_a_test_leaves_fails_it_and_one_that_somebody_else_uses_does_not(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"kaas_{segments.draw_run()}{12 * '0'}"
     (tmp_path / "test_it.py").write_text(LEAVES.format(name=name))
@@ -82,11 +82,14 @@ def test_a_segment_that_a_test_leaves_fails_it_and_one_that_somebody_else_uses_d
     (tmp_path / "test_it.py").write_text(WAITS.format(begun=str(begun), gate=str(gate)))
     with suite(tmp_path / "test_it.py") as process:
         eventually(begun.exists)
-        ours = segments.create(8)
+        monkeypatch.setenv("KAAS_RUN", segments.draw_run())
+        of_a_killed_client, ours = segments.create(8), segments.create(8)
         try:
+            segments.close(of_a_killed_client)
             gate.touch()
             said, _ = process.communicate(timeout=LIMIT)
         finally:
             segments.close(ours)
+            segments.unlink(of_a_killed_client)
             segments.unlink(ours)
     assert process.returncode == 0, said

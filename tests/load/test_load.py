@@ -273,7 +273,7 @@ def test_a_clock_that_is_set_in_mid_run_moves_no_time_stamp_and_is_noted(load: L
         wall, begun = time.time, time.monotonic()
         time.time = lambda: wall() - 1000 * (time.monotonic() > begun + 2.5)
     """
-    code, said = load.run(STEADY, "--max-parallel", "8", first=set_back)
+    code, said = load.run(STEADY, "--interval", "4", first=set_back)
 
     assert code == 0, said
     stamps = [row.timestamp for row in load.rows()]

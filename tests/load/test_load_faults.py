@@ -27,7 +27,7 @@ CALLS = """
     def run_client(arg):
         os.write(calls, b"x")
         begun = time.perf_counter()
-        reply = kaas.invoke(b"", timeout=0.5)
+        reply = kaas.invoke(b"", timeout=60.0)
         ms = (time.perf_counter() - begun) * 1000
         return Outcome(ms, ms, 0.0, reply.cold_start, reply.status, error="" if reply.status == "ok" else reply.status)
 """
@@ -217,7 +217,7 @@ def test_a_server_that_is_killed_under_load_ends_it_in_order_and_the_rows_stay(
 
 def test_a_server_that_hangs_fails_its_clients_and_ctrl_c_ends_the_load(load: Load, start_server: StartServer) -> None:
     server = start_server("echo")
-    process = load.start(CALLS, "--server", server.address, "--interval", "600")
+    process = load.start(CALLS.replace("60.0", "0.5"), "--server", server.address, "--interval", "600")
     eventually(load.has_rows)
 
     server.send(signal.SIGSTOP)
@@ -298,14 +298,17 @@ def test_rows_and_the_servers_counters_tell_the_same_of_every_fault(load: Load, 
             return Outcome(1.0, 1.0, 0.0, reply.cold_start, reply.status)
     """
     server = start_server(kernel, "--num-gpus", "1", "--max-req-per-gpu", "2")
+    every = {"ok", "kernel_error", "worker_lost", "timeout", "rejected"}
 
-    code, said = load.run(
-        client, "--server", server.address, "--min-parallel", "3", "--max-parallel", "3", "--interval", "3"
+    process = load.start(
+        client, "--server", server.address, "--min-parallel", "3", "--max-parallel", "3", "--interval", "600"
     )
+    eventually(lambda: load.has_rows() and {row.status for row in load.rows()} == every)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate()
 
-    assert code == 3, said
-    rows = assert_accounts_agree(load, server)
-    assert set(rows) == {"ok", "kernel_error", "worker_lost", "timeout", "rejected"}
+    assert process.returncode == 130, said
+    assert set(assert_accounts_agree(load, server)) == every
 
 
 def test_the_request_of_a_client_that_is_killed_is_a_row_and_abandoned_in_the_server(
