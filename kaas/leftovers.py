@@ -43,9 +43,7 @@ class Scratch:
         """Remove the folder; there must be no segments any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:
-            self._path.unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = -1
+            self._forget()
 
     def _take(self) -> bool:
         """Say that this run is alive; tell if that could be said under these digits."""
@@ -56,12 +54,16 @@ class Scratch:
         except OSError:
             return True  # it is done without
         if locks.lock(self._lock) is False or not locks.is_at(self._lock, self._path):
-            os.close(self._lock)  # before it was locked, somebody has taken it for dead
-            self._lock = -1
+            self._forget()  # before it was locked, somebody has taken this run for dead
             return False
         with contextlib.suppress(OSError):
             Holder.of(os.getpid()).write(self._lock, str(self.folder))
         return True
+
+    def _forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
 
 
 def sweep() -> str:
@@ -80,7 +82,7 @@ def sweep() -> str:
     if not (number or folders):
         return ""
     what = [f"{number} segments of shared memory ({size / 1e6:.1f} MB)"] * bool(number)
-    what += [f"{folders} folders in {tempfile.gettempdir()}"] * bool(folders)
+    what += [f"{folders} temporary folders"] * bool(folders)
     return f"removed what runs that were killed had left: {' and '.join(what)}"
 
 
