@@ -21,9 +21,16 @@ from kaas.locks import Holder
 
 SHARED_MEMORY = Path("/dev/shm")
 only_linux = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="only Linux shows which segments there are")
+# What says who is alive, apart: other runs of this user on this machine sweep, too.
+APART = """
+import os
+from pathlib import Path
+from kaas import leftovers
+leftovers._home = lambda: Path(os.environ["TEST_HOME"])
+"""
 # Makes a scratch folder, a file in it and two segments, and never gives them back.
-HOLDS = """
-import os, time
+HOLDS = f"""{APART}
+import time
 from kaas import segments
 from kaas.leftovers import Scratch
 scratch = Scratch()
@@ -44,8 +51,10 @@ def run_client(arg):
 
 @pytest.fixture(autouse=True)
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have a temporary folder, and one that stands for that of the segments, of this test alone."""
+    """Have temporary files, and what says who is alive, of this test alone."""
     (tmp_path / "tmp").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr(leftovers, "_home", lambda: tmp_path / "home")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     yield
@@ -55,8 +64,9 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Holding:
     """A process that has what a run has."""
 
-    def __init__(self, **environment: str) -> None:
-        self.marked = Marked({"PYTHONPATH": str(ROOT)} | environment)
+    def __init__(self, home: Path, **environment: str) -> None:
+        self._home = home
+        self.marked = Marked({"PYTHONPATH": str(ROOT), "TEST_HOME": str(home)} | environment)
         self.process = subprocess.Popen(
             [sys.executable, "-c", HOLDS],
             env=self.marked.environment,
@@ -70,8 +80,9 @@ class Holding:
         self.folder = Path(folder)
 
     def files(self) -> list[Path]:
-        """List what it has in shared memory, and its folder."""
-        return [*SHARED_MEMORY.glob(f"kaas_{self.run}*"), *([self.folder] if self.folder.exists() else [])]
+        """List its segments, what says that it is alive, and its folder."""
+        found = [*SHARED_MEMORY.glob(f"kaas_{self.run}*"), self._home / f"kaas_{self.run}.lock", self.folder]
+        return [path for path in found if path.exists()]
 
     def kill(self) -> None:
         """Kill all of it at once, the process included that would clean up."""
@@ -84,8 +95,8 @@ class Holding:
 
 
 @pytest.fixture
-def holding() -> Iterator[Holding]:
-    made = Holding()
+def holding(tmp_path: Path) -> Iterator[Holding]:
+    made = Holding(tmp_path / "home")
     yield made
     made.kill()
     leftovers.sweep()
@@ -96,15 +107,14 @@ def test_what_a_dead_run_left_is_removed_and_said_in_one_line(holding: Holding) 
     holding.kill()
     assert len(holding.files()) == 4
     said = leftovers.sweep()
-    assert re.fullmatch(r"removed what .* had left: 2 segments .*\(1\.0 MB\) and 1 temporary folders", said)
+    assert re.fullmatch(r"removed what .* had left: 2 segments .*\(1\.0 MB\) and 1 temporary folder", said)
     assert holding.files() == []
     assert leftovers.sweep() == ""
 
 
 @only_linux
 def test_what_a_living_run_has_is_left(holding: Holding) -> None:
-    ours = Scratch()
-    with contextlib.closing(ours):
+    with contextlib.closing(Scratch()) as ours:
         before = holding.files()
         assert len(before) == 4
         assert leftovers.sweep() == ""
@@ -113,9 +123,11 @@ def test_what_a_living_run_has_is_left(holding: Holding) -> None:
 
 
 @only_linux
-def test_where_there_are_no_locks_the_living_are_told_from_the_dead_all_the_same(without_locks: dict[str, str]) -> None:
-    holding = Holding(**without_locks)
-    sweep = [sys.executable, "-c", "from kaas import leftovers; print(leftovers.sweep())"]
+def test_where_there_are_no_locks_the_living_are_told_from_the_dead_all_the_same(
+    tmp_path: Path, without_locks: dict[str, str]
+) -> None:
+    holding = Holding(tmp_path / "home", **without_locks)
+    sweep = [sys.executable, "-c", f"{APART}\nprint(leftovers.sweep())"]
     sweeping = {"env": holding.marked.environment, "text": True, "timeout": LIMIT}
     try:
         assert subprocess.check_output(sweep, **sweeping) == "\n"  # type: ignore[call-overload]
@@ -143,7 +155,7 @@ def test_segments_of_which_nothing_is_known_are_left() -> None:
 def test_no_folder_is_removed_that_no_run_has_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    monkeypatch.setattr(segments, "FOLDER", tmp_path)
+    monkeypatch.setattr(leftovers, "_home", lambda: tmp_path)
     (tmp_path / "precious").mkdir()
     (tmp_path / "kaas-link").symlink_to(tmp_path / "precious")
     dead = Holder.of(os.getpid())._replace(started="1")
@@ -154,9 +166,9 @@ def test_no_folder_is_removed_that_no_run_has_made(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's file")
-def test_what_is_another_users_is_left(holding: Holding) -> None:
+def test_what_is_another_users_is_left(holding: Holding, tmp_path: Path) -> None:
     holding.kill()
-    (path,) = SHARED_MEMORY.glob(f"kaas_{holding.run}.lock")
+    (path,) = (tmp_path / "home").iterdir()
     os.chown(path, 65534, 65534)
     before = holding.files()
     assert leftovers.sweep() == ""
@@ -164,9 +176,20 @@ def test_what_is_another_users_is_left(holding: Holding) -> None:
     os.chown(path, 0, 0)
 
 
-def test_a_run_leaves_nothing_that_ends_in_order() -> None:
+@pytest.mark.parametrize("name", ["kaas_.lock", "kaas_0.lock", "kaas_*.lock", "kaas_0123ABCD.lock"])
+def test_a_file_that_names_no_run_is_none_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(segments, "FOLDER", tmp_path)
+    monkeypatch.setattr(leftovers, "_home", lambda: tmp_path)
+    (tmp_path / name).touch()
+    (tmp_path / f"kaas_0{'1' * 19}").touch()
+    assert leftovers.sweep() == ""
+    assert len(list(tmp_path.glob("kaas_*"))) == 2
+
+
+def test_a_run_leaves_nothing_that_ends_in_order(tmp_path: Path) -> None:
     scratch = Scratch()
-    paths = [scratch.folder, *SHARED_MEMORY.glob(f"kaas_{scratch.run}*")]
+    paths = [scratch.folder, *(tmp_path / "home").iterdir()]
+    assert len(paths) == 2
     assert all(path.exists() for path in paths)
     scratch.close()
     assert not any(path.exists() for path in paths)
@@ -183,12 +206,13 @@ def test_a_file_that_is_taken_for_a_dead_runs_before_it_is_locked_is_no_loss(mon
 @only_linux
 def test_the_load_generator_says_what_a_load_left_that_was_killed_whole(tmp_path: Path) -> None:
     (tmp_path / "client.py").write_text(CLIENT)
-    marked = Marked()
+    marked = Marked({"PYTHONPATH": str(ROOT), "TEST_HOME": str(tmp_path / "home")})
+    program = f"{APART}\nimport runpy\nrunpy.run_path({str(ROOT / 'load.py')!r}, run_name='__main__')"
     ramp = ["--min-parallel", "2", "--max-parallel", "2", "--interval"]
 
     def load(task: str, client: str, interval: str) -> "subprocess.Popen[str]":
         names = ["--input", "1", "--experiment-name", "x", "--task-name", task, "--server", "none"]
-        line = [sys.executable, str(ROOT / "load.py"), "--client", client, *names, *ramp, interval]
+        line = [sys.executable, "-c", program, "--client", client, *names, *ramp, interval]
         environment = marked.environment
         return subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -199,7 +223,7 @@ def test_the_load_generator_says_what_a_load_left_that_was_killed_whole(tmp_path
     killed = load("a", "client.py", "600")
     try:
         (tmp_path / "quick.py").write_text("def run_client(arg):\n    return 1.0, 1.0, 0.0, False\n")
-        eventually(lambda: len(held()) == 3)
+        eventually(lambda: len(held()) == 2)
         left = held()
         for number in (signal.SIGSTOP, signal.SIGKILL):  # so that nobody sees another die
             for line in marked.left():
@@ -209,7 +233,7 @@ def test_the_load_generator_says_what_a_load_left_that_was_killed_whole(tmp_path
         assert held() >= left
         after = load("b", "quick.py", "0.5")
         said, _ = after.communicate(timeout=LIMIT)
-        assert re.search(r"^removed what .* had left: 2 segments .* and 1 temporary folders", said, re.MULTILINE)
+        assert re.search(r"^removed what .* had left: 2 segments .* and 1 temporary folder", said, re.MULTILINE)
         assert after.returncode == 0
         assert not held() & left
         assert not list((tmp_path / "tmp").iterdir())
