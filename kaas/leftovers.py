@@ -35,7 +35,7 @@ class Scratch:
             raise ProcessFailed(f"no folder can be made in {tempfile.gettempdir()}: {error.strerror}") from None
         while True:
             self.run = segments.draw_run()
-            self._path = _home() / f"kaas_{self.run}.lock"
+            self._path = _file_of(self.run)
             if self._take():
                 break
 
@@ -43,9 +43,7 @@ class Scratch:
         """Remove the folder; there must be no segments any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:
-            self._path.unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = -1
+            self._forget()
 
     def _take(self) -> bool:
         """Say that this run is alive; tell if that could be said under these digits."""
@@ -56,22 +54,32 @@ class Scratch:
         except OSError:
             return True  # it is done without
         if locks.lock(self._lock) is False or not locks.is_at(self._lock, self._path):
-            os.close(self._lock)  # before it was locked, somebody has taken it for dead
-            self._lock = -1
+            self._forget()  # before it was locked, somebody has taken this run for dead
             return False
         with contextlib.suppress(OSError):
             Holder.of(os.getpid()).write(self._lock, str(self.folder))
         return True
+
+    def _forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
+
+
+def forget(run: str) -> None:
+    """Remove the file of a run that cannot do so any more, and has nothing left."""
+    _file_of(run).unlink(missing_ok=True)
 
 
 def sweep() -> str:
     """Remove what dead runs of this user have left on this machine; say in one line what that was, if anything."""
     number = size = folders = 0
     for path in _home().glob("kaas_*.lock"):
+        run = path.stem.removeprefix("kaas_")
         with _dead(path) as folder:
-            if folder is None:
+            if folder is None or not segments.RUN.fullmatch(run):
                 continue
-            count, length = segments.unlink_all(path.stem.removeprefix("kaas_"))
+            count, length = segments.unlink_all(run)
             number, size = number + count, size + length
             if _is_ours(folder):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -79,8 +87,8 @@ def sweep() -> str:
             path.unlink(missing_ok=True)
     if not (number or folders):
         return ""
-    what = [f"{number} segments of shared memory ({size / 1e6:.1f} MB)"] * bool(number)
-    what += [f"{folders} folders in {tempfile.gettempdir()}"] * bool(folders)
+    what = [f"{number} segment{'s' * (number != 1)} of shared memory ({size / 1e6:.1f} MB)"] * bool(number)
+    what += [f"{folders} temporary folder{'s' * (folders != 1)}"] * bool(folders)
     return f"removed what runs that were killed had left: {' and '.join(what)}"
 
 
@@ -116,6 +124,10 @@ def _is_ours(folder: Path) -> bool:
         about = folder.lstat()
         return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and folder.name.startswith(_PREFIX)
     return False
+
+
+def _file_of(run: str) -> Path:
+    return _home() / f"kaas_{run}.lock"
 
 
 def _home() -> Path:

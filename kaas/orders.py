@@ -22,7 +22,7 @@ class Orders:
 
     def __init__(self, supervisor: int) -> None:
         self._supervisor = supervisor
-        self._alone = False
+        self._alone = self._closed = False
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGTERM, self._told)
@@ -48,8 +48,9 @@ class Orders:
 
     def _hung_up(self) -> None:
         # A shell and the system may both say it, and one after the other: that is no second order.
-        self._loop.add_signal_handler(signal.SIGHUP, lambda: None)
-        self._queue.put_nowait("the terminal was closed")
+        if not self._closed:
+            self._closed = True
+            self._queue.put_nowait("the terminal was closed")
 
     def _watch(self) -> None:
         if not (self._alone or self._look()):

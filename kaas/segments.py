@@ -17,7 +17,7 @@ from pathlib import Path
 from kaas.errors import UsageError
 
 NAME = re.compile(r"kaas_[0-9a-f]{20}")
-_RUN = re.compile(r"[0-9a-f]{8}")
+RUN = re.compile(r"[0-9a-f]{8}")
 FOLDER = Path("/dev/shm")  # noqa: S108
 """Where Linux shows the segments that there are."""
 _kept: list[SharedMemory] = []
@@ -36,7 +36,7 @@ def create(size: int, content: memoryview | None = None) -> SharedMemory:
         UsageError: there is no room for it, or KAAS_RUN is no run.
     """
     run = os.environ.get("KAAS_RUN") or draw_run()
-    if not _RUN.fullmatch(run):
+    if not RUN.fullmatch(run):
         raise UsageError(f"KAAS_RUN is {run[:40]!r}: give 8 hexadecimal digits in lower case, or unset it")
     if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         raise UsageError(f"no shared memory for a matrix of {size} bytes: the machine has less")

@@ -38,7 +38,7 @@ say() {
 }
 
 fail() {
-    printf '%s: %s\n' "$(basename "$0")" "$1" >&2
+    printf '%s: %s\n' "$(basename "$0")" "$1" >&2 || true
     exit "${2:-1}"
 }
 
@@ -212,7 +212,7 @@ start_server() {
     until grep -q ' listening on ' "$server_log" 2>/dev/null; do
         if ! is_running "$server_pid" || ((tenths >= 10 * READY_TIMEOUT)); then
             say "The end of $server_log:"
-            tail -n 20 "$server_log"
+            tail -n 20 "$server_log" || true
             fail "the server did not become ready"
         fi
         sleep 0.1
@@ -281,7 +281,7 @@ stop_monitor() {
     monitor_pid=''
     if [[ -s $monitor_log ]]; then
         say "The monitor reported:"
-        head -n 10 "$monitor_log"
+        head -n 10 "$monitor_log" || true
         describe "Monitor report" "$(tr '\n' ' ' <"$monitor_log")"
     else
         rm -f "$monitor_log"

@@ -1,5 +1,6 @@
 """A results folder belongs to one run at a time, by what experiment.sh and kaas.locks do together."""
 
+import contextlib
 import json
 import os
 import re
@@ -49,9 +50,10 @@ class Runs:
         self.file = folder / ".results-x.lock"
         python_path = {"KAAS_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
         self.marked = Marked(python_path | environment)
+        self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *before: str, script: str = RUN) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        run = subprocess.Popen(
             [*before, "bash", "-c", script],
             cwd=self.folder,
             env=self.marked.environment,
@@ -61,6 +63,18 @@ class Runs:
             text=True,
             start_new_session=True,
         )
+        self.started.append(run)
+        return run
+
+    def end(self) -> None:
+        """End what a test that failed has left."""
+        self.marked.kill()
+        for run in self.started:
+            run.wait(LIMIT)
+            for stream in (run.stdin, run.stdout, run.stderr):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
 
     def refused(self) -> str:
         """Start a run that must not have the folder; give the line that it says."""
@@ -100,7 +114,7 @@ def start_runs(tmp_path: Path) -> Iterator[Callable[..., Runs]]:
 
     yield make
     for runs in made:
-        runs.marked.kill()
+        runs.end()
 
 
 @pytest.fixture(params=["locks", "no locks"])

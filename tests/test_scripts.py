@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from project import Project
+from project import Project, free_port
 from support import eventually, read_until
 
 from kaas import ROOT, description
@@ -238,7 +238,13 @@ def test_a_run_of_which_nothing_is_served_ends_after_its_first_step_and_draws_no
 
 
 def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -> None:
-    settings: dict[str, Any] = {"WHEN_FULL": "queue", "MAX_QUEUE": 7, "IDLE_TIMEOUT": 33, "CALL_TIMEOUT": 44, "METRICS_PORT": 0}
+    settings: dict[str, Any] = {
+        "WHEN_FULL": "queue",
+        "MAX_QUEUE": 7,
+        "IDLE_TIMEOUT": 33,
+        "CALL_TIMEOUT": 44,
+        "METRICS_PORT": 0,
+    }
 
     code, said = project.run(AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, MAX_MPL=2, **settings)
 
@@ -286,14 +292,26 @@ def test_a_port_in_use_is_refused_before_anything_is_done(project: Project) -> N
 
 
 def test_two_runs_do_not_write_to_one_folder(project: Project) -> None:
-    project.results.mkdir()
-    (project.results / ".running").write_text(str(os.getpid()))
+    process = project.start(**LONG)
+    eventually(project.has_rows)
 
-    code, said = project.run()
+    code, said = project.run(PORT=free_port())
 
     assert code == 2
-    assert "another run" in said
-    assert project.results.exists()
+    assert f"another run is writing to {project.results} (process {process.pid} on " in said
+    process.terminate()
+    process.communicate()
+    assert {row.status for row in project.rows()} == {"ok"}
+    assert not [path for path in project.folder.iterdir() if path.name.startswith(".results")]
+
+
+def test_where_no_file_system_has_locks_no_row_is_lost(project: Project, without_locks: dict[str, str]) -> None:
+    code, said = project.run(**SHORT | {"MIN_MPL": 3}, **without_locks)
+
+    assert code == 0, said
+    assert {row.status for row in project.rows()} == {"ok"}
+    assert {row.concurrency for row in project.rows()} >= {3, 6}
+    assert project.utilization()
 
 
 def test_a_script_started_through_a_link_from_elsewhere_finds_a_kernel_beside_its_user(

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kaas import compiled, kernels, results, segments
+from kaas import compiled, kernels, leftovers, results, segments
 from kaas.clock import Clock
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
@@ -42,9 +42,11 @@ def preload(config: Config) -> None:
 
 def clean_up(config: Config) -> None:
     """Remove what killed clients have left in shared memory, and the run's folder if the load generator is gone."""
-    if number := segments.remove_orphans(config["environment"]["KAAS_RUN"]):
+    run = config["environment"]["KAAS_RUN"]
+    if number := segments.remove_orphans(run):
         print(f"segments of shared memory removed that killed clients had left: {number}", file=sys.stderr)  # noqa: T201
     shutil.rmtree(config["scratch"], ignore_errors=True)
+    leftovers.forget(run)
 
 
 def run(link: socket.socket, config: Config) -> int:
