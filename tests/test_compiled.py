@@ -188,3 +188,22 @@ def test_damaged_code_is_compiled_again_and_once(tmp_path: Path, kind: str, opti
     assert len(warned.splitlines()) == 1
     assert "was damaged, and is compiled again" in warned
     assert load(path, cache) == ("42.0 0", "")
+
+
+def test_machine_code_that_cuda_calls_invalid_is_dropped_and_nothing_else(tmp_path: Path) -> None:
+    other, cache = (
+        write(tmp_path / "other" / "scaling.py", KERNEL.format(imports="", options=EAGER, result="1.0") + CALL),
+        tmp_path / "cache",
+    )
+    load(other, cache)
+    kept = files(cache, "nbc")
+    code = (
+        LOAD
+        + """
+from kaas import compiled
+for text in "CUDA_ERROR_UNKNOWN", "[200] Call to cuModuleLoadDataEx results in CUDA_ERROR_INVALID_IMAGE":
+    print(compiled.drop_invalid(RuntimeError(text)))
+"""
+    )
+    assert load(kernel(tmp_path / "mine", EAGER), cache, code) == ("42.0 1\nFalse\nTrue", "")
+    assert files(cache, "nbc") == kept
