@@ -306,7 +306,8 @@ def test_two_runs_do_not_write_to_one_folder(project: Project) -> None:
 
 
 def test_where_no_file_system_has_locks_no_row_is_lost(project: Project, without_locks: dict[str, str]) -> None:
-    code, said = project.run(**SHORT | {"MIN_MPL": 3}, **without_locks)
+    settings: dict[str, Any] = {**SHORT, "MIN_MPL": 3, **without_locks}
+    code, said = project.run(**settings)
 
     assert code == 0, said
     assert {row.status for row in project.rows()} == {"ok"}
