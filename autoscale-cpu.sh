@@ -22,6 +22,7 @@
 #   CALL_TIMEOUT=0              seconds that a call of the kernel may take; 0: any
 #   METRICS_PORT=               where the server serves Prometheus metrics; empty: nowhere
 #   MAX_FAILED=0                failed requests (refused ones do not count) beyond which the exit code is 3
+#   MAX_LATE=                   seconds by which a step's clients may come late, else the exit code is 3; empty: 0.25 x INTERVAL
 #   KEEP_GOING=                 1: go on after a step of which every request failed
 #   EXPERIMENT=autoscaling-cpu  the results go to results-$EXPERIMENT; an earlier run there is moved aside
 #   DESCRIPTION=...             a sentence for the description of the run

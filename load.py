@@ -47,6 +47,12 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="exit with 3 if more requests failed; refusals do not count (default 0)",
     )
+    add(
+        "--max-late",
+        type=cli.seconds,
+        metavar="SECONDS",
+        help="exit with 3 if a step's clients come later (default: a quarter of the step, and at least 0.5)",
+    )
     add("--keep-going", action="store_true", help="go on after a step in which every request failed")
     cli.add_supervised_option(parser)
     add("--check", action="store_true", help="only check the arguments and the client's file, and say nothing")
@@ -86,6 +92,7 @@ def main() -> int:
         ready_timeout=arguments.ready_timeout,
         finish_timeout=arguments.finish_timeout,
         max_failed=arguments.max_failed,
+        max_late=arguments.max_late,
         keep_going=arguments.keep_going,
         supervised=arguments.supervised,
     )

@@ -165,7 +165,7 @@ name_commands() {
     load_command=("$python" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
         --experiment-description "$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
         --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised $$
-        ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${KEEP_GOING:+--keep-going})
+        ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
 }
 
 # Be the only run that writes to a folder. What has the lock's file open is all that may: this script and what it

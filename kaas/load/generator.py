@@ -38,7 +38,8 @@ NOT_AS_IT_SHOULD_BE = 3
 class Settings:
     """What a run is told; times in seconds. `server` is None if the client module needs no KaaS server.
 
-    More than `max_failed` failed requests make the run a failed one. One in which a whole step of them failed goes on
+    More than `max_failed` failed requests make the run a failed one, and so does a step whose clients come more than
+    `max_late` seconds late (see Pacer). One in which a whole step of them failed goes on
     only if told to keep going. `supervised` is the number of the process in charge, 0 if there is none.
     """
 
@@ -52,6 +53,7 @@ class Settings:
     ready_timeout: float = 60.0
     finish_timeout: float = 60.0
     max_failed: int = 0
+    max_late: float | None = None
     keep_going: bool = False
     supervised: int = 0
 
@@ -64,7 +66,7 @@ class Generator:
         self._console = console
         self._display = Display(console, settings.shape)
         self._tally = Tally()
-        self._pacer = Pacer(settings.shape)
+        self._pacer = Pacer(settings.shape, settings.max_late)
         self._orders = Orders(settings.supervised)
         self._server = ServerWatch(settings.server, settings.ready_timeout)
         self._clock = Clock.of_run()

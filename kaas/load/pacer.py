@@ -7,7 +7,8 @@ from kaas.load.ramp import Shape
 
 _LATE = 0.5
 _LATE_SHARE = 0.25
-"""A step is late if its clients are by more than so many seconds and by more than this share of its length."""
+"""A step is late if its clients are by more than so many seconds and by more than this share of its length, unless a
+user says how late they may be."""
 
 
 class Step(NamedTuple):
@@ -23,10 +24,15 @@ class Pacer:
     """Keeps to a shape: which step it is, how many clients are to be there, and which steps had theirs late.
 
     The clients of the next step are prepared while this one goes on, so that they can begin when it does.
+
+    Args:
+        shape: the load's.
+        max_late: seconds by which a step's clients may be late; None for a part of the step.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, max_late: float | None = None) -> None:
         self._shape = shape
+        self._max_late = max_late
         self.step = self._step_at(0.0)
         self.late: list[str] = []
         self._incomplete = True
@@ -36,10 +42,14 @@ class Pacer:
         """How many clients are to be there, prepared or running: those of this step, and of the next."""
         return max(self.step.clients, self._shape.clients(self.step.end))
 
+    @property
+    def _length(self) -> float:
+        return self.step.end - self.step.begin
+
     def over(self, elapsed: float, running: int) -> Iterator[Step]:
         """Go on to the step that it is now; give those that are over, the last one included."""
         while elapsed >= self.step.end:
-            if self._incomplete:
+            if self._incomplete and (self._max_late is None or self._length > self._max_late):
                 self._note(f"never had its {self.step.clients} clients: {running} were running")
             yield self.step
             if self.step.end >= self._shape.duration:
@@ -51,7 +61,8 @@ class Pacer:
         if self._incomplete and running >= self.step.clients:
             self._incomplete = False
             late = elapsed - self.step.begin
-            if late > max((self.step.end - self.step.begin) * _LATE_SHARE, _LATE):
+            most = max(self._length * _LATE_SHARE, _LATE) if self._max_late is None else self._max_late
+            if late > most:
                 self._note(f"had its {self.step.clients} clients {late:.1f} s late")
 
     def _note(self, what: str) -> None:

@@ -38,3 +38,15 @@ def test_a_step_whose_clients_come_late_or_never_is_noted() -> None:
     list(pacer.over(20.0, 2))
     list(pacer.over(30.0, 2))
     assert pacer.late == ["step 2/3 had its 2 clients 4.0 s late", "step 3/3 never had its 3 clients: 2 were running"]
+
+
+def test_a_user_may_allow_clients_to_come_late_or_never() -> None:
+    pacer = Pacer(RAMP, max_late=10.0)
+    pacer.have(0.0, 1)
+    list(pacer.over(10.0, 1))
+    pacer.have(19.9, 2)
+    list(pacer.over(30.0, 2))
+    assert pacer.late == []
+    strict = Pacer(RAMP, max_late=0.0)
+    strict.have(0.1, 1)
+    assert strict.late == ["step 1/3 had its 1 clients 0.1 s late"]
