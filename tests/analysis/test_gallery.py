@@ -214,8 +214,7 @@ def test_requests_too_short_to_be_seen_are_one_bar_until_the_client_pauses(tmp_p
 
     clients = figures.requests(runs.find_runs(tmp_path)[0]).axes[0]
 
-    (bars,) = clients.collections
-    assert isinstance(bars, LineCollection)
+    (bars,) = [drawn for drawn in clients.collections if isinstance(drawn, LineCollection)]
     assert legend(clients)[0] == "warm (4000), joined to longer bars"
     ends = [(segment[0][0], segment[1][0]) for segment in bars.get_segments()]
     assert np.array(ends) == pytest.approx(np.array([(0, 19.998), (40, 59.998)]), abs=1e-5)
@@ -465,7 +464,7 @@ def test_repeats_are_their_median_and_a_band(tmp_path: Path) -> None:
     ):
         line = np.asarray(axes.get_lines()[0 if axes is not completion else 1].get_xydata())
         assert line[np.searchsorted(line[:, 0], at), 1] == pytest.approx(median)
-        (band,) = axes.collections
+        (band,) = [drawn for drawn in axes.collections if isinstance(drawn, PolyCollection)]
         corners = np.asarray(band.get_paths()[0].vertices)
         near = corners[np.abs(corners[:, 0] - at) < 0.05, 1]
         assert (near.min(), near.max()) == pytest.approx((low, high))

@@ -84,12 +84,9 @@ def test_a_client_that_never_had_a_reply_is_known_by_those_after_it(tmp_path: Pa
     assert silent.to_numpy().tolist() == [[1, 10.0, 10.5]]
 
 
-def test_copy_numbers_that_are_none_of_clients_in_turn_fill_no_memory(tmp_path: Path) -> None:
-    assert len(replay.silent(made(tmp_path, [request(0, 10, copy=2_000_000_000), request(1, 10, copy=5)]))) == 1
-
-
 def test_a_boot_is_when_its_cold_start_came_to_the_server(tmp_path: Path) -> None:
-    run = made(tmp_path, [sent(0, 0.7, 1, 1, copy=0)._replace(cold_start=True)], [booted(0, 0), booted(30, 1)])
+    requests = [*_cold(0, 0.7), sent(35, 0.7, 1, 1, copy=0)]
+    run = made(tmp_path, requests, [booted(0, 0), booted(30, 1)])
 
     assert boots_of.first(run).tolist() == [0.7, 30.0]  # of the second no cold start is known
     assert not boots_of.bears_begins(run)

@@ -120,7 +120,7 @@ def test_a_folder_that_is_not_ours_is_only_read_and_its_report_is_put_where_the_
     # 24 s of 60 W and of 80 W, and 4 requests that were served.
     assert row(page, "energy [J]") == ["3,360", "3,360"]
     assert row(page, "energy per served request [J]") == ["672", "672"]
-    assert row(page[page.index("Energy of each GPU") :], "1") == ["1,920", "power integral", "80", "80", "24", ""]
+    assert row(page[page.index("Energy of each GPU") :], "1")[:6] == ["1,920", "power integral", "80", "80", "24", ""]
     repeats = pd.read_csv(output / "table-repeats.csv", index_col="task")
     assert repeats["energy [J]"].tolist() == [3360.0, 3360.0]
 
