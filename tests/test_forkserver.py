@@ -83,7 +83,7 @@ async def main():
     def on_ended(child, code):
         print("ended", code)
         ended.set()
-    forkserver = ForkServer("prints", {}, on_ended, LIMIT)
+    forkserver = ForkServer("prints", {}, on_ended, 60)
     await forkserver.start()
     forkserver.spawn(eval(sys.argv[1]))
     await ended.wait()
