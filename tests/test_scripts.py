@@ -138,10 +138,10 @@ def test_a_killed_script_leaves_nothing_running_and_no_torn_row(project: Project
 
 
 def test_a_server_that_dies_is_said_and_the_rows_stay(project: Project) -> None:
-    generator = project.folder / "kaas" / "load" / "generator.py"
-    text = generator.read_text()
-    assert "_SERVER_GONE_AFTER = 10.0" in text
-    generator.write_text(text.replace("_SERVER_GONE_AFTER = 10.0", "_SERVER_GONE_AFTER = 1.0"))
+    watch = project.folder / "kaas" / "load" / "server.py"
+    text = watch.read_text()
+    assert "_GONE_AFTER = 10.0" in text
+    watch.write_text(text.replace("_GONE_AFTER = 10.0", "_GONE_AFTER = 1.0"))
     process = project.start(**LONG)
     eventually(project.has_rows)
     (server,) = (line for line in project.marked.left() if "gpu-server-scaling.py" in line)
