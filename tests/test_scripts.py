@@ -342,10 +342,11 @@ def test_what_a_kernel_prints_tears_no_event_line_and_hides_no_refusal(project: 
     )
     (project.folder / "asks.py").write_text(
         "from kaas.client import Connection\n"
+        "from kaas.results import Outcome\n"
         "kaas = Connection()\n"
         "def run_client(arg):\n"
         "    reply = kaas.invoke(b'')\n"
-        "    return 1.0, float(reply.status == 'ok'), 0.0, reply.cold_start\n"
+        "    return Outcome(1.0, 1.0, 0.0, reply.cold_start, reply.status)\n"
     )
 
     code, said = project.run(
