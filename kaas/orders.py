@@ -23,6 +23,7 @@ class Orders:
     def __init__(self, supervisor: int) -> None:
         self._supervisor = supervisor
         self._alone = self._closed = False
+        self._told_until = 0.0
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGTERM, self._told)
@@ -42,8 +43,8 @@ class Orders:
         return await self._queue.get()
 
     def _told(self) -> None:
-        # The system says so of a parent that has ended, too.
-        if not (self._supervisor and self._look()):
+        # The system says so of a parent that has ended, too, before that is found here, or after.
+        if not (self._supervisor and (self._look() or self._loop.time() < self._told_until)):
             self._queue.put_nowait("told to end")
 
     def _hung_up(self) -> None:
@@ -61,6 +62,7 @@ class Orders:
         if self._alone or not supervision.is_gone(self._supervisor):
             return False
         self._alone = True
+        self._told_until = self._loop.time() + PARENT_CHECK
         self._queue.put_nowait("the parent process is gone")
         return True
 

@@ -1,13 +1,14 @@
 """Holds the GPUs of this machine for one run of autoscale.sh, and leaves them as they were found.
 
-    gpu_guard.py hold --supervised PID --ready FILE --logs FOLDER UUID...
+    gpu_guard.py hold [--supervised PID] --ready FILE --logs FOLDER UUID...
                                 set the GPUs to exclusive mode and see that MPS runs
     gpu_guard.py restore        put back what a run left that was killed with its guard
     gpu_guard.py proof PID...   say how many of these processes are clients of MPS
 
 `hold` writes the daemon's pipe folder to FILE when all is ready, and restores when it gets SIGTERM or when the process
-PID, which started it, is gone. Nothing is changed before what was found is on disk: should even this process be killed,
-the next start or `restore` puts it back. One lock for the whole machine sees that runs do not get in each other's way.
+PID (by default its parent) is gone. Nothing is changed before what was found is on disk: should even this process be
+killed, the next start or `restore` puts it back. One lock for the whole machine sees that runs do not get in each
+other's way.
 
 Only the standard library is used. SUDO in the environment says how to become root, KAAS_GPU_STATE where to write down
 what was found.
@@ -49,7 +50,7 @@ def main() -> int:
     hold_parser = commands.add_parser("hold")
     hold_parser.add_argument("--ready", type=Path, required=True)
     hold_parser.add_argument("--logs", type=Path, required=True)
-    hold_parser.add_argument("--supervised", type=int, required=True, metavar="PID")
+    hold_parser.add_argument("--supervised", type=int, metavar="PID", default=os.getppid())
     hold_parser.add_argument("uuids", nargs="+")
     commands.add_parser("restore")
     commands.add_parser("proof").add_argument("pids", nargs="*")

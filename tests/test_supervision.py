@@ -1,6 +1,9 @@
 """Programs that a script starts end with it, whenever and however it ends."""
 
+import asyncio
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +15,7 @@ from project import StandIns
 from support import KERNELS, LIMIT, SERVER, Marked, eventually
 
 from kaas import ROOT, supervision
+from kaas.orders import PARENT_CHECK, Orders
 
 # What autoscale.sh does: it names itself to what it starts.
 SCRIPT = '"$@" --supervised $$ & wait'
@@ -149,3 +153,23 @@ def test_parents_and_their_parents_are_there_and_nobody_else() -> None:
     assert subprocess.check_output(child, cwd=ROOT, text=True) == "False\n"
     assert supervision.is_gone(os.getpid())
     assert supervision.is_gone(4194304)
+
+
+@pytest.mark.parametrize("found_first", [True, False], ids=["it is found first", "the system says so first"])
+def test_that_the_process_in_charge_is_gone_is_one_order(monkeypatch: pytest.MonkeyPatch, found_first: bool) -> None:
+    async def orders() -> list[str]:
+        found = Orders(os.getppid())
+        await asyncio.sleep(0)
+        monkeypatch.setattr(supervision, "is_gone", lambda supervisor: True)
+        if found_first:
+            given = [await found.next()]
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+            given = [await found.next()]
+        with contextlib.suppress(TimeoutError):
+            given.append(await asyncio.wait_for(found.next(), 2 * PARENT_CHECK))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [*given, await found.next()]
+
+    assert asyncio.run(orders()) == ["the parent process is gone", "told to end"]
