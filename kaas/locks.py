@@ -18,14 +18,13 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from kaas import supervision
+from kaas import processes, supervision
 
 TOUCHED_EVERY = 5.0
 """Seconds between two touches of a file by its holder."""
@@ -33,7 +32,6 @@ UNTOUCHED = 60.0
 """Seconds after the last touch in which a holder on another machine counts as alive."""
 _SETTLED = 0.5
 """Seconds after which, without locks, of those that have written into a file at once the last is known."""
-_PS_LIMIT = 5.0
 _LONGEST = 1000
 _TAKEN, _NOT, _AGAIN = 0, 3, 4
 
@@ -52,7 +50,7 @@ class Holder(NamedTuple):
     def of(cls, process: int) -> Self:
         """Describe a process of this machine."""
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        return cls(os.uname().nodename, boot_id(), _process_space(), process, start_of(process), since)
+        return cls(os.uname().nodename, boot_id(), _process_space(), process, processes.start_of(process), since)
 
     @classmethod
     def read(cls, descriptor: int) -> Self | None:
@@ -85,7 +83,7 @@ class Holder(NamedTuple):
     @property
     def runs(self) -> bool:
         """Whether a process of this machine is still there, and no other that has its number now."""
-        return start_of(self.process) == self.started or not self.started
+        return processes.start_of(self.process) == self.started or not self.started
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}, since {self.since}"
@@ -157,20 +155,6 @@ def boot_id() -> str:
     """Tell one boot of this machine from another, and from those of others; "" where the system has no name for it."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
-def start_of(process: int) -> str:
-    """Say when a process of this machine started, in some words of the system; "" if it has ended, reaped or not."""
-    with contextlib.suppress(OSError, IndexError, subprocess.SubprocessError):
-        if sys.platform == "linux":
-            state, *fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
-            return "" if state in "ZX" else fields[18]
-        ps = ["ps", "-o", "stat=,lstart=", "-p", str(process)]
-        environment = os.environ | {"LC_ALL": "C", "TZ": "UTC"}
-        said = subprocess.run(ps, capture_output=True, env=environment, text=True, timeout=_PS_LIMIT, check=True).stdout
-        state, _, started = said.strip().partition(" ")
-        return "" if state.startswith("Z") else " ".join(started.split())
     return ""
 
 

@@ -1,8 +1,8 @@
 """The process in charge of this one: a program that a script starts ends when that script has ended, however it did.
 
 The script says who it is by its number. That alone would be no identity, but it is only compared with the numbers of
-this process's own parents, and an adopted child's parent is somebody else. The standard library only, and nothing of
-`kaas`: scripts/ use it before the libraries are installed.
+this process's own parents, and an adopted child's parent is somebody else. The standard library only: scripts/ use
+it before the libraries are installed.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import contextlib
 import ctypes
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
+
+from kaas import processes
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_PS_LIMIT = 5.0
 
 
 def end_with_parent() -> None:
@@ -36,18 +35,8 @@ def is_gone(supervisor: int) -> bool:
     while process != supervisor:
         if process <= 1:
             return True
-        process = _parent_of(process)
+        process = processes.parent_of(process)
     return False
-
-
-def _parent_of(process: int) -> int:
-    """Give the number of another process's parent; 0 if that is not known."""
-    with contextlib.suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
-        if sys.platform == "linux":
-            return int(Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-        ps = ["ps", "-o", "ppid=", "-p", str(process)]
-        return int(subprocess.run(ps, capture_output=True, timeout=_PS_LIMIT, check=True).stdout)
-    return 0
 
 
 def _prctl(option: int, value: int) -> None:

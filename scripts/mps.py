@@ -19,7 +19,7 @@ from pathlib import Path
 import bare_kaas  # noqa: F401
 import gpu_record
 
-from kaas import programs
+from kaas import processes, programs
 from kaas.errors import GpuError
 from kaas.programs import LATE, Answer
 
@@ -150,10 +150,10 @@ def daemon_process(pipe: Path) -> int:
         path = pipe / _PID_FILE
         written, process = path.stat().st_mtime, int(path.read_text())
         names = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-        ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
+        started = processes.seconds_from_boot(process)
     except (OSError, ValueError, IndexError):
         return 0
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
     is_named = any(os.path.basename(name) == PROGRAM.encode() for name in names)  # noqa: PTH119 - bytes
     return process if is_named and time.time() - age <= written + _CLOCK_SLACK else 0
 

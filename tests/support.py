@@ -106,7 +106,12 @@ def command(kernel: str | Path, *arguments: str, python: str | Path = sys.execut
 
 
 def refusal(kernel: str | Path, *arguments: str, **environment: str) -> str:
-    """Run a server that must not come up; return the one line that it says on stderr."""
+    """Run a server that must not come up, for what it was given; return the one line that it says on stderr."""
+    return failure(2, kernel, *arguments, **environment)
+
+
+def failure(code: int, kernel: str | Path, *arguments: str, **environment: str) -> str:
+    """Run a server that must not come up, and ends with that code; return the one line that it says on stderr."""
     marked = Marked(environment)
     try:
         done = subprocess.run(
@@ -120,7 +125,7 @@ def refusal(kernel: str | Path, *arguments: str, **environment: str) -> str:
         marked.assert_nothing_left()
     finally:
         marked.kill()
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == code, done.stderr
     assert done.stdout == ""
     message = done.stderr.partition("error: ")[2] if done.stderr.startswith("usage: ") else done.stderr
     assert len(message.splitlines()) == 1, done.stderr

@@ -1,9 +1,8 @@
 """What a kernel can say of its process: that it is of no more use, and that it cannot be had for now."""
 
-import subprocess
 from pathlib import Path
 
-from support import LIMIT, Marked, Server, StartServer, command
+from support import LIMIT, Server, StartServer, failure
 
 SPENT = """
 import os
@@ -72,18 +71,8 @@ def test_the_trial_of_a_kernel_that_is_refused_for_now_is_made_again(start_serve
 
 def test_a_trial_that_is_refused_for_long_ends_the_server_in_one_line(tmp_path: Path) -> None:
     kernel = refusing(tmp_path, *["TemporarilyUnavailable"] * 9)
-    marked = Marked()
-    done = subprocess.run(
-        command(kernel, "--log-level", "error", "--boot-timeout", "1.5"),
-        env=marked.environment,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    marked.assert_nothing_left()
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done.stderr
-    assert "the kernel does not start: it cannot load the kernel now: the device rests" in done.stderr
+    said = failure(1, kernel, "--boot-timeout", "1.5")
+    assert "the kernel does not start: it cannot load the kernel now: the device rests" in said
     assert (tmp_path / "boots").read_text() == ".."
 
 

@@ -1,0 +1,55 @@
+"""What the system tells of a process of this machine by its number: its parent, and when it started.
+
+The standard library only, and nothing of `kaas`: scripts/ use it before the libraries are installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_PS_LIMIT = 5.0
+_STATE, _PARENT, _START = 0, 1, 19
+"""Of what /proc/PID/stat says behind the process's name (Linux, proc_pid_stat(5))."""
+
+
+def parent_of(process: int) -> int:
+    """Give the number of a process's parent; 0 if that is not known."""
+    with contextlib.suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return int(_stat(process)[_PARENT] if sys.platform == "linux" else _ps(process, "ppid="))
+    return 0
+
+
+def start_of(process: int) -> str:
+    """Say when a process started, in some words of the system; "" if it has ended, reaped or not."""
+    with contextlib.suppress(OSError, IndexError, subprocess.SubprocessError):
+        if sys.platform == "linux":
+            stat = _stat(process)
+            return "" if stat[_STATE] in "ZX" else stat[_START]
+        state, _, started = _ps(process, "stat=,lstart=").partition(" ")
+        return "" if state.startswith("Z") else " ".join(started.split())
+    return ""
+
+
+def seconds_from_boot(process: int) -> float:
+    """Tell how many seconds after the machine's boot a process started (Linux).
+
+    Raises:
+        OSError, ValueError, IndexError: that is not known.
+    """
+    return int(_stat(process)[_START]) / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(process: int) -> list[str]:
+    # The name before it may have blanks and brackets.
+    return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def _ps(process: int, fields: str) -> str:
+    command = ["ps", "-o", fields, "-p", str(process)]
+    environment = os.environ | {"LC_ALL": "C", "TZ": "UTC"}
+    done = subprocess.run(command, capture_output=True, env=environment, text=True, timeout=_PS_LIMIT, check=True)
+    return done.stdout.strip()
