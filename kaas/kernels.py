@@ -10,10 +10,12 @@ called when a worker ends. A client is one with
 import ast
 import contextlib
 import difflib
+import functools
 import importlib.machinery
 import importlib.util
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -110,6 +112,11 @@ def load(path: Path, function: str) -> ModuleType:
     return module
 
 
+def survey(path: Path) -> None:
+    """Find out in a fork server what a file imports, at whatever remove, so that no process forked from it has to."""
+    _sources(path)
+
+
 def _module_name(path: Path) -> str:
     """Give the name by which Python finds this very file, dashes and all; else one that no library has.
 
@@ -137,9 +144,8 @@ def _sources(path: Path) -> tuple[list[Path], set[str]]:
     """
     packages, names, order = {path: ""}, set[str](), [path]
     for source in order:  # which grows
-        with contextlib.suppress(ModuleError):  # it does not compile: running it tells
-            tree = _parse(source) if source.suffix == ".py" else ast.Module([], [])
-            for name in dict.fromkeys(_all_imports(tree, packages[source])):
+        with contextlib.suppress(OSError, SyntaxError, ValueError):  # it does not compile: running it tells
+            for name in _all_imports(source.read_bytes(), packages[source]) if source.suffix == ".py" else ():
                 names.add(name)
                 for file, package in _local_files(name):
                     if file not in packages and len(order) < _MOST_SOURCES:
@@ -200,16 +206,24 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _all_imports(tree: ast.Module, package: str) -> Iterator[str]:
-    """Wherever they stand, dotted, in a module that is in `package`; `from a import b` counts as `a` and `a.b`."""
+@functools.lru_cache(_MOST_SOURCES)
+def _all_imports(source: bytes, package: str) -> tuple[str, ...]:
+    """Wherever they stand, dotted, in a module that is in `package`; `from a import b` counts as `a` and `a.b`.
+
+    Known in the fork server (see `survey`), it is known in every worker: to parse takes longer than to read.
+    """
+    names: dict[str, None] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # to run it warns
+        tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= dict.fromkeys(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             with contextlib.suppress(ImportError):  # beyond the package: running it tells
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-                yield base
-                yield from (f"{base}.{alias.name}" for alias in node.names)
+                names |= dict.fromkeys((base, *(f"{base}.{alias.name}" for alias in node.names)))
+    return tuple(names)
 
 
 def _spec(name: str) -> importlib.machinery.ModuleSpec | None:

@@ -29,6 +29,7 @@ SAFE_TO_PRELOAD = ("kaas", "numpy", "numba", "scipy")
 def preload(config: Config) -> None:
     """Import what the kernel imports and what is safe to share, in the fork server."""
     compiled.find_room()
+    kernels.survey(Path(config["kernel"]))
     for name in config["modules"]:
         # `from a import b` has been listed as `a.b` too, which need not be a module.
         with contextlib.suppress(ImportError):

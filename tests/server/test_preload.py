@@ -43,10 +43,12 @@ import sys
 import psutil
 from kaas import ROOT, kernels
 from kaas.server import worker
-imports = kernels.imports(ROOT / "cuda-matmul-cpu.py")
-worker.preload({"modules": [name for name in imports if name.partition(".")[0] in worker.SAFE_TO_PRELOAD]})
+path = ROOT / "cuda-matmul-cpu.py"
+imports = kernels.imports(path)
+modules = [name for name in imports if name.partition(".")[0] in worker.SAFE_TO_PRELOAD]
+worker.preload({"kernel": str(path), "modules": modules})
 before = set(sys.modules)
-kernel = kernels.load(ROOT / "cuda-matmul-cpu.py", "call")
+kernel = kernels.load(path, "call")
 kernel.multiply(kernel.matrices.random_matrix(3), kernel.matrices.random_matrix(3))
 print(psutil.Process().num_threads(), sorted(set(sys.modules) - before))
 """

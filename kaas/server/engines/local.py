@@ -34,7 +34,10 @@ class LocalEngine:
         imports = kernels.imports(settings.kernel)
         self._forkserver = ForkServer(
             "kaas.server.worker",
-            {"modules": [name for name in imports if name.partition(".")[0] in SAFE_TO_PRELOAD]},
+            {
+                "kernel": str(settings.kernel),
+                "modules": [name for name in imports if name.partition(".")[0] in SAFE_TO_PRELOAD],
+            },
             self._ended,
             settings.kill_after,
             kill_orphans=True,  # one that hangs never looks at its link again
