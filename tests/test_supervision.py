@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,7 @@ class Programs:
 
     def works(self, name: str) -> bool:
         """Tell whether a program does its work by now."""
-        done = {
+        done: dict[str, Callable[[], bool]] = {
             "server": lambda: " listening on " in self.said(),
             "load": lambda: len(self._lines("results-x/t.csv")) > 1,
             "monitor": lambda: len(self._lines("samples.csv")) > 1,
