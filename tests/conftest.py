@@ -128,6 +128,15 @@ def no_shared_memory_is_left() -> Iterator[None]:
         eventually(lambda: not _ours(left & _segments()), what=f"nothing is left of {left}")
 
 
+@pytest.fixture(autouse=True)
+def signals_are_handled_as_before() -> Iterator[None]:
+    """Undo what a program that ran in this process did: what is ignored here, all that later tests start ignore."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the stand-in of NVIDIA's driver; give the folder of the library."""
