@@ -95,6 +95,7 @@ class _Server:
             if time.monotonic() >= deadline:
                 self._kill(list(self._children))
                 deadline = time.monotonic() + 1.0
+        signal.set_wakeup_fd(-1)  # what was adopted may still end
 
     def _read(self) -> None:
         try:
