@@ -25,6 +25,12 @@ def pytest_configure() -> None:
             signal.signal(number, lambda *_: None)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Have one process more than there are cores, since many tests wait for other processes."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the whole be asked for, or one history of the pool."""
     parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
