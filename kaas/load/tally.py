@@ -2,9 +2,8 @@
 
 from array import array
 from collections import Counter, defaultdict, deque
+from statistics import quantiles
 from typing import NamedTuple
-
-import numpy as np
 
 from kaas.results import Row
 
@@ -69,6 +68,8 @@ class Tally:
         self._recent = deque(entry for entry in self._recent if entry[0] >= before)
 
 
-def percentile(values: "array[float] | list[float]", percent: float) -> float:
+def percentile(values: "array[float] | list[float]", percent: int) -> float:
     """Tell a percentile of some values, interpolated between the two beside it; 0.0 of none."""
-    return float(np.percentile(values, percent)) if len(values) else 0.0
+    if len(values) < 2:  # noqa: PLR2004 - of one, that is the one
+        return values[0] if values else 0.0
+    return quantiles(values, n=100, method="inclusive")[percent - 1]
