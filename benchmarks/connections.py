@@ -17,7 +17,7 @@ from common import MODULES, Options, Report, Target
 from relay import MESSAGE
 from serving import Server
 
-from kaas.children import raise_descriptor_limit
+from kaas import descriptors
 from kaas.client import split_address
 from kaas.errors import KaasError
 
@@ -30,7 +30,7 @@ def measure(options: Options) -> Report:
     assert __doc__ is not None
     report = Report("Idle connections", __doc__.partition("\n\n")[2])
     seconds, busy, idle = (0.3, 4, 50) if options.quick else (2.0, GPUS * WORKERS_PER_GPU, IDLE)
-    raise_descriptor_limit()
+    descriptors.raise_limit()
     arguments = ("-g", str(GPUS), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
     with serving.started(MODULES / "echo.py", *arguments) as server:
         serving.invoke_together(server.address, GPUS * WORKERS_PER_GPU, MESSAGE)

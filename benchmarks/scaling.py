@@ -22,7 +22,7 @@ import serving
 from common import MODULES, Options, Report, Target
 from relay import MESSAGE
 
-from kaas.children import raise_descriptor_limit
+from kaas import descriptors
 from kaas.placement import Placement
 from kaas.policy import Paper
 
@@ -54,7 +54,7 @@ def measure(options: Options) -> Report:
     """Measure all of it, and draw it if that is asked for."""
     assert __doc__ is not None
     report = Report("How cost grows", __doc__.partition("\n\n")[2])
-    raise_descriptor_limit()
+    descriptors.raise_limit()
     seconds, calls, sizes = (0.2, 500, 2) if options.quick else (0.8, 20_000, None)
     measures = {("connections", number): (ON_GPUS, number) for number in CONNECTIONS[:sizes]}
     measures |= {("GPUs", number): (number, number * WORKERS_PER_GPU) for number in GPUS[:sizes]}

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kaas import ROOT, SINGLE_THREADED
-from kaas.errors import ProcessFailed, UsageError
+from kaas.errors import ProcessFailed
 from kaas.forkserver import BUFFER, Config, kill_with_group
 
 Ended = Callable[[int, int | None], None]
@@ -29,8 +28,6 @@ _LINK_BUFFER = 1024 * 1024
 """Bytes that a link takes before its reader has run, if the system lets it: large messages need fewer turns then."""
 _RETRY = 0.1
 """Seconds until a line is sent again for whose descriptor there was no room."""
-_FEWEST = 32
-"""Descriptors with which our programs get as far as to say themselves what they have no room for."""
 _GRACE = 5.0
 """Seconds that the fork server has to end once its children have ended or must be killed."""
 
@@ -286,18 +283,3 @@ def _has_descriptor(stream: Any) -> bool:
         return bool(stream.fileno() >= 0)
     except (AttributeError, OSError):
         return False
-
-
-def raise_descriptor_limit() -> None:
-    """Allow as many connections as the system lets us.
-
-    Raises:
-        UsageError: that is too few for anything.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= hard < _FEWEST:
-        raise UsageError(f"only {hard} files may be open at a time: allow {_FEWEST} at least (ulimit -n)")
-    if soft != hard:
-        # macOS names a hard limit of infinity and takes no soft one above OPEN_MAX.
-        most = 10240 if hard == resource.RLIM_INFINITY else hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

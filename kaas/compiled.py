@@ -75,6 +75,17 @@ def keep_apart(path: Path, name: str, sources: Iterable[Path]) -> None:
         _adapt(caching, _folder)
 
 
+def initialise_numba() -> None:
+    """Compile and call something trivial: what Numba then sets up or imports, every worker would have to otherwise.
+
+    Compiling sets up the compiler; the call with an array imports numpy.ma, which takes longer than to load a kernel.
+    """
+    import numba  # noqa: PLC0415 - only where a kernel needs it
+    import numpy as np  # noqa: PLC0415
+
+    numba.njit("void(float64[:,::1])")(lambda matrix: None)(np.empty((1, 1)))
+
+
 def drop_invalid(error: Exception) -> bool:
     """Forget what was kept of the module loaded here if CUDA says that it is no machine code; tell if so."""
     if "INVALID_IMAGE" not in str(error) or _folder is None:

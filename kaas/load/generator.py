@@ -13,8 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kaas import description, leftovers, machine, results
-from kaas.children import raise_descriptor_limit
+from kaas import description, descriptors, leftovers, machine, results
 from kaas.clock import Clock, Watch
 from kaas.errors import KaasError, ResultsError
 from kaas.leftovers import Scratch
@@ -292,7 +291,7 @@ class Generator:
 
 def generate(settings: Settings) -> int:
     """Run the load generator; see `Generator.run`."""
-    raise_descriptor_limit()
+    descriptors.raise_limit()
     code = asyncio.run(_run(settings))
     ignore_signals()
     return code

@@ -118,10 +118,9 @@ class Invocations:
             self.answer(invocation, status, text)
 
     async def all_closed(self) -> None:
-        """Return when none is in flight. No more may be accepted that are not answered at once."""
-        if self._open:
-            self._closed = asyncio.Event()
-            await self._closed.wait()
+        """Return when none is in flight any more. No more may be accepted that are not answered at once."""
+        self._closed = asyncio.Event()
+        await self._closed.wait()
 
     def __len__(self) -> int:
         return len(self._open)

@@ -10,7 +10,6 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from kaas.events import Event
 from kaas.placement import Placement
@@ -21,7 +20,6 @@ from kaas.pool.invocations import Invocation, Invocations, Observe
 from kaas.pool.runner import TaskRunner
 from kaas.pool.settings import Settings
 from kaas.pool.slot import LONGEST_PAUSE, MOST_FAILED_BOOTS, Slot
-from kaas.pool.status import status
 from kaas.sparing import Sparing
 from kaas.wire import ReplyFrame
 
@@ -81,10 +79,6 @@ class Pool:
         elif not self._place(invocation) and not self._wait(invocation, behind=len(self._waiting)):
             self._reject(invocation)
 
-    def status(self) -> dict[str, Any]:
-        """Say how the pool stands."""
-        return status(self)
-
     async def drain(self) -> None:
         """Accept nothing more, answer what is in flight, let all workers end, and return when they have.
 
@@ -115,10 +109,6 @@ class Pool:
         self._emit(Event("ready", self.clock(), slot.gpu, 1, slot.number, detail))
         if self._observe is not None:
             self._observe("boot", seconds, slot.gpu)
-
-    def broken(self, slot: Slot) -> None:
-        """A worker is of no more use."""
-        self.placement.set_ready(slot.number, ready=False)
 
     def finished(self, slot: Slot, invocation: Invocation, reply: ReplyFrame) -> None:
         """A worker is done with its invocation."""

@@ -115,7 +115,7 @@ class Slot:
         self._forget_deadline()
         if self.state == "idle":
             self.state = "lost"
-        self._pool.broken(self)
+        self._pool.placement.set_ready(self.number, ready=False)
 
     def ended(self, how: str, counts: bool) -> None:
         """Its worker has ended: refill the place, or leave it out."""
@@ -129,7 +129,7 @@ class Slot:
             invocation, self.invocation = self.invocation, None
         self._refill(booting, counts)
         try:
-            self._pool.broken(self)
+            self._pool.placement.set_ready(self.number, ready=False)
             self._pool.lost(self, reason, booting and not counts)
         finally:
             self._part_with(invocation, reason)

@@ -12,6 +12,7 @@ from kaas import wire
 from kaas.errors import FrameError
 from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
+from kaas.pool.status import status
 from kaas.sparing import Sparing
 from kaas.wire import Pieces, Reply, RequestFrame
 
@@ -156,7 +157,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._invocations.add(invocation)
             self._pool.submit(invocation)
         elif request.kind == wire.STATUS:
-            self._status = self._status or json.dumps(self._pool.status()).encode()
+            self._status = self._status or json.dumps(status(self._pool)).encode()
             self._transport.write(wire.encode_reply(Reply("ok", self._status, request.id)))
 
     def _refuse(self, status: str, text: str, request_id: int) -> None:

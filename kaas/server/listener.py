@@ -7,14 +7,12 @@ of vain tries and uvloop's turns clients away, while here they wait in the syste
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
-import resource
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
+from kaas.addresses import socket_addresses
 from kaas.errors import UsageError
 from kaas.sparing import Sparing
 
@@ -24,32 +22,6 @@ _BACKLOG = 4096
 _NOT_OURS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _RETRY = 0.1
 """Seconds until accepting is tried again when there is no room."""
-_RESERVE = 64
-"""Descriptors that clients leave to the rest of the server, besides two for each worker."""
-
-
-def most_connections(others: int) -> int:
-    """Tell how many connections of clients the descriptors allow, where `others` are kept for something else."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(descriptors - _RESERVE - others, descriptors // 2)
-
-
-def resolve(host: str) -> list[str]:
-    """Give the addresses that a name or address stands for, as numbers.
-
-    Raises:
-        UsageError: it stands for nothing.
-    """
-    return list(dict.fromkeys(address[0] for _, address in _resolve(host, 0)))
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether everything that a name or address stands for is this machine only.
-
-    Raises:
-        UsageError: it stands for nothing.
-    """
-    return all(ipaddress.ip_address(address).is_loopback for address in resolve(host))
 
 
 def listen(addresses: list[str], port: int, option: str, stack: contextlib.ExitStack) -> list[socket.socket]:
@@ -78,12 +50,6 @@ def listen(addresses: list[str], port: int, option: str, stack: contextlib.ExitS
     if why is not None and not listeners:
         raise why
     return listeners
-
-
-def name(listeners: Iterable[socket.socket]) -> str:
-    """Write where they listen as `host:port`."""
-    places = (listener.getsockname() for listener in listeners)
-    return " and ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in places)
 
 
 class Acceptor:
@@ -167,7 +133,7 @@ class Acceptor:
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    family, at = _resolve(address, port)[0]
+    family, at = socket_addresses(address, port)[0]
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -179,14 +145,6 @@ def _listen(address: str, port: int) -> socket.socket:
         raise
     listener.setblocking(False)
     return listener
-
-
-def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[Any, ...]]]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # a name that cannot be a host's is a UnicodeError
-        raise UsageError(f"--host {host}: {getattr(error, 'strerror', None) or error}") from None
-    return [(family, address) for family, *_, address in found]
 
 
 def _remedy(error: OSError) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kaas.children import raise_descriptor_limit
+from kaas import addresses, descriptors
 from kaas.clock import Clock
 from kaas.errors import UsageError
 from kaas.events import Printer
@@ -18,6 +18,7 @@ from kaas.orders import Orders, ignore_signals
 from kaas.policy import Paper, Queue
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
+from kaas.pool.status import status
 from kaas.server import listener
 from kaas.server.connection import LINGER, ClientConnection, Connections
 from kaas.server.engines.local import LocalEngine
@@ -48,7 +49,7 @@ def serve(settings: Settings) -> None:
         UsageError: an address is taken, not ours, or open to others without a token; or the kernel does not load.
         ProcessFailed: the fork server does not start.
     """
-    raise_descriptor_limit()
+    descriptors.raise_limit()
     if sys.stdout is None:
         raise UsageError("stdout is closed, and the event lines go there")
     with contextlib.ExitStack() as stack:
@@ -81,7 +82,7 @@ class _Server:
             settings, self._engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe
         )
         scrapes_open = self._metrics.most if self._metrics is not None else 0
-        self._most = listener.most_connections(2 * settings.gpus * settings.workers_per_gpu + scrapes_open)
+        self._most = descriptors.most_connections(2 * settings.gpus * settings.workers_per_gpu + scrapes_open)
         self._connections = Connections(self._most)
 
     async def run(self) -> None:
@@ -106,14 +107,14 @@ class _Server:
             self._most,
         )
         if self._metrics is not None:
-            self._metrics.serve(self._pool.status)
+            self._metrics.serve(lambda: status(self._pool))
             log.info("metrics on %s", self._metrics.address)
-        if not all(listener.is_loopback(each.getsockname()[0]) for each in self._listeners):
+        if not all(addresses.is_loopback(each.getsockname()[0]) for each in self._listeners):
             safety = "who shows the token" if token else "ANYBODY, for there is no KAAS_TOKEN"
             log.warning("listening beyond this machine: its kernel may be called by %s", safety)
         log.info(
             "listening on %s: kernel %s, %d GPUs x %d workers",
-            listener.name(self._listeners),
+            addresses.written(self._listeners),
             settings.kernel.name,
             settings.gpus,
             settings.workers_per_gpu,
@@ -146,15 +147,15 @@ class _Server:
 def _listeners(settings: Settings, stack: contextlib.ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
     """Listen for clients and, if metrics are wanted, for scrapes, until the stack is left."""
     host = settings.host
-    addresses = listener.resolve(host)  # once: a name may stand for something else the next time
-    here = all(map(listener.is_loopback, addresses))
+    named = addresses.resolve(host)  # once: a name may stand for something else the next time
+    here = all(map(addresses.is_loopback, named))
     if not (here or settings.token or settings.insecure):
         raise UsageError(f"--host {host} is open to others: set KAAS_TOKEN, or say --insecure to let anybody call")
-    clients = listener.listen(addresses, settings.port, "port", stack)
+    clients = listener.listen(named, settings.port, "port", stack)
     if settings.metrics_port is None:
         return clients, []
     # A scrape shows no token.
-    scraped = addresses if here or settings.insecure else ["127.0.0.1"]
+    scraped = named if here or settings.insecure else ["127.0.0.1"]
     return clients, listener.listen(scraped, settings.metrics_port, "--metrics-port", stack)
 
 

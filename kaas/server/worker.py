@@ -35,7 +35,7 @@ def preload(config: Config) -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     if "numba" in sys.modules:
-        _initialise_numba()
+        compiled.initialise_numba()
     if "numba.cuda" in sys.modules:  # a kernel for GPUs: what it shares with others of its kind knows more
         importlib.import_module("kaas.gpu").preload()
 
@@ -132,14 +132,3 @@ def _text(error: BaseException, kernel: str) -> bytes:
 def _send(link: socket.socket, reply: wire.Reply) -> None:
     with contextlib.suppress(ConnectionError):
         link.sendall(wire.encode_reply(reply))
-
-
-def _initialise_numba() -> None:
-    """Compile and call something trivial: what Numba then sets up or imports, every worker would have to otherwise.
-
-    Compiling sets up the compiler; the call with an array imports numpy.ma, which takes longer than to load a kernel.
-    """
-    import numba  # noqa: PLC0415 - only where a kernel needs it
-    import numpy as np  # noqa: PLC0415
-
-    numba.njit("void(float64[:,::1])")(lambda matrix: None)(np.empty((1, 1)))

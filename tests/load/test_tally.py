@@ -76,5 +76,5 @@ def test_failures_are_told_by_kind_each_with_its_commonest_reason() -> None:
         ([float(value) for value in range(101)], 95, 95.0),
     ],
 )
-def test_percentile(values: list[float], percent: float, expected: float) -> None:
+def test_percentile(values: list[float], percent: int, expected: float) -> None:
     assert percentile(values, percent) == expected

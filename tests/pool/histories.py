@@ -17,6 +17,7 @@ from kaas.pool.engine import Tell
 from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
+from kaas.pool.status import status
 from kaas.simulation.loop import VirtualLoop
 from kaas.wire import Pieces, Reply, ReplyFrame, Request, RequestFrame
 
@@ -342,7 +343,7 @@ class History:
 
     async def assert_all_is_well(self) -> None:
         """Nothing is in flight, and every worker that is not left out serves, all of them at once."""
-        assert self.pool.status()["in_flight"] == 0, self.pool
+        assert status(self.pool)["in_flight"] == 0, self.pool
         workers = sum(len(self.pool.placement.workers(gpu)) for gpu in range(self.settings.gpus))
         asked = [self.ask() for _ in range(workers)]
         await asyncio.sleep(CALM)
@@ -365,7 +366,7 @@ class History:
         assert account["accepted"] == len(self.asked) == sum(account[outcome] for outcome in OUTCOMES)
         assert account["abandoned"] == len(self.gone)
         assert len(self.answers) == sum(account[answer] for answer in ANSWERS) == len(self.asked) - len(self.gone)
-        assert (self.pool.status()["in_flight"], self.pool.status()["workers"]) == (0, [])
+        assert (status(self.pool)["in_flight"], status(self.pool)["workers"]) == (0, [])
         assert not self.engine.alive
         assert len(self.pool.deadlines) == 0, "something is due for ever"
 

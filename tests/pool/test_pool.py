@@ -14,6 +14,7 @@ from kaas.pool.engine import Tell
 from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
+from kaas.pool.status import status
 from kaas.simulation.loop import VirtualLoop
 from kaas.wire import Pieces, Reply, ReplyFrame, Request, RequestFrame
 
@@ -76,7 +77,7 @@ class Bench:
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
     def states(self) -> list[str]:
-        return [worker["state"] for worker in self.pool.status()["workers"]]
+        return [worker["state"] for worker in status(self.pool)["workers"]]
 
     def statuses(self) -> list[str]:
         return [reply.status for reply in self.replies]
@@ -210,7 +211,7 @@ def test_a_policy_may_boot_ahead(loop: VirtualLoop) -> None:
         (0, False, False),
         (1, False, False),
     ]
-    assert bench.pool.status()["counters"]["cold_starts"] == 1
+    assert status(bench.pool)["counters"]["cold_starts"] == 1
 
 
 class Strict(Queue):
@@ -228,7 +229,7 @@ def test_a_policy_may_let_wait_who_could_have_a_place(loop: VirtualLoop) -> None
     bench = Bench(loop, Strict(1), gpus=2, workers_per_gpu=2)
     for _ in range(3):
         bench.ask()
-    assert (bench.statuses(), bench.pool.status()["queued"]) == (["rejected"], 1)
+    assert (bench.statuses(), status(bench.pool)["queued"]) == (["rejected"], 1)
     bench.workers[0].be_ready()
     bench.workers[0].reply()
     bench.workers[0].reply()

@@ -10,10 +10,9 @@ import psutil
 import pytest
 from support import Frames, Server, StartServer, command, eventually, refusal
 
-from kaas import ROOT, wire
+from kaas import ROOT, addresses, wire
 from kaas.client import Connection
 from kaas.errors import UsageError
-from kaas.server import listener
 from kaas.wire import Request
 
 TOKEN = "a token that nobody guesses"
@@ -53,18 +52,18 @@ def impatient(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_is_this_machine_only(host: str) -> None:
-    assert listener.is_loopback(host)
+    assert addresses.is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "2001:db8::1"])
 def test_what_others_can_reach_is_no_loopback(host: str) -> None:
-    assert not listener.is_loopback(host)
+    assert not addresses.is_loopback(host)
 
 
 def test_a_name_is_loopback_only_if_all_its_addresses_are(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("127.0.0.1", "192.0.2.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    assert not listener.is_loopback("both")
+    assert not addresses.is_loopback("both")
 
 
 TWO_ADDRESSES = """
@@ -105,7 +104,7 @@ def test_a_name_is_listened_to_on_all_its_addresses(tmp_path: Path, first: str, 
 
 def test_a_host_that_is_none_is_refused_with_the_options_name() -> None:
     with pytest.raises(UsageError, match="--host 256"):
-        listener.is_loopback("256.256.256.256")
+        addresses.is_loopback("256.256.256.256")
 
 
 @pytest.mark.parametrize("check", [(), ("--check",)])
