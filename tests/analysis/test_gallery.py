@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,25 @@ READY = (
 )
 
 
-def full(folder: Path, task: str = "task-1", gpus: int = 2) -> Run:
-    log_power(write_run(folder, task, FULL, READY, gpus), gpus)
-    return next(run for run in runs.find_runs(folder) if run.task == task)
+Full = Callable[[int], Run]
+
+
+@pytest.fixture(scope="module")
+def full_of(tmp_path_factory: pytest.TempPathFactory) -> Full:
+    """Give a run in all its parts with so many GPUs, read once; nobody may change it."""
+
+    @cache
+    def read(gpus: int) -> Run:
+        folder = tmp_path_factory.mktemp(f"full-{gpus}")
+        log_power(write_run(folder, "task-1", FULL, READY, gpus), gpus)
+        return runs.find_runs(folder)[0]
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def full(full_of: Full) -> Run:
+    return full_of(2)
 
 
 def rectangles(axes: Axes) -> dict[str, list[tuple[float, float, float, float]]]:
@@ -100,8 +117,8 @@ Draw = Callable[[Run], Figure]
 
 @every_picture
 @pytest.mark.parametrize("gpus", [2, 64])
-def test_nothing_is_cut_off_or_overlaps(tmp_path: Path, draw: Draw, gpus: int) -> None:
-    run = full(tmp_path, gpus=gpus)
+def test_nothing_is_cut_off_or_overlaps(full_of: Full, draw: Draw, gpus: int) -> None:
+    run = full_of(gpus)
     boots = pd.DataFrame({"gpu": range(gpus), "num_workers": 4, "event": "booted", "elapsed": np.arange(gpus) / 10})
     ready = boots.assign(event="ready", worker=boots["gpu"] * 4, detail="fork 0.01 s, import 1 s", elapsed=8.0)
     number = len(run.requests)
@@ -113,21 +130,30 @@ def test_nothing_is_cut_off_or_overlaps(tmp_path: Path, draw: Draw, gpus: int) -
     assert all(panel.get_xlabel() or panel.get_ylabel() for panel in figure.axes)
 
 
+@pytest.fixture(scope="module")
+def nothing_served(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("nothing-served")
+    write_run(folder, "task-1", [request(0, 1, "rejected"), request(1, 3, "timeout")], happened=())
+    return runs.find_runs(folder)[0]
+
+
 @every_picture
-def test_a_run_without_a_served_request_is_drawn(tmp_path: Path, draw: Draw) -> None:
-    write_run(tmp_path, "task-1", [request(0, 1, "rejected"), request(1, 3, "timeout")], happened=())
-    (run,) = runs.find_runs(tmp_path)
+def test_a_run_without_a_served_request_is_drawn(nothing_served: Run, draw: Draw) -> None:
+    assert_readable(draw(nothing_served))
 
-    assert_readable(draw(run))
+
+@pytest.fixture(
+    scope="module", params=[request(0, 100), request(0, 0.0, "rejected"), served(0, 100, 0, cold=True)], ids=range(3)
+)
+def one_request(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
+    folder = tmp_path_factory.mktemp("one-request")
+    write_run(folder, "task-1", [request.param], happened=()).monitoring.unlink()
+    return runs.find_runs(folder)[0]
 
 
 @every_picture
-@pytest.mark.parametrize("row", [request(0, 100), request(0, 0.0, "rejected"), served(0, 100, 0, cold=True)])
-def test_a_run_of_one_request_is_drawn(tmp_path: Path, draw: Draw, row: Row) -> None:
-    write_run(tmp_path, "task-1", [row], happened=()).monitoring.unlink()
-    (run,) = runs.find_runs(tmp_path)
-
-    assert_readable(draw(run))
+def test_a_run_of_one_request_is_drawn(one_request: Run, draw: Draw) -> None:
+    assert_readable(draw(one_request))
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +168,11 @@ def test_the_published_data_are_drawn(published: Run, draw: Draw) -> None:
     assert_readable(draw(published))
 
 
-def test_the_gallery_tells_what_it_has_and_why_it_has_not(tmp_path: Path) -> None:
-    run = full(tmp_path)
+def test_the_gallery_tells_what_it_has_and_why_it_has_not(tmp_path: Path, full: Run) -> None:
     write_run(tmp_path / "bare", "task-1", [request(0, 1, "kernel_error")], happened=()).monitoring.unlink()
     (bare,) = runs.find_runs(tmp_path / "bare")
 
-    assert [picture.name for picture in GALLERY if picture.known(run)] == list(PICTURES)
+    assert [picture.name for picture in GALLERY if picture.known(full)] == list(PICTURES)
     assert [picture.name for picture in GALLERY if picture.known(bare)] == ["requests"]
     for picture in GALLERY[1:]:
         assert picture.missing.endswith(".")
@@ -175,8 +200,8 @@ def test_a_picture_of_nothing_says_so(tmp_path: Path, picture: str, words: str) 
     assert_says(PICTURES[picture].draw(run), words)
 
 
-def test_each_request_is_a_bar_in_the_row_of_its_client(tmp_path: Path) -> None:
-    figure = figures.requests(full(tmp_path))
+def test_each_request_is_a_bar_in_the_row_of_its_client(full: Run) -> None:
+    figure = figures.requests(full)
 
     clients, runners = figure.axes
     bars = {
@@ -220,11 +245,10 @@ def test_requests_too_short_to_be_seen_are_one_bar_until_the_client_pauses(tmp_p
     assert np.array(ends) == pytest.approx(np.array([(0, 19.998), (40, 59.998)]), abs=1e-5)
 
 
-def test_many_requests_are_few_artists_and_no_vectors(tmp_path: Path) -> None:
-    run = full(tmp_path)
-    many = pd.concat([run.requests] * 3000, ignore_index=True)
+def test_many_requests_are_few_artists_and_no_vectors(full: Run) -> None:
+    many = pd.concat([full.requests] * 3000, ignore_index=True)
 
-    clients = figures.requests(replace(run, requests=many)).axes[0]
+    clients = figures.requests(replace(full, requests=many)).axes[0]
 
     assert len(clients.collections) + len(clients.lines) < 10
     large = [bars for bars in clients.collections if len(bars.get_paths()) > 2000]
@@ -232,8 +256,8 @@ def test_many_requests_are_few_artists_and_no_vectors(tmp_path: Path) -> None:
     assert all(bars.get_rasterized() for bars in large)
 
 
-def test_utilization_is_a_row_of_colours_for_each_gpu_and_their_sum(tmp_path: Path) -> None:
-    figure = figures.utilization(full(tmp_path, gpus=3))
+def test_utilization_is_a_row_of_colours_for_each_gpu_and_their_sum(full_of: Full) -> None:
+    figure = figures.utilization(full_of(3))
 
     by_gpu, summed, bar = figure.axes
     (image,) = by_gpu.images
@@ -333,8 +357,8 @@ def test_throughput_counts_replies_and_divides_by_the_clients(tmp_path: Path) ->
     assert total.get_ylabel() == "Served requests\n[1/s] (mean of 1 s)"
 
 
-def test_the_parts_of_the_completion_time_stand_on_each_other(tmp_path: Path) -> None:
-    (axes,) = figures.decomposition(full(tmp_path)).axes
+def test_the_parts_of_the_completion_time_stand_on_each_other(full: Run) -> None:
+    (axes,) = figures.decomposition(full).axes
 
     # With one client 400, 100 and 1000 ms, with two 140 and 100 ms.
     assert rectangles(axes) == {
@@ -370,8 +394,8 @@ def test_many_clients_are_grouped_and_the_axis_says_so(tmp_path: Path) -> None:
     assert len(rectangles(axes)["setup"]) == 31
 
 
-def test_a_boot_is_divided_into_the_phases_of_its_slowest_worker(tmp_path: Path) -> None:
-    (axes,) = figures.cold_starts(full(tmp_path)).axes
+def test_a_boot_is_divided_into_the_phases_of_its_slowest_worker(full: Run) -> None:
+    (axes,) = figures.cold_starts(full).axes
 
     bars = rectangles(axes)
     assert list(bars) == legend(axes) == ["fork", "import", "rest"]
@@ -412,8 +436,8 @@ def test_a_cold_start_of_an_unknown_gpu_is_named_by_its_time(tmp_path: Path) -> 
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["cold start (at 0 s)"]
 
 
-def test_the_workers_of_a_gpu_stand_on_each_other(tmp_path: Path) -> None:
-    (axes,) = figures.requests_per_task_runner(full(tmp_path)).axes
+def test_the_workers_of_a_gpu_stand_on_each_other(full: Run) -> None:
+    (axes,) = figures.requests_per_task_runner(full).axes
 
     assert rectangles(axes) == {
         "its workers, from the lowest number up": [(-0.4, 0.4, 0, 3), (0.6, 1.4, 0, 1)],
@@ -472,10 +496,8 @@ def test_repeats_are_their_median_and_a_band(tmp_path: Path) -> None:
     assert clients.get_xlim() == pytest.approx((0, 19.15))
 
 
-def test_sets_of_one_length_are_compared_over_seconds(tmp_path: Path) -> None:
-    run = full(tmp_path)
-
-    panels = figures.compared([run], [run, run], ("own", "published")).axes
+def test_sets_of_one_length_are_compared_over_seconds(full: Run) -> None:
+    panels = figures.compared([full], [full, full], ("own", "published")).axes
 
     assert legend(panels[0]) == ["own (1 repeat)", "published (2 repeats)", "lowest to highest"]
     assert panels[3].get_xlabel() == "Experiment time [s]"
@@ -526,12 +548,8 @@ def test_each_set_is_smoothed_over_a_window_of_its_own_length(tmp_path: Path) ->
         (("a" * 30 + "1" + "a" * 30, "a" * 30 + "2" + "a" * 30), ("own", "other")),
     ],
 )
-def test_names_of_sets_fit_the_legend_and_differ(
-    tmp_path: Path, names: tuple[str, str], shown: tuple[str, str]
-) -> None:
-    run = full(tmp_path)
-
-    figure = figures.compared([run, run], [run, run], names)
+def test_names_of_sets_fit_the_legend_and_differ(full: Run, names: tuple[str, str], shown: tuple[str, str]) -> None:
+    figure = figures.compared([full, full], [full, full], names)
 
     labels = [label for label in legend(figure.axes[0]) if label != "lowest to highest"]
     assert labels == [f"{name} (2 repeats)" for name in shown]
@@ -540,8 +558,8 @@ def test_names_of_sets_fit_the_legend_and_differ(
 
 
 @pytest.mark.parametrize("picture", GALLERY, ids=PICTURES)
-def test_a_picture_is_saved_as_vectors_and_at_200_dpi(tmp_path: Path, picture: Picture) -> None:
-    figure = picture.draw(full(tmp_path))
+def test_a_picture_is_saved_as_vectors_and_at_200_dpi(tmp_path: Path, full: Run, picture: Picture) -> None:
+    figure = picture.draw(full)
 
     png = figures.save(figure, tmp_path / picture.name)
 

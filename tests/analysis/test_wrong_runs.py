@@ -21,6 +21,11 @@ def published() -> list[Run]:
     return runs.find_runs(PUBLISHED)
 
 
+@cache
+def spoiled(spoil: Callable[[Run], Run]) -> dict[str, list[str]]:
+    return verdicts([spoil(run) for run in published()])
+
+
 def verdicts(found: list[Run]) -> dict[str, list[str]]:
     """Give the verdicts on each claim: of all repeats first, then of each, by their task."""
     frame = claims.check(found)
@@ -52,7 +57,7 @@ def verdicts(found: list[Run]) -> dict[str, list[str]]:
 def test_what_is_wrong_with_the_published_runs_turns_a_verdict(
     spoil: Callable[[Run], Run], claim: int, verdict: str
 ) -> None:
-    wrong = verdicts([spoil(run) for run in published()])
+    wrong = spoiled(spoil)
 
     # Of both repeats together, and of each.
     assert [each[claim] for each in wrong.values()] == [verdict] * 3
