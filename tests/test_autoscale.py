@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import PLAIN, Project, StandIns
+from project import PLAIN, Project, StandIns, free_port
 from stand_in_driver import Card, Driver, one_card
 from support import eventually
 
@@ -368,9 +368,9 @@ def test_two_runs_do_not_share_the_gpus(gpu_project: Project, nvidia: StandIns) 
     process = gpu_project.start(**LONG)
     eventually(gpu_project.has_rows)
 
-    code, said = gpu_project.run(**SHORT | {"PORT": gpu_project.port + 1, "EXPERIMENT": "other"})
+    code, said = gpu_project.run(**SHORT | {"PORT": free_port(), "EXPERIMENT": "other"})
 
-    assert code == 1
+    assert code == 1, said
     assert "another run is using the GPUs" in said
     process.terminate()
     process.communicate()

@@ -24,8 +24,8 @@ SHORT: dict[str, Any] = {"INTERVAL": 0.5, "MAX_MPL": 4, "MAX_MPL_PER_GPU": 2, "N
 LONG: dict[str, Any] = PLAIN | {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "AVAILABLE_GPUS": 1}
 
 
-def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_the_figure(project: Project) -> None:
-    code, said = project.draw_the_report().run(**SHORT)
+def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_and_all(project: Project) -> None:
+    code, said = project.draw_the_report().run(OUTER_REPEATS=2, FN="cuda-matmul-cpu.py", **SHORT)
 
     assert code == 0, said
     rows = project.rows()
@@ -38,10 +38,15 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_the_figure(p
     for name in ("autoscaling-combined.pdf", "autoscaling-combined.png", "autoscaling-report.html"):
         assert (project.results / name).stat().st_size > 10_000
         assert name.partition(".")[0] in said
-    parameters = description.read(next(project.results.glob("*.md")))
+    parameters = description.read(next(project.results.glob("*-1.md")))
     assert parameters["Maximum parallel requests"] == "4"
     assert parameters["Requests ok"] == str(len(rows))
     assert not list(project.results.glob(".*"))
+    assert len(list(project.results.glob("autoscaling-cpu-cuda-matmul-cpu-200-[12].csv"))) == 2
+    assert {path.stem for path in project.results.glob("autoscaling-combined*.png")} == {
+        "autoscaling-combined",
+        "autoscaling-combined-all",
+    }
 
 
 def test_refusals_are_rows_and_as_many_as_the_server_logs(project: Project) -> None:
@@ -396,6 +401,8 @@ def test_what_the_readme_says_can_be_tested_is_there() -> None:
     assert commands
     for command in commands:
         chosen = shlex.split(command)
+        # A -k that finds a test in this file finds one among all, which take much longer to collect.
+        chosen += [__file__] if chosen[0] == "-k" else []
         collected = subprocess.run(
             [sys.executable, "-m", "pytest", "--collect-only", "-q", *chosen],
             cwd=ROOT,
