@@ -223,7 +223,7 @@ def test_a_run_of_which_nothing_is_served_ends_after_its_first_step_and_draws_no
     (project.folder / "fails.py").write_text(FAILS)
     (project.folder / "asks.py").write_text(ASKS)
 
-    code, said = project.run(FN="fails", CLIENT="asks", N="x", OUTER_REPEATS=3, MAX_MPL=50)
+    code, said = project.run(FN="fails", CLIENT="asks", N="x", OUTER_REPEATS=3, MAX_MPL=50, INTERVAL=0.5)
 
     assert code == 3, said
     assert "every request of step 1/50 failed" in said
