@@ -125,7 +125,7 @@ set_up() {
 
 # Without it nobody gets an answer from this run's server, other users of this machine included.
 draw_token() {
-    [[ -n ${KAAS_TOKEN:-} ]] || KAAS_TOKEN=$("$python" -c 'import secrets; print(secrets.token_hex(16))')
+    [[ -n ${KAAS_TOKEN:-} ]] || KAAS_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d '[:space:]')
 }
 
 # One clock for all programs and repeats of this run, whatever becomes of the wall clock meanwhile (kaas/clock.py).

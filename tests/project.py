@@ -17,6 +17,23 @@ NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "results-*", ".*_cache", "
 
 MAX_LATE = "1000"
 """On a busy machine clients come late, which would make a run exit with 3; tests/load tries that."""
+PLAIN: dict[str, Any] = {"FN": "plain", "CLIENT": "plain-client", "N": "x"}
+"""A kernel and a client that import nothing and idle most of the time: for what a script does around any kernel."""
+MATRICES: dict[str, Any] = {"FN": "cuda-matmul-blas", "CLIENT": "cuda-matmul-client", "N": 100}
+"""For what a script does about shared memory, or the libraries; nothing has to be compiled."""
+PLAIN_KERNEL = "def call(payload):\n    return payload\n"
+PLAIN_CLIENT = """
+import time
+from kaas.client import Connection
+from kaas.outcome import Outcome
+kaas = Connection()
+def run_client(arg):
+    time.sleep(0.02)
+    reply = kaas.invoke(arg.encode())
+    error = "" if reply.status == "ok" else reply.payload.decode()
+    return Outcome(1.0, 1.0, 0.0, reply.cold_start, reply.status, gpu=reply.gpu, worker=reply.worker, error=error)
+"""
+IMPORTS_NUMBA, IMPORTS_NOTHING = '"-c", load, ', """"-c", "print('a stand-in')", """
 NO_REPORT = "#!/bin/sh\necho 'No report: a stand-in is here in its place'\n"
 
 
@@ -38,10 +55,21 @@ class Project:
         shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
         self._report = folder / "scripts" / "report"
         self._report.write_text(NO_REPORT)
+        self._preflight = folder / "scripts" / "preflight.py"
+        text = self._preflight.read_text()
+        assert text.count(IMPORTS_NUMBA) == 1
+        self._preflight.write_text(text.replace(IMPORTS_NUMBA, IMPORTS_NOTHING))
+        (folder / "plain.py").write_text(PLAIN_KERNEL)
+        (folder / "plain-client.py").write_text(PLAIN_CLIENT)
 
     def draw_the_report(self) -> Self:
         """Have the real scripts/report draw what a run has found: it takes longer than all else of a short run."""
         shutil.copy(ROOT / "scripts" / "report", self._report)
+        return self
+
+    def check_numba(self) -> Self:
+        """Have the real preflight import numba.cuda: it takes longer than all else of the check."""
+        shutil.copy(ROOT / "scripts" / "preflight.py", self._preflight)
         return self
 
     def start(self, *command: str, cwd: Path | None = None, **settings: Any) -> "subprocess.Popen[str]":

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import Project, StandIns
+from project import PLAIN, Project, StandIns, free_port
 from stand_in_driver import Card, Driver, one_card
 from support import eventually
 
-SHORT: dict[str, Any] = {
-    "FN": "cuda-matmul-cpu",
-    "N": 100,
+SHORT: dict[str, Any] = PLAIN | {
     "AVAILABLE_GPUS": 2,
     "MAX_MPL_PER_GPU": 1,
     "MAX_MPL": 2,
@@ -61,7 +59,11 @@ def test_a_run_is_under_mps_and_leaves_the_gpus_as_they_were(gpu_project: Projec
 
 
 def test_what_nvidia_smi_tells_is_logged_and_drawn_for_each_gpu(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.draw_the_report().run(**SHORT)
+    code, said = (
+        gpu_project.draw_the_report()
+        .check_numba()
+        .run(**SHORT | {"FN": "cuda-matmul-cpu", "CLIENT": "cuda-matmul-client", "N": 100})
+    )
 
     assert code == 0, said
     samples = gpu_project.utilization()
@@ -269,11 +271,21 @@ def test_the_papers_kernel_runs_to_its_figures_under_mps_over_a_stand_in_of_the_
     gpu_project: Project, nvidia: StandIns, libcuda: Path, compiled_kernels: Path, card: Card
 ) -> None:
     driver = Driver(libcuda, nvidia.state, compiled_kernels, card.environment, card.capability)
-    gpu_project.draw_the_report()
+    gpu_project.draw_the_report().check_numba()
     gpu_project.marked.environment.update(driver.variables)
     gpu_project.marked.environment |= nvidia.environment | {"KAAS_PYTHON": str(card.environment.python)}
 
-    code, said = gpu_project.run(**SHORT | {"FN": "cuda-matmul-fn", "MAX_MPL_PER_GPU": 2, "MAX_MPL": 4, "INTERVAL": 2})
+    code, said = gpu_project.run(
+        **SHORT
+        | {
+            "FN": "cuda-matmul-fn",
+            "CLIENT": "cuda-matmul-client",
+            "N": 100,
+            "MAX_MPL_PER_GPU": 2,
+            "MAX_MPL": 4,
+            "INTERVAL": 2,
+        }
+    )
 
     assert code == 0, said
     rows = gpu_project.rows()
@@ -289,10 +301,11 @@ def test_the_papers_kernel_runs_to_its_figures_under_mps_over_a_stand_in_of_the_
 
 
 def test_the_check_says_what_was_found_and_changes_nothing(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.run("autoscale.sh", "--check", **SHORT | {"AVAILABLE_GPUS": 8})
+    code, said = gpu_project.check_numba().run("autoscale.sh", "--check", **SHORT | {"AVAILABLE_GPUS": 8})
 
     assert code == 0, said
     assert "only 2 are there: fewer are used" in said
+    assert "numba.cuda is ready to compile" in said
     assert "PROBLEM" not in said
     assert nvidia.modes() == AS_FOUND
     assert not [call for call in nvidia.calls() if " -c " in call or " -d" in call.replace("-d COMPUTE", "")]
@@ -326,7 +339,9 @@ def test_no_gpu_is_used_where_a_batch_system_gives_none(gpu_project: Project, nv
 
 def test_the_check_names_every_problem_in_one_pass(gpu_project: Project, nvidia: StandIns) -> None:
     code, said = gpu_project.run(
-        "autoscale.sh", "--check", **SHORT | {"MAX_MPL_PER_GPU": 49, "N": 200_000, "PORT": 99_999, "MAX_MPL": 48}
+        "autoscale.sh",
+        "--check",
+        **SHORT | {"MAX_MPL_PER_GPU": 49, "CLIENT": "cuda-matmul-client", "N": 200_000, "PORT": 99_999, "MAX_MPL": 48},
     )
 
     assert code == 2
@@ -353,9 +368,9 @@ def test_two_runs_do_not_share_the_gpus(gpu_project: Project, nvidia: StandIns) 
     process = gpu_project.start(**LONG)
     eventually(gpu_project.has_rows)
 
-    code, said = gpu_project.run(**SHORT | {"PORT": gpu_project.port + 1, "EXPERIMENT": "other"})
+    code, said = gpu_project.run(**SHORT | {"PORT": free_port(), "EXPERIMENT": "other"})
 
-    assert code == 1
+    assert code == 1, said
     assert "another run is using the GPUs" in said
     process.terminate()
     process.communicate()

@@ -11,13 +11,13 @@ from typing import Any
 
 import psutil
 import pytest
-from project import Project
+from project import PLAIN, Project
 from support import LIMIT, Marked, eventually, exists
 
 from kaas import ROOT, description, results
 
 CLIENT = "import time\ndef run_client(arg):\n    time.sleep(0.01)\n    return 1.0, 1.0, 0.0, False\n"
-LONG: dict[str, Any] = {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "N": 100, "AVAILABLE_GPUS": 1}
+LONG: dict[str, Any] = PLAIN | {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "AVAILABLE_GPUS": 1}
 # Has the terminal for its own, and starts what it is told to.
 ON_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"

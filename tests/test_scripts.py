@@ -13,24 +13,24 @@ from typing import Any
 
 import psutil
 import pytest
-from project import Project, free_port
+from project import MATRICES, PLAIN, Project, free_port
 from support import eventually, read_until
 
 from kaas import ROOT, description
 from kaas.client import Connection
 from kaas.errors import Refused
 
-SHORT: dict[str, Any] = {"INTERVAL": 1, "MAX_MPL": 6, "N": 200, "AVAILABLE_GPUS": 2}
-LONG: dict[str, Any] = {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "N": 100, "AVAILABLE_GPUS": 1}
+SHORT: dict[str, Any] = {"INTERVAL": 0.5, "MAX_MPL": 4, "MAX_MPL_PER_GPU": 2, "N": 200, "AVAILABLE_GPUS": 2}
+LONG: dict[str, Any] = PLAIN | {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "AVAILABLE_GPUS": 1}
 
 
-def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_the_figure(project: Project) -> None:
-    code, said = project.draw_the_report().run(**SHORT)
+def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_and_all(project: Project) -> None:
+    code, said = project.draw_the_report().run(OUTER_REPEATS=2, FN="cuda-matmul-cpu.py", **SHORT)
 
     assert code == 0, said
     rows = project.rows()
     assert {row.status for row in rows} == {"ok"}
-    assert {row.concurrency for row in rows} == set(range(1, 7))
+    assert {row.concurrency for row in rows} == set(range(1, 5))
     assert sum(row.cold_start for row in rows) == 2
     assert [event["gpu"] for event in project.events() if event["event"] == "booted"] == ["0", "1"]
     busy = [float(sample["utilization_pct"]) for sample in project.utilization() if sample["utilization_pct"]]
@@ -38,14 +38,21 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_the_figure(p
     for name in ("autoscaling-combined.pdf", "autoscaling-combined.png", "autoscaling-report.html"):
         assert (project.results / name).stat().st_size > 10_000
         assert name.partition(".")[0] in said
-    parameters = description.read(next(project.results.glob("*.md")))
-    assert parameters["Maximum parallel requests"] == "6"
+    parameters = description.read(next(project.results.glob("*-1.md")))
+    assert parameters["Maximum parallel requests"] == "4"
     assert parameters["Requests ok"] == str(len(rows))
     assert not list(project.results.glob(".*"))
+    assert len(list(project.results.glob("autoscaling-cpu-cuda-matmul-cpu-200-[12].csv"))) == 2
+    assert {path.stem for path in project.results.glob("autoscaling-combined*.png")} == {
+        "autoscaling-combined",
+        "autoscaling-combined-all",
+    }
 
 
 def test_refusals_are_rows_and_as_many_as_the_server_logs(project: Project) -> None:
-    code, said = project.run(AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, INTERVAL=1, MAX_MPL=3, N=200)
+    code, said = project.run(
+        **MATRICES | {"N": 400, "AVAILABLE_GPUS": 1, "MAX_MPL_PER_GPU": 1, "INTERVAL": 0.5, "MAX_MPL": 3}
+    )
 
     assert code == 0, said
     statuses = Counter(row.status for row in project.rows())
@@ -72,7 +79,7 @@ def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(project: Projec
     project.results.mkdir()
     (project.results / "precious.csv").write_text("data")
 
-    code, said = project.run(INTERVAL=0.5, MAX_MPL=1, N=50)
+    code, said = project.run(INTERVAL=0.1, MAX_MPL=1, **PLAIN)
 
     assert code == 0, said
     (aside,) = project.folder.glob("results-autoscaling-cpu.*")
@@ -83,7 +90,7 @@ def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(project: Projec
 
 @pytest.mark.parametrize("to_all", [True, False], ids=["Ctrl-C at the terminal", "SIGINT to the script"])
 def test_ctrl_c_ends_everything_in_order_and_keeps_the_data(project: Project, to_all: bool) -> None:
-    process = project.start(**LONG)
+    process = project.start(**LONG | MATRICES)
     eventually(project.has_rows)
 
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
@@ -99,7 +106,7 @@ def test_ctrl_c_ends_everything_in_order_and_keeps_the_data(project: Project, to
 def test_a_second_ctrl_c_does_not_wait_for_requests(project: Project) -> None:
     stuck = "import time, pathlib\ndef run_client(arg):\n    pathlib.Path('hangs').touch()\n    time.sleep(3600)\n"
     (project.folder / "stuck.py").write_text(stuck)
-    process = project.start(CLIENT="stuck", **LONG)
+    process = project.start(**LONG | {"CLIENT": "stuck"})
     eventually((project.folder / "hangs").exists)
 
     os.killpg(process.pid, signal.SIGINT)
@@ -123,7 +130,7 @@ def test_sigterm_ends_everything_in_order(project: Project) -> None:
 
 
 def test_a_killed_script_leaves_nothing_running_and_no_torn_row(project: Project) -> None:
-    process = project.start(**LONG)
+    process = project.start(**LONG | MATRICES)
     eventually(project.has_rows)
 
     process.kill()
@@ -204,7 +211,7 @@ def test_a_kernel_that_cannot_start_ends_the_script_with_the_end_of_the_servers_
         "raise RuntimeError('no such device')\ndef call(payload): return payload\n"
     )
 
-    code, said = project.run(FN="broken")
+    code, said = project.run(**PLAIN | {"FN": "broken"})
 
     assert code == 1
     assert "no such device" in said
@@ -246,7 +253,7 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         "METRICS_PORT": 0,
     }
 
-    code, said = project.run(AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, MAX_MPL=2, **settings)
+    code, said = project.run(**PLAIN | settings, AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, MAX_MPL=2, INTERVAL=0.5)
 
     assert code == 0, said
     facts = description.read(next(project.results.glob("*.md")))
@@ -306,12 +313,12 @@ def test_two_runs_do_not_write_to_one_folder(project: Project) -> None:
 
 
 def test_where_no_file_system_has_locks_no_row_is_lost(project: Project, without_locks: dict[str, str]) -> None:
-    settings: dict[str, Any] = {**SHORT, "MIN_MPL": 3, **without_locks}
+    settings: dict[str, Any] = {**SHORT, **MATRICES, "MIN_MPL": 2, **without_locks}
     code, said = project.run(**settings)
 
     assert code == 0, said
     assert {row.status for row in project.rows()} == {"ok"}
-    assert {row.concurrency for row in project.rows()} >= {3, 6}
+    assert {row.concurrency for row in project.rows()} >= {2, 4}
     assert project.utilization()
 
 
@@ -350,7 +357,14 @@ def test_what_a_kernel_prints_tears_no_event_line_and_hides_no_refusal(project: 
     )
 
     code, said = project.run(
-        FN="prints", CLIENT="asks", AVAILABLE_GPUS=1, MAX_MPL_PER_GPU=1, MIN_MPL=3, MAX_MPL=3, INTERVAL=1, BACKOFF=0.01
+        FN="prints",
+        CLIENT="asks",
+        AVAILABLE_GPUS=1,
+        MAX_MPL_PER_GPU=1,
+        MIN_MPL=3,
+        MAX_MPL=3,
+        INTERVAL=0.5,
+        BACKOFF=0.01,
     )
 
     assert code == 0, said
@@ -376,7 +390,7 @@ def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:
     assert (project.folder / "reverse.py").exists()
     assert (project.folder / "reverse-client.py").exists()
 
-    code, said = project.run(FN="reverse", CLIENT="reverse-client", N="hello", INTERVAL=1, MAX_MPL=3)
+    code, said = project.run(FN="reverse", CLIENT="reverse-client", N="hello", INTERVAL=0.5, MAX_MPL=2)
 
     assert code == 0, said
     assert {row.status for row in project.rows()} == {"ok"}
@@ -387,6 +401,8 @@ def test_what_the_readme_says_can_be_tested_is_there() -> None:
     assert commands
     for command in commands:
         chosen = shlex.split(command)
+        # A -k that finds a test in this file finds one among all, which take much longer to collect.
+        chosen += [__file__] if chosen[0] == "-k" else []
         collected = subprocess.run(
             [sys.executable, "-m", "pytest", "--collect-only", "-q", *chosen],
             cwd=ROOT,
@@ -422,7 +438,7 @@ def test_the_scripts_own_python_heeds_no_other_libraries_of_the_users(project: P
         "PYTHONSAFEPATH": "1",
         "KAAS_PYTHON": "",
     }
-    code, said = project.run(INTERVAL=1, MAX_MPL=1, N=50, AVAILABLE_GPUS=1, **others)
+    code, said = project.run(**MATRICES | others, INTERVAL=0.5, MAX_MPL=1, AVAILABLE_GPUS=1)
     assert code == 0, said
 
     project.draw_the_report()
