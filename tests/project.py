@@ -18,17 +18,15 @@ NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "results-*", ".*_cache", "
 MAX_LATE = "1000"
 """On a busy machine clients come late, which would make a run exit with 3; tests/load tries that."""
 PLAIN: dict[str, Any] = {"FN": "plain", "CLIENT": "plain-client", "N": "x"}
-"""A kernel and a client that import nothing and idle most of the time: for what a script does around any kernel."""
+"""A kernel that idles, and so long that calls of two clients meet, and a client without libraries: for what a script does around any kernel."""
 MATRICES: dict[str, Any] = {"FN": "cuda-matmul-blas", "CLIENT": "cuda-matmul-client", "N": 100}
 """For what a script does about shared memory, or the libraries; nothing has to be compiled."""
-PLAIN_KERNEL = "def call(payload):\n    return payload\n"
+PLAIN_KERNEL = "import time\ndef call(payload):\n    time.sleep(0.02)\n    return payload\n"
 PLAIN_CLIENT = """
-import time
 from kaas.client import Connection
 from kaas.outcome import Outcome
 kaas = Connection()
 def run_client(arg):
-    time.sleep(0.02)
     reply = kaas.invoke(arg.encode())
     error = "" if reply.status == "ok" else reply.payload.decode()
     return Outcome(1.0, 1.0, 0.0, reply.cold_start, reply.status, gpu=reply.gpu, worker=reply.worker, error=error)

@@ -64,17 +64,6 @@ def test_refusals_are_rows_and_as_many_as_the_server_logs(project: Project) -> N
     assert {(event["num_workers"], event["gpu"]) for event in refused} == {("0", "0")}
 
 
-def test_repeats_have_files_and_pictures_each(project: Project) -> None:
-    code, said = project.draw_the_report().run(OUTER_REPEATS=2, INTERVAL=0.5, MAX_MPL=2, N=50, FN="cuda-matmul-blas.py")
-
-    assert code == 0, said
-    assert len(list(project.results.glob("autoscaling-cpu-cuda-matmul-blas-50-[12].csv"))) == 2
-    assert {path.stem for path in project.results.glob("autoscaling-combined*.png")} == {
-        "autoscaling-combined",
-        "autoscaling-combined-all",
-    }
-
-
 def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(project: Project) -> None:
     project.results.mkdir()
     (project.results / "precious.csv").write_text("data")
