@@ -163,8 +163,10 @@ class Faults:
         now = time.monotonic()
         if now < self._hung_until + _MOST_HUNG_SECONDS:  # a place whose boots fail too often in a row is left out
             raise IndexError
-        self._hung_until = now + self._random.uniform(_MOST_HUNG_SECONDS / 3, _MOST_HUNG_SECONDS)
+        worker = self._random.choice(self._servers["faulty"].worker_processes())
+        self._hung_until = now + self._random.uniform(_MOST_HUNG_SECONDS / 2, _MOST_HUNG_SECONDS)
         self._servers["faulty"].hang.touch()
+        worker.kill()  # so that one boots
 
     def _client_killed(self) -> None:
         self._clients.kill_one()
