@@ -160,11 +160,13 @@ class Faults:
         self._stop_for_a_while(psutil.Process(self._server().reader.pid))
 
     def _boots_hang_for_a_while(self) -> None:
-        now, pause = time.monotonic(), _MOST_HUNG_SECONDS
-        if now < self._hung_until + pause:  # a place whose boots fail too often in a row is left out
+        now = time.monotonic()
+        if now < self._hung_until + _MOST_HUNG_SECONDS:  # a place whose boots fail too often in a row is left out
             raise IndexError
-        self._hung_until = now + self._random.uniform(0.1, _MOST_HUNG_SECONDS)
+        worker = self._random.choice(self._servers["faulty"].worker_processes())
+        self._hung_until = now + self._random.uniform(_MOST_HUNG_SECONDS / 2, _MOST_HUNG_SECONDS)
         self._servers["faulty"].hang.touch()
+        worker.kill()  # so that one boots
 
     def _client_killed(self) -> None:
         self._clients.kill_one()
@@ -218,7 +220,7 @@ _FAULTS: dict[Callable[[Faults], None], int] = {
     Faults._worker_killed: 8,
     Faults._worker_stopped_for_a_while: 5,
     Faults._all_workers_of_a_GPU_killed: 2,
-    Faults._event_lines_not_read_for_a_while: 3,
+    Faults._event_lines_not_read_for_a_while: 6,
     Faults._boots_hang_for_a_while: 3,
     Faults._client_killed: 4,
     Faults._load_generator_started: 3,

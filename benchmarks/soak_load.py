@@ -19,7 +19,6 @@ from kaas.errors import KaasError
 CLIENTS_OF_LOAD = 3
 """How many there are at most."""
 _RUN = re.compile(r'"KAAS_RUN": "([0-9a-f]{8})"')
-_DIED = re.compile(r"client \d+ died \(ended with exit code 1\)")
 
 
 class Load:
@@ -74,8 +73,9 @@ class Load:
         left = [*self._scratch.iterdir(), *(segments_of(self._run) if self._run else ())]
         problems += [f"load.py leaves {path}" for path in left]
         said, rows = self._said.read_text(errors="replace"), self.rows()
-        if ended_by_itself and "Ended: at the end of the ramp\n" not in self._rows.with_suffix(".md").read_text():
-            problems.append(f"load.py ends before its time: {said}")
+        described = self._rows.with_suffix(".md")
+        if ended_by_itself and "Ended: at the end of the ramp\n" not in described.read_text():
+            problems.append(f"load.py ends before its time: {said} {described.read_text()}")
         if len(rows) > len({(row.copy, row.timestamp) for row in rows}):
             problems.append(f"{self._rows.name}: requests have more than one row")
         # A Ctrl-C that comes while it is still importing is Python's to report.
@@ -87,10 +87,14 @@ class Load:
         return list(results.read_rows(self._rows)) if self._rows.exists() else []
 
     def fates(self) -> Counter[str]:
-        """Count its clients that ended by themselves, those that it could tell of."""
-        raised = sum(row.error == "SystemExit: 1" for row in self.rows())
-        died = len(_DIED.findall(self._said.read_text(errors="replace")))
-        return Counter({"client of load.py raised SystemExit": raised, "client of load.py ended with 1": died})
+        """Count its clients that ended by themselves, or wanted to."""
+        errors = Counter(row.error for row in self.rows())
+        return Counter(
+            {
+                "client of load.py ended with exit code 1": errors["the client ended with exit code 1"],
+                "client of load.py raised SystemExit": errors["SystemExit: 1"],
+            }
+        )
 
 
 def segments_of(run: str) -> list[Path]:
