@@ -2,14 +2,15 @@
 """Does it keep working, and leave nothing behind? Mixed load with random faults, for as long as wanted. Linux only.
 
 Two servers, of a kernel that misbehaves when it is asked to and of the matrix kernel, serve clients that work and
-misbehave (soak_clients.py) and runs of load.py. Meanwhile workers are killed or stopped, one or all of a GPU, and so
-are clients and load generators. Every few seconds the load pauses until the idle task runners have stopped. Then the
-accounts of servers and clients must agree, no process and no segment may be left but the servers, and what they take
-is measured: it may not grow. Ctrl-C ends it with the report so far. Fails (exit code 1) if anything leaks or is wrong.
+misbehave (soak_clients.py) and runs of load.py. Meanwhile workers are killed or stopped, one or all of a GPU, or hang
+while they boot; clients and load generators are killed or end; and nobody reads the servers' event lines for a while.
+Every few seconds the load pauses until the idle task runners have stopped. Then the accounts of servers and clients
+must agree, no process and no segment may be left but the servers, and what they take is measured: it may not grow. At
+the end the event lines must tell what the servers have counted. Ctrl-C ends it with the report so far. Fails (exit
+code 1) if anything leaks or is wrong.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import secrets
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from random import Random
@@ -32,9 +33,10 @@ sys.path[:0] = [str(ROOT / "tests")]
 
 import psutil  # noqa: E402
 import serving  # noqa: E402
-from soak_clients import ASKED, COMMON_OPTIONS, LEFT, LINES, WORK  # noqa: E402
-from soak_faults import Clients, Faults, received, segments_of, status_of, unanswered  # noqa: E402
-from support import Server, command  # noqa: E402
+from soak_clients import ASKED, LEFT, WORK  # noqa: E402
+from soak_faults import Clients, Faults, received, status_of, unanswered  # noqa: E402
+from soak_load import segments_of  # noqa: E402
+from soak_servers import PROCESSES, SERVERS, Server, servers_in  # noqa: E402
 
 from kaas import cli, segments, wire  # noqa: E402
 from kaas.errors import KaasError, UsageError  # noqa: E402
@@ -62,25 +64,6 @@ class Sample(NamedTuple):
     threads: int
 
 
-@contextlib.contextmanager
-def servers_in(folder: Path) -> Iterator[dict[str, Server]]:
-    """Start the servers; in the end kill what is left of them."""
-    servers: dict[str, Server] = {}
-    try:
-        for name, (kernel, *arguments) in LINES.items():
-            (folder / name).mkdir()
-            line = command(kernel, *COMMON_OPTIONS, *map(str, arguments), "--supervised", str(os.getpid()))
-            servers[name] = Server(folder / name, line, {})
-        for server in servers.values():
-            server.wait_until_listening()
-        yield servers
-    finally:
-        for server in servers.values():
-            server.process.kill()
-            server.process.wait()
-            server.marked.kill()
-
-
 class Soak:
     """The load, the faults, and the checks between them, from the start to the end.
 
@@ -102,6 +85,7 @@ class Soak:
         self.samples: dict[str, list[Sample]] = {}
         self.most: Counter[str] = Counter()
         self.problems: list[str] = []
+        self.told: dict[str, Counter[str]] = {}
         self.swept = 0
         self.stopping = False
         self._begun = time.monotonic()
@@ -133,6 +117,7 @@ class Soak:
             for name, server in self.servers.items():
                 process = psutil.Process(server.process.pid)
                 now = {"descriptors": process.num_fds(), "processes": len(process.children(recursive=True))}
+                now["bytes of event lines not read"] = server.unread()
                 for what, number in now.items():
                     self.most[f"{name}: {what}"] = max(self.most[f"{name}: {what}"], number)
 
@@ -150,7 +135,7 @@ class Soak:
             self._measure(f"{name}: server", psutil.Process(server.process.pid))
             self._measure(f"{name}: fork server", server.forkserver())
         seconds, done = time.monotonic() - self._begun, self.faults.done.total()
-        asked = sum(self.clients.account()[f"{name} {ASKED}"] for name in LINES)
+        asked = sum(self.clients.account()[f"{name} {ASKED}"] for name in SERVERS)
         problems = len(self.problems) + len(self.faults.problems)
         common.say(f"{seconds:.0f} s: {asked} invocations, {done} faults, {problems} problems")
 
@@ -177,13 +162,26 @@ class Soak:
 
     def _end_servers(self) -> None:
         for name, server in self.servers.items():
-            accepted = status_of(self.addresses[name])["counters"]["accepted"]
+            status = status_of(self.addresses[name])
             code = server.stop()
             self._check(code == 0, f"{name}: the server ends with exit code {code}")
             _wait_until_nothing_is_left(name, server)
             said = server.stderr()
-            self._check(f"accepted {accepted}: " in said, f"{name}: its last account is another one")
+            self._check(
+                f"accepted {status['counters']['accepted']}: " in said, f"{name}: its last account is another one"
+            )
             self._check("Traceback" not in said, f"{name}: {said[said.find('Traceback') :][:2000]}")
+
+            self._check_event_lines(name, server.told(), status)
+
+    def _check_event_lines(self, name: str, told: Counter[str], status: Mapping[str, Any]) -> None:
+        """Compare what came through with what the server counted; of lines but refusals, some may be left out."""
+        self.told[name] = told
+        left_out, all_told = told["lines left out"], f"{name}: event lines {dict(told)}, but {status}"
+        lost = sum(gpu["lost"] for gpu in status["by_gpu"])
+        self._check(told["rejected"] == status["counters"]["rejected"], f"refusals: {all_told}")
+        self._check(0 <= lost - told["lost"] <= left_out, f"lost workers: {all_told}")
+        self._check(abs(told["booted"] - told["stopped"]) <= left_out, f"task runners: {all_told}")
 
     def _check(self, sound: bool, problem: str) -> None:
         if not sound:
@@ -209,8 +207,8 @@ def _quiet_status(name: str, server: Server, address: str) -> dict[str, Any]:
     """Wait until a server has nothing to do and no workers; give its status."""
     serving.wait_until(lambda: not status_of(address)["task_runners"], f"{name}: all task runners have stopped")
     serving.wait_until(
-        lambda: len(server.marked.left()) == 2,
-        f"{name}: only server and fork server are left of {server.marked.left()}",
+        lambda: len(server.marked.left()) == PROCESSES,
+        f"{name}: only server, fork server and reader are left of {server.marked.left()}",
     )
     status = status_of(address)
     if status["in_flight"] or status["queued"]:
@@ -246,6 +244,8 @@ def report(soak: Soak) -> Report:
     columns = (ASKED, *wire.STATUSES)
     rows = [(name, *(got[name][each] for each in columns), account[f"{name} {LEFT}"]) for name in soak.servers]
     made.add_table("Invocations, as the clients saw them", ("server", *columns, "left"), rows)
+    told = [(name, what, number) for name, told in soak.told.items() for what, number in sorted(told.items())]
+    made.add_table("What the servers' event lines told of", ("server", "what", "times"), told)
     made.add_table("Most while they worked", ("what", "number"), sorted(soak.most.items()))
     made.add_table("What clients did", ("what", "times"), [(name, account[name]) for name in WORK])
     faults = [*soak.faults.done.most_common(), ("segments of killed clients removed", soak.swept)]

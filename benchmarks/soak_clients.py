@@ -9,14 +9,16 @@ import os
 import signal
 import socket
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import NoReturn
 
 import numpy as np
-from common import ROOT
+from soak_servers import MESSAGE_SIZE, SERVERS
 
 from kaas import matrices, wire
 from kaas.client import Connection, split_address
@@ -24,21 +26,17 @@ from kaas.errors import KaasError
 from kaas.matrices import Task
 from kaas.wire import Reply, Request
 
-MESSAGE_SIZE = 8 * 1024 * 1024
-"""What the servers must have as --message-size."""
-COMMON_OPTIONS = ("-g", "2", "--message-size", str(MESSAGE_SIZE), "--idle-timeout", "1", "--call-timeout", "1")
-LINES = {
-    "faulty": ("faulty", "-m", "3", "--when-full", "queue", "--max-queue", "16"),
-    "matrix": (ROOT / "cuda-matmul-cpu.py", "-m", "2"),
-}
-"""By server: its kernel, tests/example_kernels/faulty.py being the one, and its options."""
-SERVERS = tuple(LINES)
 ASKED, LEFT = "asked", "left"
 """Invocations begun, and those that their client did not wait for."""
 END = -2
 """An order, besides the numbers of the phases: in odd ones the clients are calm."""
 
 _LIMIT = 30.0
+_STORM = (10_000, 12_000)
+"""Requests at once, of which all but a few are refused: so many that while nobody reads the event lines, not each
+refusal has one of its own."""
+_NO_RIGHT_ANSWER = 255
+"""Exit code of a forked child; with an answer that is right, it is the number of its status."""
 _BY_FAULTS = {"worker_lost", "timeout", "rejected"}
 """Statuses that any invocation may get while faults are injected."""
 _DEEDS: dict[str, tuple[str, float]] = {
@@ -155,8 +153,8 @@ class _Client:
         with Connection(self._addresses[self._random.choice(SERVERS)]) as kaas:
             assert kaas.status()["in_flight"] >= 0
 
-    def pipelined(self) -> None:
-        number = self._random.randint(2, 8)
+    def pipelined(self, least: int = 2, most: int = 8) -> None:
+        number = self._random.randint(least, most)
         with self._asking("faulty", [b"nothing"] * number) as connection:
             decoder, waiting = wire.reply_decoder(), set(range(number))
             while waiting:
@@ -174,6 +172,24 @@ class _Client:
                 connection.sendall(bytes([byte]))
                 time.sleep(0.005)
             self._answered("faulty", self._only_reply(connection), "ok")
+
+    def forked(self) -> None:
+        """Have a child process use the kept connection at the same time: each must get its own answer."""
+        self.small()
+        connection = self._kept["faulty"]
+        sizes = self._random.sample(range(1000, 100_000), 2)
+        self._account[f"faulty {ASKED}"] += 2
+        child = os.fork()
+        if not child:
+            _ask_and_exit(connection, sizes[1])
+        try:
+            reply = connection.invoke(f"zeros {sizes[0]}".encode())
+        finally:
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        self._answered("faulty", reply, "ok")
+        assert reply.status != "ok" or reply.payload == bytes(sizes[0]), f"the parent has another's answer: {reply}"
+        assert 0 <= code < len(wire.STATUSES), f"the child has no right answer, and ends with {code}"
+        self._answered("faulty", Reply(wire.STATUSES[code], b""), "ok")
 
     def leave(self) -> None:
         payloads = [self._random.choice((b"nothing", b"hang", b"zeros 3000000"))] * self._random.randint(1, 4)
@@ -230,6 +246,19 @@ class _Client:
         raise AssertionError("closed without an answer")
 
 
+def _ask_and_exit(connection: Connection, size: int) -> NoReturn:
+    """Be the child: its exit code is all that it may tell, for two cannot add to one account."""
+    code = _NO_RIGHT_ANSWER
+    try:
+        reply = connection.invoke(f"zeros {size}".encode())
+        assert reply.status != "ok" or reply.payload == bytes(size), f"the child has another's answer: {reply}"
+        code = wire.STATUSES.index(reply.status)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 _WORK: dict[str, tuple[Callable[["_Client"], None], float]] = {
     "small payload": (_Client.small, 400),
     "large payload": (_Client.large, 20),
@@ -238,6 +267,8 @@ _WORK: dict[str, tuple[Callable[["_Client"], None], float]] = {
     "bad matrix task": (_Client.bad_task, 20),
     "status query": (_Client.status, 20),
     "pipelined requests": (_Client.pipelined, 30),
+    "storm of requests": (partial(_Client.pipelined, least=_STORM[0], most=_STORM[1]), 1),
+    "connection used after a fork": (_Client.forked, 10),
     "slow client": (_Client.slow, 3),
     "client gone before its answer": (_Client.leave, 5),
     "connection closed in a frame": (_Client.cut, 20),

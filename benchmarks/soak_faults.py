@@ -2,10 +2,7 @@
 
 import contextlib
 import multiprocessing
-import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,22 +11,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import common
 import psutil
 import serving
 import soak_clients
 from soak_clients import ASKED, LEFT, Cells
-from support import Marked, Server
+from soak_load import CLIENTS_OF_LOAD, Load
+from soak_servers import SERVERS, Server
 
-from kaas import results, wire
+from kaas import wire
 from kaas.client import Connection
-from kaas.errors import KaasError
 from kaas.pool.account import ANSWERS
 
-_RUN = re.compile(r'"KAAS_RUN": "([0-9a-f]{8})"')
-_CLIENTS_OF_LOAD = 3
 _MOST_LOAD_SECONDS = 4.0
 _MOST_STOPPED_SECONDS = 2.0
+_MOST_HUNG_SECONDS = 3.0
 
 
 class Clients:
@@ -51,7 +46,7 @@ class Clients:
         process.kill()
         process.join()
         counts = account.count()
-        for server in soak_clients.SERVERS:
+        for server in SERVERS:
             counts[f"{server} {LEFT}"] += unanswered(counts, server)
         self._gone += counts
         self._start()
@@ -95,69 +90,6 @@ def unanswered(counts: Counter[str], server: str) -> int:
     return counts[f"{server} {ASKED}"] - counts[f"{server} {LEFT}"] - answered
 
 
-class _Load:
-    """One run of load.py against the server of the matrix kernel."""
-
-    def __init__(self, address: str, folder: Path, number: int, seconds: float) -> None:
-        self._scratch = folder / f"scratch-{number}"
-        self._scratch.mkdir()
-        self.marked = Marked({"TMPDIR": str(self._scratch)})
-        self._end = time.monotonic() + seconds
-        self._rows = folder / "results-soak" / f"run-{number}.csv"
-        self._said = folder / "load-said"
-        self._run = ""
-        line = [sys.executable, str(common.ROOT / "load.py"), "--client", str(common.ROOT / "cuda-matmul-client.py")]
-        line += ["--input", "64", "--experiment-name", "soak", "--task-name", f"run-{number}", "--server", address]
-        line += ["--min-parallel", "1", "--max-parallel", str(_CLIENTS_OF_LOAD), "--interval", "1"]
-        with self._said.open("w") as said:
-            self.process = subprocess.Popen(
-                [*line, "--finish-timeout", "10"],
-                cwd=folder,
-                env=self.marked.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                start_new_session=True,  # a Ctrl-C is the soak's to handle
-            )
-
-    def due(self) -> bool:
-        """Tell whether its time is over; on the way, note how its shared memory is called."""
-        if not self._run:
-            with contextlib.suppress(psutil.Error):
-                for child in psutil.Process(self.process.pid).children():
-                    if found := _RUN.search(" ".join(child.cmdline())):
-                        self._run = found[1]
-        return time.monotonic() >= self._end or self.process.poll() is not None
-
-    def clients(self) -> list[psutil.Process]:
-        """Give its client processes."""
-        with contextlib.suppress(psutil.Error):
-            return serving.forked(psutil.Process(self.process.pid))
-        return []
-
-    def check(self) -> list[str]:
-        """Wait until nothing is left of it; say what is wrong, if anything is."""
-        self.process.wait(60)
-        problems = []
-        try:
-            serving.wait_until(lambda: not self.marked.left(), "all processes of load.py have ended")
-        except KaasError as error:
-            problems.append(f"{error}: {self.marked.left()}")
-            self.marked.kill()
-        left = [*self._scratch.iterdir(), *(segments_of(self._run) if self._run else ())]
-        problems += [f"load.py leaves {path}" for path in left]
-        said = self._said.read_text(errors="replace")
-        # A Ctrl-C that comes while it is still importing is Python's to report.
-        failed = "Traceback" in said and not said.rstrip().endswith("KeyboardInterrupt")
-        return [*problems, f"load.py says: {said}"] if failed else problems
-
-    def received(self) -> Counter[str]:
-        """Count its rows by status; there are none if it was killed before it began."""
-        if not self._rows.exists():
-            return Counter()
-        return Counter(row.status for row in results.read_rows(self._rows))
-
-
 class Faults:
     """Draws faults and commits them.
 
@@ -177,8 +109,9 @@ class Faults:
         self._clients = clients
         self._folder = folder
         self._random = random
-        self._load: _Load | None = None
+        self._load: Load | None = None
         self._stopped: list[tuple[float, psutil.Process]] = []
+        self._hung_until = 0.0
         self.done: Counter[str] = Counter()
         self.of_load: Counter[str] = Counter()
         """Rows of all runs of load.py by status, and `asked`: how many requests there were at most."""
@@ -204,16 +137,16 @@ class Faults:
 
     def _worker(self) -> psutil.Process:
         """Draw one, ready or booting, of either server."""
-        server = self._servers[self._random.choice(list(self._servers))]
-        return self._random.choice(server.worker_processes())
+        return self._random.choice(self._server().worker_processes())
+
+    def _server(self) -> Server:
+        return self._servers[self._random.choice(list(self._servers))]
 
     def _worker_killed(self) -> None:
         self._worker().kill()
 
     def _worker_stopped_for_a_while(self) -> None:
-        worker = self._worker()
-        worker.suspend()
-        self._stopped.append((time.monotonic() + self._random.uniform(0.05, _MOST_STOPPED_SECONDS), worker))
+        self._stop_for_a_while(self._worker())
 
     def _all_workers_of_a_GPU_killed(self) -> None:  # noqa: N802 - this is what the report calls it
         workers = status_of(self._addresses[self._random.choice(list(self._servers))])["workers"]
@@ -223,6 +156,18 @@ class Faults:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     psutil.Process(worker["pid"]).kill()
 
+    def _event_lines_not_read_for_a_while(self) -> None:
+        self._stop_for_a_while(psutil.Process(self._server().reader.pid))
+
+    def _boots_hang_for_a_while(self) -> None:
+        now = time.monotonic()
+        if now < self._hung_until + _MOST_HUNG_SECONDS:  # a place whose boots fail too often in a row is left out
+            raise IndexError
+        worker = self._random.choice(self._servers["faulty"].worker_processes())
+        self._hung_until = now + self._random.uniform(_MOST_HUNG_SECONDS / 2, _MOST_HUNG_SECONDS)
+        self._servers["faulty"].hang.touch()
+        worker.kill()  # so that one boots
+
     def _client_killed(self) -> None:
         self._clients.kill_one()
 
@@ -231,28 +176,36 @@ class Faults:
             raise IndexError
         number = self.done["load generator started"]
         seconds = self._random.uniform(0.5, _MOST_LOAD_SECONDS)
-        self._load = _Load(self._addresses["matrix"], self._folder, number, seconds)
+        self._load = Load(self._addresses["matrix"], self._folder, number, seconds)
 
     def _client_of_the_load_generator_killed(self) -> None:
         self._random.choice(self._load.clients() if self._load is not None else []).kill()
 
+    def _stop_for_a_while(self, process: psutil.Process) -> None:
+        process.suspend()
+        self._stopped.append((time.monotonic() + self._random.uniform(0.05, _MOST_STOPPED_SECONDS), process))
+
     def _resume(self, now: float) -> None:
+        if now >= self._hung_until:
+            self._servers["faulty"].hang.unlink(missing_ok=True)
         for entry in [entry for entry in self._stopped if entry[0] <= now]:
             self._stopped.remove(entry)
             with contextlib.suppress(psutil.NoSuchProcess):
                 entry[1].resume()
 
-    def _end_load(self, load: _Load) -> None:
-        if load.process.poll() is None:
+    def _end_load(self, load: Load) -> None:
+        ended_by_itself = load.process.poll() is not None
+        if not ended_by_itself:
             number = self._random.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
             load.process.send_signal(number)
             self.done[f"load generator ended by {number.name}"] += 1
         self._load = None
-        self.problems += load.check()
-        rows = load.received()
+        self.problems += load.check(ended_by_itself)
+        self.done += load.fates()
+        rows = Counter(row.status for row in load.rows())
         self.problems += ["load.py got a wrong product"] * rows["wrong_result"]
         # A client that was killed together with the load generator has had one request that has no row.
-        self.of_load += rows + Counter({ASKED: rows.total() + _CLIENTS_OF_LOAD})
+        self.of_load += rows + Counter({ASKED: rows.total() + CLIENTS_OF_LOAD})
 
     def kill(self) -> None:
         """Leave nothing behind, whatever went wrong."""
@@ -267,6 +220,8 @@ _FAULTS: dict[Callable[[Faults], None], int] = {
     Faults._worker_killed: 8,
     Faults._worker_stopped_for_a_while: 5,
     Faults._all_workers_of_a_GPU_killed: 2,
+    Faults._event_lines_not_read_for_a_while: 6,
+    Faults._boots_hang_for_a_while: 3,
     Faults._client_killed: 4,
     Faults._load_generator_started: 3,
     Faults._client_of_the_load_generator_killed: 2,
@@ -277,11 +232,6 @@ def status_of(address: str) -> dict[str, Any]:
     """Ask a server how it stands."""
     with Connection(address) as kaas:
         return kaas.status()
-
-
-def segments_of(run: str) -> list[Path]:
-    """List the segments of shared memory that a run has left."""
-    return list(Path("/dev/shm").glob(f"kaas_{run}*"))
 
 
 def received(server: str, account: Counter[str], of_load: Counter[str]) -> Counter[str]:

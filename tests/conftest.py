@@ -1,6 +1,7 @@
 """For all tests: the fixtures of a real server, the check that no shared memory is left, and the option --slow."""
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -114,14 +115,25 @@ def _ours(names: set[str]) -> set[str]:
 def _runs_of_others() -> set[str]:
     """Give what the names of all segments begin with that are of a run which goes on in other processes.
 
-    As long as it does, the segments of its killed clients are still there, too.
+    As long as it does, the segments of its killed clients are still there, too, and it holds the lock of its file.
     """
-    used: set[str] = set()
+    used = {path.stem for path in _SHARED_MEMORY.glob("kaas_*.lock") if _is_held(path)}
     for maps in Path("/proc").glob("[0-9]*/maps"):
         if maps.parent.name != str(os.getpid()):
             with contextlib.suppress(OSError):
                 used.update(re.findall(r"/dev/shm/(kaas_\w{8})", maps.read_text(errors="replace")))
     return used
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "results-*", ".*_cache", "
 MAX_LATE = "1000"
 """On a busy machine clients come late, which would make a run exit with 3; tests/load tries that."""
 PLAIN: dict[str, Any] = {"FN": "plain", "CLIENT": "plain-client", "N": "x"}
-"""For what a script does around any kernel: one that idles, long enough for calls of two clients to meet."""
+"""For what a script does around any kernel: one that idles, so long that calls of two clients meet; no libraries."""
 MATRICES: dict[str, Any] = {"FN": "cuda-matmul-blas", "CLIENT": "cuda-matmul-client", "N": 100}
 """For what a script does about shared memory, or the libraries; nothing has to be compiled."""
 PLAIN_KERNEL = "import time\ndef call(payload):\n    time.sleep(0.02)\n    return payload\n"

@@ -21,6 +21,8 @@ from kaas import ROOT, locks
 from kaas.locks import Holder
 
 NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc"]
+# Where a run is process 2 or so: a number that nobody has in a namespace of which it would be process 1.
+BELOW_ANOTHER = [*NAMESPACE, "sh", "-c", '"$@"; exit $?', "sh"]
 # A run that takes its folder and then waits for a line, or its end.
 RUN = f"""
 set -euo pipefail
@@ -165,8 +167,9 @@ def test_what_a_killed_run_has_started_keeps_the_folder_until_it_has_ended(start
 
 
 @skip_without_namespaces
-def test_a_run_in_another_process_namespace_is_alive_though_both_are_process_one(runs: Runs) -> None:
-    first = runs.start(*NAMESPACE)
+@pytest.mark.parametrize("where", [NAMESPACE, BELOW_ANOTHER])
+def test_a_run_in_another_process_namespace_is_alive_whatever_its_number(runs: Runs, where: list[str]) -> None:
+    first = runs.start(*where)
     assert has_folder(first)
     precious = runs.folder / "results-x" / "precious"
     precious.touch()

@@ -5,9 +5,11 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -22,10 +24,21 @@ from kaas.results import RunFiles
 
 PUBLISHED = ROOT.parent / "shared" / "paper-results"
 
+# A new network's loopback is down; who stands in no list of users has no home.
+NOBODY_NOWHERE = ["unshare", "--net", "--user", "--map-user=123456", "--"]
 
-def run_report(*arguments: Path | str, cwd: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
+
+def makes_namespaces() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*NOBODY_NOWHERE, "true"], check=False, capture_output=True).returncode == 0
+
+
+def run_report(
+    *arguments: Path | str, by: Sequence[str] = (), cwd: Path = ROOT, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [ROOT / "scripts" / "report", *arguments],
+        [*by, ROOT / "scripts" / "report", *arguments],
         cwd=cwd,
         env=os.environ | {"KAAS_PYTHON": sys.executable} | environment,
         capture_output=True,
@@ -356,6 +369,15 @@ def test_the_users_settings_and_home_make_no_difference(tmp_path: Path, made: Ru
         assert picture.read_bytes() == (tmp_path / "styled" / picture.name).read_bytes(), picture.name
     assert [path.name for path in here.iterdir()] == ["matplotlibrc"]
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(not makes_namespaces(), reason="this user, or system, makes no namespaces of users and networks")
+def test_the_report_needs_no_loopback_and_no_home(tmp_path: Path) -> None:
+    folder = tmp_path / "results-here"
+    served_only(folder, "task-1", 100)
+    done = run_report(folder, by=[*NOBODY_NOWHERE, "env", "-u", "HOME"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "task-1" in page_of(folder)
 
 
 def test_the_report_says_where_its_numbers_come_from(made: RunFiles) -> None:

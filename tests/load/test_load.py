@@ -270,10 +270,11 @@ def test_rows_that_cannot_be_written_end_the_run_and_it_is_said(load: Load) -> N
 def test_a_clock_that_is_set_in_mid_run_moves_no_time_stamp_and_is_noted(load: Load) -> None:
     set_back = """
         import time
-        wall, begun = time.time, time.monotonic()
-        time.time = lambda: wall() - 1000 * (time.monotonic() > begun + 2.5)
+        from pathlib import Path
+        wall, rows = time.time, Path("results-test/task.csv")
+        time.time = lambda: wall() - 1000 * (rows.exists() and rows.read_text().count(chr(10)) > 3)
     """
-    code, said = load.run(STEADY, "--interval", "4", first=set_back)
+    code, said = load.run(STEADY, "--interval", "2", first=set_back)
 
     assert code == 0, said
     stamps = [row.timestamp for row in load.rows()]

@@ -1,9 +1,11 @@
 """Workers of this machine that say over their link what no worker of ours says, or what only a kernel can know."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from support import StartServer, eventually, exists, refusal
+from support import LIMIT, StartServer, eventually, exists, refusal
 
 FORGED = """
 import os, socket, time
@@ -35,6 +37,20 @@ def call(payload):
         say(status.decode(), text)
         time.sleep(3600)
     return str(os.getpid()).encode()
+"""
+
+LEAVES = """
+import os, time
+
+
+def call(payload):
+    if payload:
+        child = os.fork()
+        if child:
+            return str(child).encode()
+        os.setsid()  # and so stays when the worker's group is killed, with the worker's link
+        time.sleep(3600)
+    return b""
 """
 
 
@@ -109,3 +125,18 @@ def test_a_worker_that_says_it_is_of_no_more_use_is_lost_with_its_own_reason_and
     assert before != after
     assert not exists(before), "it hangs, and was killed"
     assert [event.detail for event in server.events() if event.event == "lost"] == ["its GPU context is lost: 719"]
+
+
+def test_a_link_that_outlives_its_worker_does_the_next_one_no_harm(start_server: StartServer, tmp_path: Path) -> None:
+    kernel = tmp_path / "leaves.py"
+    kernel.write_text(LEAVES)
+    server = start_server(kernel, "-m", "1")
+    with server.connection() as kaas:
+        child = int(kaas.invoke(b"leave").payload)
+        eventually(lambda: os.getsid(child) == child)
+        os.kill(server.workers("idle")[0]["pid"], signal.SIGKILL)
+        eventually(lambda: server.names_of_events() == ["booted", "ready", "lost", "ready"])
+        os.kill(child, signal.SIGKILL)  # which ends the link of the worker before
+        eventually(lambda: not exists(child))
+        assert [kaas.invoke(b"", timeout=LIMIT / 4).status for _ in range(3)] == ["ok"] * 3
+    assert server.names_of_events() == ["booted", "ready", "lost", "ready"]

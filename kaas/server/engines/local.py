@@ -190,4 +190,5 @@ class _LocalWorker(asyncio.BufferedProtocol):
     def _tell_end(self) -> None:
         if self._end is not None:
             (how, counts), self._end = self._end, None
+            self.stop()  # what comes over its link now, or the link's end, is not the next worker's
             self._tell.ended(how, counts)
