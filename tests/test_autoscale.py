@@ -306,6 +306,7 @@ def test_the_check_says_what_was_found_and_changes_nothing(gpu_project: Project,
     assert code == 0, said
     assert "only 2 are there: fewer are used" in said
     assert "numba.cuda is ready to compile" in said
+    assert "(a stand-in)" not in said
     assert "PROBLEM" not in said
     assert nvidia.modes() == AS_FOUND
     assert not [call for call in nvidia.calls() if " -c " in call or " -d" in call.replace("-d COMPUTE", "")]
