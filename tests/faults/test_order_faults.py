@@ -17,6 +17,7 @@ import itertools, time
 _real, _steps = time.time, itertools.count()
 # An hour back, a day forth, and so on: whoever waits by this clock waits for ever, or not at all.
 time.time = lambda: max(_real() + (86_400 if next(_steps) % 2 else -3600), 0.0)
+time.time_ns = lambda: int(time.time() * 1e9)  # which logging reads from Python 3.13 on
 """
 
 
