@@ -267,11 +267,12 @@ def test_a_stopped_fork_server_is_killed_with_its_children_when_close_has_waited
     async def test(family: Family) -> None:
         monkeypatch.setattr(children, "_GRACE", 0.1)
         child, pid = await family.spawn("stay")
+        after, _ = await family.spawn("0")  # by then the fork server has told of the one before
         psutil.Process(pid).parent().suspend()  # type: ignore[union-attr]
         unborn, link = family.forkserver.spawn({"do": "stay"})
         family.links[unborn] = link
         await family.forkserver.close()
-        assert family.ended == {child: -signal.SIGKILL, unborn: -signal.SIGKILL}
+        assert family.ended == dict.fromkeys((child, after, unborn), -signal.SIGKILL)
         await asyncio.to_thread(eventually, lambda: not exists(pid))
 
     with_family(test, kill_after=0.1)
@@ -302,7 +303,9 @@ def test_children_have_descriptors_of_their_own_only() -> None:
         for _ in range(5):
             _, pid = await family.spawn("0")
         others = [link for link in Path(f"/proc/{pid}/fd").iterdir() if int(link.name) > 2]
-        assert [str(link.readlink()).partition(":")[0] for link in others] == ["socket"]
+        open_ = [str(link.readlink()) for link in others]
+        # A newer libffi keeps itself open for the callbacks of ctypes.
+        assert [name.partition(":")[0] for name in open_ if "/libffi." not in name] == ["socket"]
 
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("needs /proc")
