@@ -7,18 +7,15 @@ What a child has started is killed when it has ended.
 
 import asyncio
 import contextlib
-import fcntl
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from kaas import ROOT, SINGLE_THREADED
+from kaas import linked
 from kaas.errors import ProcessFailed
 from kaas.forkserver import BUFFER, Config, kill_with_group
 
@@ -124,30 +121,11 @@ class ForkServer:
         self._lost(killed=True)
 
     def _launch(self) -> None:
-        ours, theirs = _high_socketpair()
-        output = sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL
-        environment = (
-            os.environ | SINGLE_THREADED | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-        )
-        with theirs, contextlib.ExitStack() as on_failure, _may_write_to_terminal():
-            on_failure.callback(ours.close)
-            self._process = subprocess.Popen(
-                # -P: the folder that the user happens to be in must not shadow a library.
-                [sys.executable, "-P", "-m", "kaas.forkserver", str(theirs.fileno()), *self._arguments],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,  # our own is for events
-                stderr=output,
-                env=environment,
-                # A Ctrl-C at the terminal is the parent's to handle. A session of its own would keep it away, too, but
-                # Linux schedules each session as one: workers had to wait for hundreds of milliseconds.
-                process_group=0,
-            )
-            on_failure.pop_all()
-        ours.setblocking(False)
-        self._control, self._pending, self.failure = ours, b"", ""
+        self._process, self._control = linked.start("kaas.forkserver", *self._arguments)
+        self._control.setblocking(False)
+        self._pending, self.failure = b"", ""
         self._gone.clear()
-        asyncio.get_running_loop().add_reader(ours.fileno(), self._read)
+        asyncio.get_running_loop().add_reader(self._control.fileno(), self._read)
 
     def _send(self, message: Config, *descriptors: int) -> None:
         """Send a line, as soon as there is room for it."""
@@ -253,33 +231,3 @@ def describe(code: int | None) -> str:
         return f"ended by {signal.Signals(-code).name}"
     except ValueError:  # most real-time signals have no name
         return f"ended by signal {-code}"
-
-
-def _high_socketpair() -> tuple[socket.socket, socket.socket]:
-    """Make a pair of which the second may be handed to a process whose stdin, stdout and stderr are others.
-
-    Who was started with one of these closed gets its number for the next thing that is opened.
-    """
-    ours, low = socket.socketpair()
-    with low, contextlib.ExitStack() as on_failure:
-        on_failure.callback(ours.close)
-        theirs = socket.socket(fileno=fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 3))
-        on_failure.pop_all()
-    return ours, theirs
-
-
-@contextlib.contextmanager
-def _may_write_to_terminal() -> Iterator[None]:
-    """Let what is started meanwhile write to the terminal from the background, also where `stty tostop` forbids it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _has_descriptor(stream: Any) -> bool:
-    try:
-        return bool(stream.fileno() >= 0)
-    except (AttributeError, OSError):
-        return False

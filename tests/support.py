@@ -201,8 +201,13 @@ class Server:
         return self._stderr.read_text(errors="replace")
 
     def forkserver(self) -> psutil.Process:
-        """Find its fork server, the only child that it has."""
-        (found,) = psutil.Process(self.process.pid).children()
+        """Find its fork server."""
+        return self.child("kaas.forkserver")
+
+    def child(self, module: str) -> psutil.Process:
+        """Find the one process of the server that runs a module."""
+        children = psutil.Process(self.process.pid).children()
+        (found,) = (each for each in children if module in each.cmdline())
         return found
 
     def worker_processes(self) -> list[psutil.Process]:

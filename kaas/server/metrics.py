@@ -1,168 +1,108 @@
-"""How the server stands, for Prometheus (`--metrics-port`): `GET /metrics` over HTTP.
-
-Everything is read in the server's own loop, where nothing changes meanwhile, and written out in a thread, where it
-holds nobody up. Imported only where metrics are wanted.
-"""
+"""What Prometheus is shown (`--metrics-port`): counted here, written out by a process of its own (kaas.exporter)."""
 
 import asyncio
-import contextlib
+import logging
+import pickle
 import socket
+import subprocess
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from itertools import accumulate, product
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
+from kaas import linked
 from kaas.addresses import written
+from kaas.errors import ProcessFailed
+from kaas.exporter import BOUNDS, LENGTH
 from kaas.pool.account import OUTCOMES, REFUSALS
 from kaas.pool.slot import STATES
-from kaas.server.listener import Acceptor
 
-_CALLS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-_BOOTS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-_PATIENCE = 10.0
-"""Seconds that a scrape may take."""
-_NO_ANSWER = (OSError, EOFError, asyncio.LimitOverrunError)
-"""It is too slow or has gone, or is none."""
-_TEXT = "text/plain; charset=utf-8"
+log = logging.getLogger("kaas.server")
 
 
-class Histogram:
-    """Counts durations up to each of some bounds, in seconds, for each GPU: a tenth of what the library's own takes."""
+class _Histogram:
+    """Counts durations up to each of some bounds, in seconds, for each GPU."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.sums: defaultdict[int, float] = defaultdict(float)
+        self.counts: defaultdict[int, list[int]] = defaultdict(lambda: [0] * (len(bounds) + 1))
         self._bounds = bounds
-        self._counts: defaultdict[int, list[int]] = defaultdict(lambda: [0] * (len(bounds) + 1))
-        self._sums: defaultdict[int, float] = defaultdict(float)
 
     def observe(self, seconds: float, gpu: int) -> None:
-        """Count one, on a GPU."""
-        self._counts[gpu][bisect_left(self._bounds, seconds)] += 1
-        self._sums[gpu] += seconds
-
-    def family(self, name: str, text: str) -> HistogramMetricFamily:
-        """Give what has been counted by now, for Prometheus."""
-        family = HistogramMetricFamily(name, text, labels=["gpu"])
-        bounds = (*map(str, map(float, self._bounds)), "+Inf")
-        for gpu, counts in self._counts.items():
-            buckets = list(zip(bounds, accumulate(counts), strict=True))
-            family.add_metric([str(gpu)], buckets, self._sums[gpu])
-        return family
+        self.counts[gpu][bisect_left(self._bounds, seconds)] += 1
+        self.sums[gpu] += seconds
 
 
-class Metrics:
-    """What the server's other parts observe, and the port where it is shown."""
+class Metrics(asyncio.Protocol):
+    """What the server's other parts observe, and the link to the process that shows it.
 
-    most = 16
-    """Scrapes at a time; more wait. Their descriptors are not taken from the clients."""
+    Args:
+        listeners: where that process is asked; it has them alone once it has begun.
+    """
 
     def __init__(self, listeners: list[socket.socket]) -> None:
         self.address = " and ".join(f"http://{written([each])}/metrics" for each in listeners)
         self._listeners = listeners
-        self._histograms = {"queue": Histogram(_CALLS), "kernel": Histogram(_CALLS), "boot": Histogram(_BOOTS)}
+        self._histograms = {what: _Histogram(bounds) for what, bounds in BOUNDS.items()}
         self._status: Callable[[], dict[str, Any]] = dict
-        self._acceptor: Acceptor | None = None
-        self._scrapes: set[asyncio.Task[None]] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._transport: asyncio.Transport | None = None
 
-    def serve(self, status: Callable[[], dict[str, Any]]) -> None:
-        """Answer scrapes until `close`; `status` gives the pool's status."""
+    async def serve(self, status: Callable[[], dict[str, Any]]) -> None:
+        """Have scrapes answered until `close`; `status` gives the pool's status.
+
+        Raises:
+            ProcessFailed: no process can be started.
+        """
         self._status = status
-        self._acceptor = Acceptor(self._listeners, self._protocol, lambda: len(self._scrapes), self.most)
+        try:
+            self._process, link = linked.start("kaas.exporter")
+            socket.send_fds(link, [b"!"], [each.fileno() for each in self._listeners])
+        except OSError as error:
+            raise ProcessFailed(f"the metrics' exporter cannot be started: {error.strerror}") from None
+        link.setblocking(False)
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=link)
 
     def observe(self, what: str, seconds: float, gpu: int) -> None:
         """Count a duration (pool.Observe)."""
         self._histograms[what].observe(seconds, gpu)
 
     def close(self) -> None:
-        """Answer no more."""
-        if self._acceptor is not None:
-            self._acceptor.close()
-        for scrape in self._scrapes:
-            scrape.cancel()
+        """Have no more scrapes answered."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
 
-    def _protocol(self) -> asyncio.StreamReaderProtocol:
-        return asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._begin)
+    # What asyncio tells of the link
 
-    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        scrape = asyncio.get_running_loop().create_task(self._scrape(reader, writer))
-        self._scrapes.add(scrape)
-        scrape.add_done_callback(self._scrapes.discard)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self._transport = cast("asyncio.Transport", transport)
 
-    async def _scrape(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(*_NO_ANSWER):
-                async with asyncio.timeout(_PATIENCE):
-                    writer.write(await self._answer(await reader.readuntil(b"\r\n\r\n")))
-                    writer.close()
-                    await writer.wait_closed()
-        finally:
-            writer.transport.abort()
+    def data_received(self, data: bytes) -> None:
+        """The exporter has the listeners, or wants a snapshot: a byte for each."""
+        self._let_go()
+        assert self._transport is not None
+        for _ in range(data.count(b"?")):
+            snapshot = pickle.dumps(self._snapshot())
+            self._transport.write(LENGTH.pack(len(snapshot)) + snapshot)
 
-    async def _answer(self, request: bytes) -> bytes:
-        method, path = [*request.split(maxsplit=2), b"", b""][:2]
-        kind = _TEXT
-        if method not in {b"GET", b"HEAD"}:
-            status, body = "405 Method Not Allowed\r\nAllow: GET, HEAD", b"only GET and HEAD\n"
-        elif path.partition(b"?")[0] not in {b"/", b"/metrics"}:
-            status, body = "404 Not Found", b"see /metrics\n"
-        else:
-            status, kind = "200 OK", CONTENT_TYPE_LATEST
-            body = await asyncio.to_thread(_written, self._families(self._status()))
-        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        return head.encode() + (b"" if method == b"HEAD" else body)
+    def connection_lost(self, error: Exception | None) -> None:
+        """The exporter has ended."""
+        self._let_go()
+        if self._process is not None:
+            log.warning("the metrics' exporter has ended: there are no more metrics")
 
-    def _families(self, status: dict[str, Any]) -> list[Metric]:
-        counted = status["counters"]
-        requests = CounterMetricFamily(
-            "kaas_requests", "What became of requests, refusals included.", labels=["status"]
-        )
-        for outcome in (*OUTCOMES, *REFUSALS):
-            requests.add_metric([outcome], counted[outcome])
-        states = Counter((worker["gpu"], worker["state"]) for worker in status["workers"])
-        queue, kernel, boot = (self._histograms[what] for what in ("queue", "kernel", "boot"))
-        workers = GaugeMetricFamily("kaas_workers", "Workers of booted GPUs.", labels=["gpu", "state"])
-        for gpu, state in product(range(status["gpus"]), STATES):
-            workers.add_metric([str(gpu), state], states[gpu, state])
-        return [
-            GaugeMetricFamily("kaas_in_flight", "Invocations accepted and not yet answered.", status["in_flight"]),
-            GaugeMetricFamily("kaas_task_runners", "Booted GPUs.", status["task_runners"]),
-            GaugeMetricFamily("kaas_queue_length", "Invocations that wait for a worker.", status["queued"]),
-            workers,
-            CounterMetricFamily("kaas_accepted", "Invocations accepted.", counted["accepted"]),
-            requests,
-            queue.family("kaas_queue_seconds", "From acceptance until a worker had the invocation."),
-            kernel.family("kaas_kernel_seconds", "In the kernel's call."),
-            boot.family("kaas_boot_seconds", "From a worker's start until it was ready."),
-            *_by_gpu(status["by_gpu"]),
-        ]
+    def _let_go(self) -> None:
+        for listener in self._listeners:
+            listener.close()
 
-
-def _by_gpu(gpus: list[dict[str, Any]]) -> Iterator[Metric]:
-    for kind, field, title, text in (
-        (GaugeMetricFamily, "booted", "kaas_gpu_booted", "1 if the GPU's task runner is booted."),
-        (GaugeMetricFamily, "in_flight", "kaas_gpu_in_flight", "Invocations that the GPU's workers have."),
-        (GaugeMetricFamily, "workers", "kaas_gpu_workers", "Workers that the GPU may have, 0 once it is left out."),
-        (CounterMetricFamily, "cold_starts", "kaas_cold_starts", "Invocations that the GPU was booted for."),
-        (CounterMetricFamily, "lost", "kaas_gpu_lost_workers", "The GPU's workers that were lost."),
-    ):
-        family = kind(title, text, labels=["gpu"])
-        for gpu in gpus:
-            family.add_metric([str(gpu["gpu"])], gpu[field])
-        yield family
-
-
-class _Snapshot(Collector):
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
-
-
-def _written(families: Iterable[Metric]) -> bytes:
-    return generate_latest(_Snapshot(families))
+    def _snapshot(self) -> dict[str, Any]:
+        status = self._status()
+        return status | {
+            "workers": Counter((worker["gpu"], worker["state"]) for worker in status["workers"]),
+            "states": STATES,
+            "outcomes": {outcome: status["counters"][outcome] for outcome in (*OUTCOMES, *REFUSALS)},
+            "durations": {what: (dict(each.counts), dict(each.sums)) for what, each in self._histograms.items()},
+        }

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kaas import addresses, descriptors
+from kaas.acceptor import Acceptor
 from kaas.clock import Clock
 from kaas.errors import UsageError
 from kaas.events import Printer
@@ -22,7 +23,6 @@ from kaas.pool.status import status
 from kaas.server import listener
 from kaas.server.connection import LINGER, ClientConnection, Connections
 from kaas.server.engines.local import LocalEngine
-from kaas.server.listener import Acceptor
 
 if TYPE_CHECKING:  # its library is imported only where metrics are wanted
     from kaas.server.metrics import Metrics
@@ -81,8 +81,7 @@ class _Server:
         self._pool = Pool(
             settings, self._engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe
         )
-        scrapes_open = self._metrics.most if self._metrics is not None else 0
-        self._most = descriptors.most_connections(2 * settings.gpus * settings.workers_per_gpu + scrapes_open)
+        self._most = descriptors.most_connections(2 * settings.gpus * settings.workers_per_gpu)
         self._connections = Connections(self._most)
 
     async def run(self) -> None:
@@ -107,7 +106,7 @@ class _Server:
             self._most,
         )
         if self._metrics is not None:
-            self._metrics.serve(lambda: status(self._pool))
+            await self._metrics.serve(lambda: status(self._pool))
             log.info("metrics on %s", self._metrics.address)
         if not all(addresses.is_loopback(each.getsockname()[0]) for each in self._listeners):
             safety = "who shows the token" if token else "ANYBODY, for there is no KAAS_TOKEN"

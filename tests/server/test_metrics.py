@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,15 @@ def scrape(server: Server) -> dict[str, float]:
 
 def total(scraped: dict[str, float], name: str) -> float:
     return sum(value for each, value in scraped.items() if each.partition("{")[0] == name)
+
+
+def refuses(at: tuple[str, int]) -> bool:
+    with contextlib.suppress(ConnectionResetError):
+        try:
+            socket.create_connection(at, timeout=LIMIT).close()
+        except ConnectionRefusedError:
+            return True
+    return False
 
 
 @pytest.fixture
@@ -169,6 +179,21 @@ def test_a_scrape_under_way_does_not_keep_the_server_from_ending(metered: Server
     with socket.create_connection(address(metered), timeout=LIMIT) as slow:
         slow.sendall(b"GET /metrics HTTP/1.1\r\n")
         assert metered.stop() == 0
+
+
+def test_an_exporter_that_is_lost_is_missed_and_the_server_goes_on(metered: Server) -> None:
+    scrape(metered)
+    metered.child("kaas.exporter").kill()
+    eventually(lambda: "there are no more metrics" in metered.stderr())
+    eventually(lambda: refuses(address(metered)))  # its end of the link is closed before its listeners
+    assert metered.status()["in_flight"] == 0
+
+
+def test_the_exporter_ends_with_a_server_that_is_killed(metered: Server) -> None:
+    exporter = metered.child("kaas.exporter")
+    metered.stop(signal.SIGKILL)
+    eventually(lambda: not exporter.is_running(), what="the exporter has ended")
+    metered.marked.assert_nothing_left()
 
 
 def test_a_port_that_is_taken_is_refused_in_one_line() -> None:
