@@ -115,8 +115,10 @@ class ForkServer:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-        with contextlib.suppress(BlockingIOError):
-            while self._receive():  # which children it has started, and which have ended
+        # Which children it has started, and which have ended: the last one's first words end it.
+        self._control.settimeout(_GRACE)
+        with contextlib.suppress(TimeoutError):
+            while self._receive():
                 pass
         self._lost(killed=True)
 

@@ -10,6 +10,7 @@ from the server each snapshot, its length before it, a pickled dict (kaas.server
 import asyncio
 import contextlib
 import logging
+import os
 import pickle
 import socket
 import struct
@@ -156,6 +157,7 @@ async def _export(link: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(10)  # who scrapes can wait longer than who invokes
     logging.basicConfig(
         handlers=[outlet.log_handler()], level="INFO", format="%(asctime)s metrics %(levelname)s: %(message)s"
     )

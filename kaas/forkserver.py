@@ -9,8 +9,8 @@ A child's code is a module with these functions:
 Between parent and fork server go lines of JSON over a socket pair, a child's end of its link beside its line:
 
     {"spawn": child, "config": {...}} and a descriptor    {"kill": child}    {"close": true}    to the fork server
-    {"preloaded": seconds} or {"error": text}    {"started": child, "pid": its process}
-    {"ended": child, "code": exit code or minus the signal}                  from the fork server
+    {"preloaded": seconds} or {"error": text}    {"ended": child, "code": exit code or minus the signal}    from it
+    {"started": child, "pid": its process}    from a child, before anything else
 
 When it is told to close, or the parent is gone, the fork server gives its children `kill_after` seconds to end by
 themselves, kills those that are left, and ends. Each child leads a process group of its own, which is killed when the
@@ -134,7 +134,7 @@ class _Server:
             if pid == 0:
                 code = 1
                 try:
-                    self._become_child()
+                    self._become_child(child)
                     code = self._target.run(link, config)
                 except BaseException as error:  # nothing may return into the fork server's loop
                     with contextlib.suppress(Exception):  # whoever it is may have closed its stderr
@@ -149,10 +149,11 @@ class _Server:
         with contextlib.suppress(OSError):  # it has done so itself, and may have ended since
             os.setpgid(pid, pid)
         self._children[pid] = child
-        self._tell({"started": child, "pid": pid})
 
-    def _become_child(self) -> None:
+    def _become_child(self, child: int) -> None:
         os.setpgid(0, 0)
+        # Told from here, so that the parent knows of each child that runs, also if the fork server is killed now.
+        self._control.sendall(_line({"started": child, "pid": os.getpid()}))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in self._descriptors:
@@ -179,7 +180,11 @@ class _Server:
 
 def _send(control: socket.socket, message: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # the parent may be gone; what is read next says so
-        control.sendall(json.dumps(message).encode() + b"\n")
+        control.sendall(_line(message))
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
 
 
 def _reap_with_group(leaders: Container[int]) -> tuple[int, int]:

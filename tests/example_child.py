@@ -18,6 +18,8 @@ def preload(config: Config) -> None:
     if "gate" in config:
         while not Path(config["gate"]).exists():
             time.sleep(0.005)
+    if config.get("forks slowly"):
+        os.register_at_fork(after_in_parent=lambda: time.sleep(0.5))
 
 
 def clean_up(config: Config) -> None:

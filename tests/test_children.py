@@ -278,10 +278,11 @@ def test_a_stopped_fork_server_is_killed_with_its_children_when_close_has_waited
     with_family(test, kill_after=0.1)
 
 
-def test_children_that_are_not_to_outlive_their_fork_server_are_killed_when_it_is_lost() -> None:
+@pytest.mark.parametrize("config", [{}, {"forks slowly": True}], ids=["at any time", "before it has said a word"])
+def test_children_that_are_not_to_outlive_their_fork_server_are_killed_when_it_is_lost(config: Config) -> None:
     async def run() -> None:
         ended: list[int | None] = []
-        forkserver = ForkServer("example_child", {}, lambda _, code: ended.append(code), LIMIT, kill_orphans=True)
+        forkserver = ForkServer("example_child", config, lambda _, code: ended.append(code), LIMIT, kill_orphans=True)
         await forkserver.start()
         _, link = forkserver.spawn({"do": "stay"})
         link.settimeout(LIMIT)
