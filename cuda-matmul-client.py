@@ -14,9 +14,12 @@ import time
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+from kaas import cli  # first: it says what is missing
+
+# isort: split
 import numpy as np
 
-from kaas import cli, matrices
+from kaas import matrices
 from kaas.client import Connection
 from kaas.errors import KaasError, UsageError
 from kaas.leftovers import Scratch
@@ -84,7 +87,7 @@ def _outcome(reply: Reply, wrong: bool, outer_ms: float, setup_ms: float) -> Out
         worker=reply.worker,
         queued_ms=reply.queued_ns / 1e6,
         kernel_ms=reply.kernel_ns / 1e6,
-        error="the product is wrong (Freivalds' check)" if wrong else "" if served else reply.payload.decode(),
+        error="the product is wrong (Freivalds' check)" if wrong else reply.error,
     )
 
 

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Kernel: the square of a matrix on one CPU core, compiled by Numba. Run as a script: ./cuda-matmul-cpu.py [N]."""
 
+from kaas import cli  # first: it says what is missing
+
+# isort: split
 from numba import njit
 
-from kaas import cli, matrices
+from kaas import matrices
 from kaas.matrices import Matrix
 
 

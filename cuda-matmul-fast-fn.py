@@ -14,10 +14,13 @@ matrix's edge, and the memory of the upload can then take the product.
 
 from typing import Any
 
+from kaas import cli  # first: it says what is missing
+
+# isort: split
 import numpy as np
 from numba import cuda, float32
 
-from kaas import cli, gpu, matrices
+from kaas import gpu, matrices
 from kaas.gpu import Phase
 from kaas.matrices import DTYPES, Matrix
 

@@ -10,9 +10,12 @@ pages. Nor would a pinned buffer of the worker's own help: the copy into it is w
 by itself, piece by piece and while it transfers. `benchmarks/gpu_kernels.py` measures a call either way.
 """
 
+from kaas import cli  # first: it says what is missing
+
+# isort: split
 from numba import cuda, float32
 
-from kaas import cli, gpu, matrices
+from kaas import gpu, matrices
 from kaas.gpu import Phase
 from kaas.matrices import DTYPES, Matrix
 

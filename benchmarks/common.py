@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+__import__("kaas")  # before the libraries: it says what is missing
 
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402

@@ -19,6 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 
+__import__("kaas")  # before the libraries: it says what is missing
+
 import psutil  # noqa: E402
 from bad_frames import MESSAGE_SIZE, exchange, make_stream  # noqa: E402
 from rich.console import Console  # noqa: E402

@@ -24,9 +24,11 @@ SINGLE_THREADED = dict.fromkeys(
 )
 """Environment in which numerical libraries start no threads of their own: one process is one core's work."""
 
-if sys.version_info < (3, 11) or not all(map(find_spec, ("numpy", "psutil", "rich"))):
-    # The commonest stumble: a script started with the system's Python. One line says what to do.
+# The commonest stumble: a script started with the system's Python. One line says what to do.
+_missing = ["Python 3.11 or later"] * (sys.version_info < (3, 11))
+_missing += [name for name in ("numpy", "psutil", "rich") if not find_spec(name)]
+if _missing:
     sys.exit(
-        f"KaaS needs Python 3.11 or later with the libraries of requirements.txt, and {sys.executable} is not that: "
+        f"{sys.executable} lacks {', '.join(_missing)}, which KaaS needs: "
         "run ./scripts/setup once, then `source .venv/bin/activate`"
     )

@@ -70,7 +70,7 @@ class Connection:
         """
         reply = self._exchange(wire.STATUS, b"", 0.0, timeout)
         if reply.status != "ok":
-            raise Refused(f"{self.address} refused a status query: {reply.status}: {reply.payload.decode()}")
+            raise Refused(f"{self.address} refused a status query: {reply.status}: {reply.error}")
         try:
             answer: dict[str, Any] = json.loads(reply.payload)
         except ValueError:
@@ -143,7 +143,11 @@ class Connection:
     def _connected(self, limit: float) -> socket.socket:
         if self._socket is None:
             self._decoder = wire.reply_decoder()
-            self._socket = _connect(self._host, self._port, limit)
+            try:
+                self._socket = _connect(self._host, self._port, limit)
+            except ConnectionRefusedError as error:
+                hint = "start a server there, or set KAAS_ADDRESS to where one is"
+                raise ConnectionFailed(f"{self.address}: {error.strerror}: {hint}") from None
             if self._token:
                 self._socket.sendall(wire.encode_request(wire.Request(wire.TOKEN, os.fsencode(self._token))))
         return self._socket

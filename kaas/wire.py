@@ -96,6 +96,11 @@ class Reply(NamedTuple):
     queued_ns: int = 0
     kernel_ns: int = 0
 
+    @property
+    def error(self) -> str:
+        """Why it was not served, whatever bytes the text is made of; empty if it was."""
+        return "" if self.status == "ok" else self.payload.decode(errors="backslashreplace")
+
 
 class RequestFrame(NamedTuple):
     """A request for who passes it on: what its header says, and all of it as it came."""

@@ -155,6 +155,15 @@ def test_a_script_explains_itself(name: str, tmp_path: Path) -> None:
     assert name in done.stdout
 
 
+@pytest.mark.parametrize("path", [*SCRIPTS, ROOT / "benchmarks/fuzz.py", ROOT / "benchmarks/soak.py"], ids=relative)
+def test_a_script_without_its_libraries_names_them_and_says_what_to_run(path: Path) -> None:
+    done = subprocess.run([sys.executable, "-S", str(path)], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "lacks numpy, psutil, rich" in done.stderr
+    assert "run ./scripts/setup" in done.stderr
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=relative)
 def test_a_script_can_be_started_by_its_name(path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("#!/usr/bin/env python3\n")
