@@ -125,14 +125,12 @@ def cleanup() -> None:
         _client = None
 
 
-def main() -> int:
+def main() -> None:
     """Make one request and print its times."""
-    if len(sys.argv) > 2 or sys.argv[1:2] in (["-h"], ["--help"]):  # noqa: PLR2004
-        print(__doc__ + "\nusage: cuda-matmul-client.py [N]  (default 500)")
-        return 0 if len(sys.argv) == 2 else 2  # noqa: PLR2004
+    size = cli.argument("N", "500", "rows of the matrix")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it took is given back
     try:
-        outcome = run_client(sys.argv[1] if sys.argv[1:] else "500")
+        outcome = run_client(size)
     finally:
         cleanup()
     if outcome.status != "ok":
@@ -141,7 +139,6 @@ def main() -> int:
     print(f"setup time (ms): {outcome.setup_ms:.3f}")
     print(f"inner time (ms): {outcome.inner_ms:.3f}")
     print(f"cold start: {outcome.cold_start}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from kaas.monitor.samples import record
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add("output", type=Path, metavar="OUTPUT", help="the CSV file to write; it must not be there yet")
     add(

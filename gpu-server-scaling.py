@@ -20,7 +20,7 @@ MOST_WORKERS = 100_000
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     default = Settings
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add("function", metavar="FUNCTION", help="the kernel: a module's name or a path, with or without .py")
     add("-p", "--port", type=cli.port, default=default.port, help="port to listen on; 0 for any (default %(default)s)")

@@ -16,7 +16,7 @@ from kaas.results import RunFiles
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add("--client", required=True, help="the client module: a name or a path, with or without .py")
     add("--input", required=True, help="handed to the client module: the matrix's size N, for ours")

@@ -4,7 +4,6 @@
 Lines that are no events are passed over. The columns are described in kaas/events.py.
 """
 
-import argparse
 from pathlib import Path
 
 from kaas import cli, events
@@ -12,7 +11,7 @@ from kaas import cli, events
 
 def main() -> None:
     """Sort one log."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("input", type=Path, metavar="INPUT", help="what the server printed")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the CSV file to write")
     arguments = parser.parse_args()

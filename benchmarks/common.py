@@ -207,7 +207,7 @@ def main(
 def _main(
     measure: Callable[[Options], Report], about: str | None, arguments: Callable[[argparse.ArgumentParser], None]
 ) -> None:
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(about)
     parser.add_argument("--rounds", type=cli.positive_int, default=LEAST_ROUNDS, help="default and least: %(default)s")
     parser.add_argument("--quick", action="store_true", help="only see that it runs: the figures mean nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there, too")

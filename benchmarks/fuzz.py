@@ -5,7 +5,6 @@ The streams are those of tests/faults/bad_frames.py, and so is what each must be
 a worker is lost, something stays in flight, the server's account does not close, or its memory or descriptors grow.
 """
 
-import argparse
 import json
 import random
 import secrets
@@ -119,7 +118,7 @@ def problems(report: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Start a server, fuzz it, and print a table, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--frames", type=cli.positive_int, default=100_000, help="default %(default)s")
     parser.add_argument("--seed", type=int, help="of a run to be repeated (default: drawn, and told)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -7,7 +7,6 @@ upload, kernel, download), with the segments pageable, as the kernels have them,
 cuBLAS's time has no whole call. Every product is checked.
 """
 
-import argparse
 import contextlib
 import ctypes
 import ctypes.util
@@ -234,7 +233,7 @@ def _number(value: object) -> str:
 
 def main() -> int:
     """Measure, print, and write the file that is asked for; 1 if a product is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("sizes", type=cli.positive_int, nargs="*", default=SIZES, metavar="N", help=f"default: {SIZES}")
     parser.add_argument("--rounds", type=cli.positive_int, default=LEAST_ROUNDS, help="default and least: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")

@@ -10,7 +10,6 @@ the end the event lines must tell what the servers have counted. Ctrl-C ends it 
 code 1) if anything leaks or is wrong.
 """
 
-import argparse
 import json
 import os
 import secrets
@@ -264,7 +263,7 @@ def slope_per_hour(samples: Sequence[Sample]) -> float:
 
 def main() -> int:
     """Run the soak that the command line describes, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("minutes", type=cli.positive_seconds, metavar="MINUTES", help="how long to work; 0.1 will do")
     parser.add_argument("--seed", type=int, help="of a run to be repeated (default: drawn, and told)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")

@@ -8,6 +8,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+__version__ = "0.1.0"
+
 ROOT = Path(__file__).resolve().parent.parent
 """The project's folder: where the scripts, kernels and clients lie."""
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from kaas import supervision
+from kaas import __version__, supervision
 from kaas.client import DEFAULT_ADDRESS
 from kaas.errors import KaasError, UsageError
 
@@ -38,6 +38,20 @@ def run(main: Callable[[], int | None]) -> None:
 def program() -> str:
     """Name the running script, for the start of an error line."""
     return os.path.basename(sys.argv[0])  # noqa: PTH119
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a program's command line; `about` is the program's docstring."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return made
+
+
+def argument(name: str, default: str, about: str) -> str:
+    """Read the command line of a script that takes one argument, or none."""
+    made = parser(sys.modules["__main__"].__doc__)
+    made.add_argument(name, nargs="?", default=default, help=f"{about} (default %(default)s)")
+    return str(getattr(made.parse_args(), name))
 
 
 def positive_int(text: str) -> int:

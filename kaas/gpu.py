@@ -94,10 +94,10 @@ def close_gpu() -> None:
     cuda.close()
 
 
-def run_alone(prepare: Callable[[Phase], None], multiply: Multiply) -> None:
-    """Be a GPU kernel's script: prepare, and multiply one matrix (N from the command line)."""
+def run_alone(prepare: Callable[[Phase], None], multiply: Multiply, size: str) -> None:
+    """Be a GPU kernel's script: prepare, and multiply one matrix of so many rows."""
     prepare(lambda _: contextlib.nullcontext())
-    matrices.run_kernel_alone(multiply)
+    matrices.run_kernel_alone(multiply, size)
 
 
 def within_memory(needed: Callable[[Matrix], int]) -> Callable[[Multiply], Multiply]:

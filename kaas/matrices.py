@@ -14,7 +14,6 @@ import mmap
 import os
 import re
 import stat
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -153,9 +152,9 @@ class _Answer(bytes):
     attached: contextlib.ExitStack
 
 
-def run_kernel_alone(multiply: Multiply) -> None:
-    """Be a kernel's script: multiply one N x N matrix (N from the command line), in this process, without a server."""
-    n = matrix_size(sys.argv[1] if sys.argv[1:] else "500")
+def run_kernel_alone(multiply: Multiply, size: str) -> None:
+    """Be a kernel's script: multiply one matrix of so many rows, in this process, without a server."""
+    n = matrix_size(size)
     matrix = random_matrix(n)
     product = np.zeros_like(matrix)
     multiply(random_matrix(1), np.zeros((1, 1)))  # whatever the first call has to set up is not the kernel's time

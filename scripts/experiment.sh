@@ -47,6 +47,10 @@ show_help_if_asked() {
     local script=$1
     shift
     [[ $# -gt 0 ]] || return 0
+    if [[ $1 == --version ]]; then
+        sed -n "s/^__version__ = \"\(.*\)\"/${script##*/} \1/p" "$ROOT/kaas/__init__.py"
+        exit 0
+    fi
     sed -n '2,/^set -/{/^set -/!s/^# \{0,1\}//p;}' "$script"
     case $1 in
         -h | --help) exit 0 ;;

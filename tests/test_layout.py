@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from support import LIMIT
 
-from kaas import ROOT
+from kaas import ROOT, __version__
 
 PACKAGE = ROOT / "kaas"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
+BASH = sorted(ROOT.glob("*.sh"))
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 PURE = {"placement.py", "policy.py", "load/ramp.py"}
 MAY_IMPORT = {"server": {"pool"}, "simulation": {"pool"}}
@@ -153,6 +154,24 @@ def test_a_script_explains_itself(name: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage:" in done.stdout
     assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(path for path in SCRIPTS if path.name not in {"cuda-matmul-fn.py", "cuda-matmul-fast-fn.py"}), *BASH],
+    ids=relative,
+)
+def test_a_program_tells_its_version(path: Path) -> None:
+    command = [sys.executable, str(path)] if path.suffix == ".py" else ["bash", str(path)]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{path.name} {__version__}\n", "")
+
+
+def test_there_is_one_version() -> None:
+    told = [(ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md")]
+    assert f'\nversion = "{__version__}"\n' in told[0]
+    assert f"\nversion: {__version__}\n" in told[1]
+    assert f"\n## {__version__}" in told[2]
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, ROOT / "benchmarks/fuzz.py", ROOT / "benchmarks/soak.py"], ids=relative)
