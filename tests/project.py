@@ -125,7 +125,7 @@ class StandIns:
             self.set("modes", gpu, "Default")
         for name, program in (("nvidia-smi", "nvidia_smi.py"), ("nvidia-cuda-mps-control", "mps_control.py")):
             script = self._bin / name
-            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/stand_ins/{program}" "$@"\n')
+            script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{ROOT}/tests/stand_ins/{program}" "$@"\n')
             script.chmod(0o755)
         self.pipe = folder / "users-pipe"
         self.machine = folder / "var-tmp"

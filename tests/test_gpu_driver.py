@@ -286,7 +286,7 @@ def test_workers_that_the_mps_server_refuses_are_not_left_out(
 def test_the_checks_for_a_gpu_pass(driver: Driver, tmp_path: Path) -> None:
     stand_in = tmp_path / "bin" / "nvidia-smi"
     stand_in.parent.mkdir()
-    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/stand_ins/nvidia_smi.py" "$@"\n')
+    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{ROOT}/tests/stand_ins/nvidia_smi.py" "$@"\n')
     stand_in.chmod(0o755)
     done = driver.run(
         *("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--rootdir", ROOT, ROOT / "tests"),

@@ -18,24 +18,30 @@ STAND_INS is the folder of its state: `modes/<n>` for each GPU, `calls`, and, to
     die-after       number of samples after which a running query ends with exit code 9, once
 """
 
+import contextlib
 import itertools
 import os
 import sys
 import time
 from datetime import datetime
-from pathlib import Path
 
-STATE = Path(os.environ["STAND_INS"])
+STATE = os.environ["STAND_INS"]
 ARGUMENTS = sys.argv[1:]
 
 
 def told(name: str) -> str:
-    path = STATE / name
-    return path.read_text().strip() if path.exists() else ""
+    with contextlib.suppress(FileNotFoundError), open(f"{STATE}/{name}") as file:
+        return file.read().strip()
+    return ""
+
+
+def write(name: str, text: str, mode: str = "w") -> None:
+    with open(f"{STATE}/{name}", mode) as file:
+        file.write(text)
 
 
 def gpus() -> list[int]:
-    return sorted(int(path.name) for path in (STATE / "modes").iterdir())
+    return sorted(map(int, os.listdir(f"{STATE}/modes")))
 
 
 def option(name: str) -> str:
@@ -60,7 +66,7 @@ def value(gpu: int, field: str, sample: int) -> str:
         "mig.mode.current": "Enabled" if told("mig") == str(gpu) else "[N/A]",
         "memory.total": "16384 MiB",
         "memory.free": "16000 MiB",
-        "compute_mode": told("hide-modes") or (STATE / "modes" / str(gpu)).read_text().strip(),
+        "compute_mode": told("hide-modes") or told(f"modes/{gpu}"),
         "utilization.gpu": f"{40 + gpu} %",
         "power.draw": f"{100 + gpu}.50 W",
         "total_energy_consumption": f"{1000 * (100 + gpu) * milliseconds // 1000} mJ",
@@ -86,7 +92,7 @@ def query() -> int:
     if told("style") == "units" or "noheader" not in option("--format"):
         print(", ".join(fields))
     pause = option("-lms")
-    while pause and told("silent-until") and not Path(told("silent-until")).exists():
+    while pause and told("silent-until") and not os.path.exists(told("silent-until")):
         time.sleep(0.01)
     held_back: list[str] = []
     for sample in itertools.count(1):
@@ -100,10 +106,10 @@ def query() -> int:
         if not pause:
             return 0
         if told("hang"):
-            (STATE / "hang").unlink()
+            os.unlink(f"{STATE}/hang")
             time.sleep(3600)
         if told("die-after") and sample >= int(told("die-after")):
-            (STATE / "die-after").unlink()
+            os.unlink(f"{STATE}/die-after")
             return 9
         time.sleep(int(pause) / 1000)
     return 0
@@ -118,14 +124,13 @@ def set_mode() -> int:
         print(f"Unable to set the compute mode for GPU {gpu}: Insufficient Permissions")
         return 4
     name = {"DEFAULT": "Default", "EXCLUSIVE_PROCESS": "Exclusive_Process", "PROHIBITED": "Prohibited"}[option("-c")]
-    (STATE / "modes" / str(gpu)).write_text(name)
+    write(f"modes/{gpu}", name)
     print(f"Set compute mode to {option('-c')} for GPU 00000000:{0x15 + gpu:02X}:00.0.\nAll done.")
     return 0
 
 
 def main() -> int:
-    with (STATE / "calls").open("a") as calls:
-        calls.write(" ".join(["nvidia-smi", *ARGUMENTS]) + "\n")
+    write("calls", " ".join(["nvidia-smi", *ARGUMENTS]) + "\n", "a")
     code = obey()
     if told("warns"):
         print(told("warns"))
