@@ -69,7 +69,7 @@ def measure(options: Options) -> Report:
     placement = common.alternate(
         {
             f"{workers:,} workers": partial(placement_us, workers // WORKERS_PER_GPU, WORKERS_PER_GPU, calls)
-            for workers in WORKERS
+            for workers in WORKERS[:sizes]
         },
         options.rounds,
     )
@@ -80,7 +80,7 @@ def measure(options: Options) -> Report:
             f"{gpus} {'GPUs' if gpus > 1 else 'GPU'} x {workers // gpus:,}": partial(
                 placement_us, gpus, workers // gpus, calls
             )
-            for workers in LARGE
+            for workers in LARGE[: 0 if options.quick else None]
             for gpus in FEW_GPUS
         },
         options.rounds,
@@ -95,7 +95,7 @@ def measure(options: Options) -> Report:
         report.add_table(title, (kind, *COLUMNS), [(number, *point) for number, point in points[kind].items()])
     if options.figure:
         decisions = {
-            number: statistics.median(times) for number, times in zip(WORKERS, placement.values(), strict=True)
+            number: statistics.median(times) for number, times in zip(WORKERS[:sizes], placement.values(), strict=True)
         }
         draw(options.figure, points["connections"], points["GPUs"], decisions)
         report.figure = options.figure.name
