@@ -27,10 +27,7 @@ SINGLE_THREADED = dict.fromkeys(
 """Environment in which numerical libraries start no threads of their own: one process is one core's work."""
 
 # The commonest stumble: a script started with the system's Python. One line says what to do.
-_missing = ["Python 3.11 or later"] * (sys.version_info < (3, 11))
-_missing += [name for name in ("numpy", "psutil", "rich") if not find_spec(name)]
-if _missing:
-    sys.exit(
-        f"{sys.executable} lacks {', '.join(_missing)}, which KaaS needs: "
-        "run ./scripts/setup once, then `source .venv/bin/activate`"
-    )
+_missing = [name for name in ("numpy", "psutil", "rich") if not find_spec(name)]
+if _missing or sys.version_info < (3, 11):
+    _what = f"lacks {', '.join(_missing)}" if _missing else "is older than Python 3.11"
+    sys.exit(f"{sys.executable} {_what}: run ./scripts/setup once, then `source .venv/bin/activate`")

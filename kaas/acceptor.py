@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from kaas.sparing import Sparing
 
-log = logging.getLogger("kaas.server")
+log = logging.getLogger("kaas.acceptor")
 
 _RETRY = 0.1
 """Seconds until accepting is tried again when there is no room."""

@@ -11,6 +11,7 @@ import json
 import signal
 import socket
 import subprocess
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ _LINK_BUFFER = 1024 * 1024
 """Bytes that a link takes before its reader has run, if the system lets it: large messages need fewer turns then."""
 _RETRY = 0.1
 """Seconds until a line is sent again for whose descriptor there was no room."""
+_FIRST_WORDS = 1.0
+"""Seconds that a child which was just forked has to say that it runs, when all are to be killed."""
 _GRACE = 5.0
 """Seconds that the fork server has to end once its children have ended or must be killed."""
 
@@ -115,11 +118,15 @@ class ForkServer:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-        # Which children it has started, and which have ended: the last one's first words end it.
-        self._control.settimeout(_GRACE)
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(BlockingIOError):  # which children it has started, and which have ended
             while self._receive():
                 pass
+        deadline = time.monotonic() + _FIRST_WORDS
+        with contextlib.suppress(TimeoutError, BlockingIOError):
+            while None in self._children.values() and (left := deadline - time.monotonic()) > 0:
+                self._control.settimeout(left)
+                if not self._receive():
+                    break
         self._lost(killed=True)
 
     def _launch(self) -> None:

@@ -38,6 +38,7 @@ class Connection:
 
     def __init__(self, address: str | None = None, token: str | None = None) -> None:
         self.address = address or os.environ.get("KAAS_ADDRESS") or DEFAULT_ADDRESS
+        self._by_default = address is None
         self._host, self._port = split_address(self.address)
         self._token = os.environ.get("KAAS_TOKEN", "") if token is None else token
         self._socket: socket.socket | None = None
@@ -146,7 +147,7 @@ class Connection:
             try:
                 self._socket = _connect(self._host, self._port, limit)
             except ConnectionRefusedError as error:
-                hint = "start a server there, or set KAAS_ADDRESS to where one is"
+                hint = "start a server there" + ", or set KAAS_ADDRESS to where one is" * self._by_default
                 raise ConnectionFailed(f"{self.address}: {error.strerror}: {hint}") from None
             if self._token:
                 self._socket.sendall(wire.encode_request(wire.Request(wire.TOKEN, os.fsencode(self._token))))

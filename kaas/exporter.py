@@ -5,6 +5,8 @@ of it, it would hold up every request meanwhile.
 
 Over the link go: from the server a byte with the listeners; from here `!` when they have come, and `?` for a snapshot;
 from the server each snapshot, its length before it, a pickled dict (kaas.server.metrics). The link's end is our end.
+
+    python -m kaas.exporter DESCRIPTOR LEVEL    the link, and how serious what is logged must be
 """
 
 import asyncio
@@ -12,8 +14,8 @@ import contextlib
 import logging
 import os
 import pickle
+import signal
 import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -28,11 +30,8 @@ from prometheus_client.registry import Collector
 from kaas import outlet
 from kaas.acceptor import Acceptor
 
-LENGTH = struct.Struct("!Q")
-"""Before a snapshot: its bytes."""
-_CALLS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-BOUNDS = {"queue": _CALLS, "kernel": _CALLS, "boot": _CALLS[5:]}
-"""Of the histogram of each duration, in seconds."""
+_LENGTH = 8
+"""Bytes before a snapshot that tell how many it has."""
 _MOST = 16
 """Scrapes at a time; more wait."""
 _MOST_LISTENERS = 64
@@ -55,9 +54,9 @@ class Exporter:
     async def run(self, listeners: list[socket.socket]) -> None:
         """Answer scrapes until the link's end."""
         acceptor = Acceptor(listeners, self._protocol, lambda: len(self._scrapes), _MOST)
-        with contextlib.suppress(asyncio.IncompleteReadError):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                (size,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+                size = int.from_bytes(await self._reader.readexactly(_LENGTH))
                 snapshot = pickle.loads(await self._reader.readexactly(size))  # noqa: S301 - of the server that started us
                 asked = self._asked.popleft()
                 if not asked.done():  # whoever asked may have gone
@@ -129,7 +128,7 @@ def _families(snapshot: dict[str, Any]) -> Iterator[Metric]:
         ("boot", "From a worker's start until it was ready."),
     ):
         histogram = HistogramMetricFamily(f"kaas_{what}_seconds", text, labels=["gpu"])
-        bounds = (*map(str, map(float, BOUNDS[what])), "+Inf")
+        bounds = (*map(str, map(float, snapshot["bounds"][what])), "+Inf")
         counts, sums = snapshot["durations"][what]
         for gpu, counted in counts.items():
             histogram.add_metric([str(gpu)], list(zip(bounds, accumulate(counted), strict=True)), sums[gpu])
@@ -158,7 +157,10 @@ async def _export(link: socket.socket) -> None:
 
 if __name__ == "__main__":
     os.nice(10)  # who scrapes can wait longer than who invokes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server's to handle
     logging.basicConfig(
-        handlers=[outlet.log_handler()], level="INFO", format="%(asctime)s metrics %(levelname)s: %(message)s"
+        handlers=[outlet.log_handler()], level=sys.argv[2], format="%(asctime)s metrics %(levelname)s: %(message)s"
     )
-    asyncio.run(_export(socket.socket(fileno=int(sys.argv[1]))))
+    server = socket.socket(fileno=int(sys.argv[1]))
+    server.set_inheritable(False)
+    asyncio.run(_export(server))

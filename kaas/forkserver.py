@@ -153,7 +153,7 @@ class _Server:
     def _become_child(self, child: int) -> None:
         os.setpgid(0, 0)
         # Told from here, so that the parent knows of each child that runs, also if the fork server is killed now.
-        self._control.sendall(_line({"started": child, "pid": os.getpid()}))
+        self._tell({"started": child, "pid": os.getpid()})
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in self._descriptors:
@@ -180,11 +180,7 @@ class _Server:
 
 def _send(control: socket.socket, message: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # the parent may be gone; what is read next says so
-        control.sendall(_line(message))
-
-
-def _line(message: dict[str, Any]) -> bytes:
-    return json.dumps(message).encode() + b"\n"
+        control.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _reap_with_group(leaders: Container[int]) -> tuple[int, int]:
@@ -233,6 +229,7 @@ def say(error: BaseException, *, kind: bool = True) -> str:
 def main() -> None:
     """Be the fork server: `python -m kaas.forkserver DESCRIPTOR MODULE SETTINGS`."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)  # its end must mean that we and our children have closed it, whatever they start
     settings = json.loads(sys.argv[3])
     begun = time.monotonic()
     try:

@@ -20,6 +20,8 @@ def preload(config: Config) -> None:
             time.sleep(0.005)
     if config.get("forks slowly"):
         os.register_at_fork(after_in_parent=lambda: time.sleep(0.5))
+    if config.get("speaks late"):
+        os.register_at_fork(after_in_child=lambda: time.sleep(0.3))
 
 
 def clean_up(config: Config) -> None:

@@ -267,7 +267,7 @@ def test_a_stopped_fork_server_is_killed_with_its_children_when_close_has_waited
     async def test(family: Family) -> None:
         monkeypatch.setattr(children, "_GRACE", 0.1)
         child, pid = await family.spawn("stay")
-        after, _ = await family.spawn("0")  # by then the fork server has told of the one before
+        after, _ = await family.spawn("0")
         psutil.Process(pid).parent().suspend()  # type: ignore[union-attr]
         unborn, link = family.forkserver.spawn({"do": "stay"})
         family.links[unborn] = link
@@ -295,6 +295,23 @@ def test_children_that_are_not_to_outlive_their_fork_server_are_killed_when_it_i
         link.close()
         assert ended == [None]
         await forkserver.close()
+
+    asyncio.run(run())
+
+
+def test_a_child_that_was_just_forked_is_killed_with_the_others() -> None:
+    async def run() -> None:
+        ended: list[int | None] = []
+        forkserver = ForkServer("example_child", {"speaks late": True}, lambda _, code: ended.append(code), LIMIT)
+        await forkserver.start()
+        assert forkserver._process is not None
+        parent = psutil.Process(forkserver._process.pid)
+        _, link = forkserver.spawn({"do": "stay"})
+        (child,) = await asyncio.to_thread(eventually, parent.children)
+        forkserver.abort()
+        await asyncio.to_thread(eventually, lambda: not exists(child.pid))
+        link.close()
+        assert ended == [-signal.SIGKILL]
 
     asyncio.run(run())
 

@@ -1,13 +1,15 @@
-"""docs/protocol.md: its example is what we send, its tables are kaas/wire.py's, and its client works."""
+"""docs/protocol.md: its example is what we send, its headers are those of kaas/wire.py, and its client works."""
 
 import os
 import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from support import LIMIT, Server, StartServer
+from support import LIMIT, Server, StartServer, listening_socket
 
 from kaas import ROOT, wire
 
@@ -31,23 +33,21 @@ def test_every_status_is_told_by_its_number() -> None:
     assert told == [(str(number), name) for number, name in enumerate(wire.STATUSES)]
 
 
-@pytest.mark.parametrize("header", ["_REQUEST", "_REPLY"])
-def test_the_fields_of_each_header_leave_no_gap(header: str) -> None:
-    _, request, reply = re.split("^## Re(?:quest|ply)", TEXT, flags=re.MULTILINE)[:3]
-    fields = re.findall(r"^\| (\d+) \| (\d) \|", request if header == "_REQUEST" else reply, re.MULTILINE)
-    end = 0
-    for offset, size in fields:
-        assert int(offset) == end
-        end += int(size)
-    assert end == getattr(wire, header).size
+def test_the_fields_of_both_headers_are_those_of_the_code() -> None:
+    told, coded = (
+        re.findall(r"^\| (\d+) +\| (\d) +\| (\w*)", text, re.MULTILINE) for text in (TEXT, wire.__doc__ or "")
+    )
+    assert told == [(offset, size, name or "reserved") for offset, size, name in coded]
 
 
 @pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
 def test_the_client_in_another_language_gets_its_answers(start_server: StartServer, tmp_path: Path) -> None:
-    def call(server: Server, text: str, token: str = "") -> "subprocess.CompletedProcess[str]":
+    def call(
+        server: Server, text: str, token: str = "", at: Iterable[object] = ()
+    ) -> "subprocess.CompletedProcess[str]":
         assert NODE is not None
         return subprocess.run(
-            [NODE, str(program), *server.address.split(":"), text],
+            [NODE, str(program), *map(str, at or server.address.split(":")), text],
             env=os.environ | {"KAAS_TOKEN": token},
             capture_output=True,
             text=True,
@@ -61,6 +61,17 @@ def test_the_client_in_another_language_gets_its_answers(start_server: StartServ
     server = start_server("echo", "-m", "1", KAAS_TOKEN="secret")
     served = call(server, "héllo", token="secret")
     assert (served.returncode, served.stdout, served.stderr) == (0, "ok on GPU 0 héllo\n", "")
+    with listening_socket() as deaf:
+
+        def hang_up() -> None:
+            deaf.accept()[0].close()
+
+        gone = threading.Thread(target=hang_up)
+        gone.start()
+        unanswered = call(server, "hello", at=deaf.getsockname()[:2])
+        gone.join()
+    assert (unanswered.returncode, unanswered.stdout) == (1, "")
+    assert len(unanswered.stderr.splitlines()) == 1
     refused = call(server, "hello", token="wrong")
     assert refused.returncode == 1
     assert refused.stdout.startswith("unauthorized on GPU -1")

@@ -1,6 +1,8 @@
 """What Prometheus is shown (`--metrics-port`): counted here, written out by a process of its own (kaas.exporter)."""
 
 import asyncio
+import contextlib
+import importlib.util
 import logging
 import pickle
 import socket
@@ -12,12 +14,16 @@ from typing import Any, cast
 
 from kaas import linked
 from kaas.addresses import written
-from kaas.errors import ProcessFailed
-from kaas.exporter import BOUNDS, LENGTH
+from kaas.errors import ProcessFailed, UsageError
 from kaas.pool.account import OUTCOMES, REFUSALS
 from kaas.pool.slot import STATES
 
 log = logging.getLogger("kaas.server")
+
+_LIBRARY = "prometheus_client"
+_CALLS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_BOUNDS = {"queue": _CALLS, "kernel": _CALLS, "boot": _CALLS[5:]}
+"""Of the histogram of each duration, in seconds."""
 
 
 class _Histogram:
@@ -38,12 +44,17 @@ class Metrics(asyncio.Protocol):
 
     Args:
         listeners: where that process is asked; it has them alone once it has begun.
+
+    Raises:
+        UsageError: a library is missing.
     """
 
     def __init__(self, listeners: list[socket.socket]) -> None:
+        if importlib.util.find_spec(_LIBRARY) is None:
+            raise UsageError(f"--metrics-port needs a library that is missing ({_LIBRARY}): run scripts/setup")
         self.address = " and ".join(f"http://{written([each])}/metrics" for each in listeners)
         self._listeners = listeners
-        self._histograms = {what: _Histogram(bounds) for what, bounds in BOUNDS.items()}
+        self._histograms = {what: _Histogram(bounds) for what, bounds in _BOUNDS.items()}
         self._status: Callable[[], dict[str, Any]] = dict
         self._process: subprocess.Popen[bytes] | None = None
         self._transport: asyncio.Transport | None = None
@@ -56,12 +67,16 @@ class Metrics(asyncio.Protocol):
         """
         self._status = status
         try:
-            self._process, link = linked.start("kaas.exporter")
-            socket.send_fds(link, [b"!"], [each.fileno() for each in self._listeners])
+            self._process, link = linked.start("kaas.exporter", logging.getLevelName(log.getEffectiveLevel()))
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(link.close)
+                socket.send_fds(link, [b"!"], [each.fileno() for each in self._listeners])
+                link.setblocking(False)
+                await asyncio.get_running_loop().create_connection(lambda: self, sock=link)
+                on_failure.pop_all()
         except OSError as error:
+            self.close()
             raise ProcessFailed(f"the metrics' exporter cannot be started: {error.strerror}") from None
-        link.setblocking(False)
-        await asyncio.get_running_loop().create_connection(lambda: self, sock=link)
 
     def observe(self, what: str, seconds: float, gpu: int) -> None:
         """Count a duration (pool.Observe)."""
@@ -69,10 +84,10 @@ class Metrics(asyncio.Protocol):
 
     def close(self) -> None:
         """Have no more scrapes answered."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     # What asyncio tells of the link
 
@@ -84,14 +99,15 @@ class Metrics(asyncio.Protocol):
         """The exporter has the listeners, or wants a snapshot: a byte for each."""
         self._let_go()
         assert self._transport is not None
-        for _ in range(data.count(b"?")):
+        if asked := data.count(b"?"):
             snapshot = pickle.dumps(self._snapshot())
-            self._transport.write(LENGTH.pack(len(snapshot)) + snapshot)
+            self._transport.write(asked * (len(snapshot).to_bytes(8) + snapshot))
 
     def connection_lost(self, error: Exception | None) -> None:
         """The exporter has ended."""
         self._let_go()
         if self._process is not None:
+            self.close()
             log.warning("the metrics' exporter has ended: there are no more metrics")
 
     def _let_go(self) -> None:
@@ -103,6 +119,7 @@ class Metrics(asyncio.Protocol):
         return status | {
             "workers": Counter((worker["gpu"], worker["state"]) for worker in status["workers"]),
             "states": STATES,
+            "bounds": _BOUNDS,
             "outcomes": {outcome: status["counters"][outcome] for outcome in (*OUTCOMES, *REFUSALS)},
             "durations": {what: (dict(each.counts), dict(each.sums)) for what, each in self._histograms.items()},
         }

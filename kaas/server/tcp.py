@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from kaas import addresses, descriptors
 from kaas.acceptor import Acceptor
@@ -23,9 +22,7 @@ from kaas.pool.status import status
 from kaas.server import listener
 from kaas.server.connection import LINGER, ClientConnection, Connections
 from kaas.server.engines.local import LocalEngine
-
-if TYPE_CHECKING:  # its library is imported only where metrics are wanted
-    from kaas.server.metrics import Metrics
+from kaas.server.metrics import Metrics
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -74,7 +71,7 @@ class _Server:
     ) -> None:
         self._settings = settings
         self._listeners = clients
-        self._metrics = _new_metrics(scrapes) if scrapes else None
+        self._metrics = Metrics(scrapes) if scrapes else None
         self._engine = LocalEngine(settings)
         policy = Queue(settings.max_queue) if settings.when_full == "queue" else Paper()
         observe = self._metrics.observe if self._metrics is not None else None
@@ -99,6 +96,12 @@ class _Server:
 
     async def _serve(self, order: asyncio.Task[str], orders: Orders) -> None:
         settings, token = self._settings, os.fsencode(self._settings.token)
+        if self._metrics is not None:
+            try:
+                await self._metrics.serve(lambda: status(self._pool))
+            except BaseException:
+                await self._engine.close()
+                raise
         acceptor = Acceptor(
             self._listeners,
             lambda: ClientConnection(self._pool, token, settings.message_size, self._connections),
@@ -106,7 +109,6 @@ class _Server:
             self._most,
         )
         if self._metrics is not None:
-            await self._metrics.serve(lambda: status(self._pool))
             log.info("metrics on %s", self._metrics.address)
         if not all(addresses.is_loopback(each.getsockname()[0]) for each in self._listeners):
             safety = "who shows the token" if token else "ANYBODY, for there is no KAAS_TOKEN"
@@ -156,11 +158,3 @@ def _listeners(settings: Settings, stack: contextlib.ExitStack) -> tuple[list[so
     # A scrape shows no token.
     scraped = named if here or settings.insecure else ["127.0.0.1"]
     return clients, listener.listen(scraped, settings.metrics_port, "--metrics-port", stack)
-
-
-def _new_metrics(scrapes: list[socket.socket]) -> "Metrics":
-    try:
-        from kaas.server.metrics import Metrics  # noqa: PLC0415 - who wants no metrics does not pay for them
-    except ImportError as error:
-        raise UsageError(f"--metrics-port needs a library that is missing ({error.name}): run scripts/setup") from None
-    return Metrics(scrapes)

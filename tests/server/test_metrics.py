@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from support import LIMIT, Server, StartServer, eventually, listening_socket, refusal
+from support import LIMIT, Server, StartServer, eventually, exists, listening_socket, refusal
 
 from kaas import ROOT
 
@@ -192,7 +192,7 @@ def test_an_exporter_that_is_lost_is_missed_and_the_server_goes_on(metered: Serv
 def test_the_exporter_ends_with_a_server_that_is_killed(metered: Server) -> None:
     exporter = metered.child("kaas.exporter")
     metered.stop(signal.SIGKILL)
-    eventually(lambda: not exporter.is_running(), what="the exporter has ended")
+    eventually(lambda: not exists(exporter.pid), what="the exporter has ended")
     metered.marked.assert_nothing_left()
 
 
