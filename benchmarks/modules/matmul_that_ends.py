@@ -13,15 +13,16 @@ _ONE_RAISES_IN = 20
 
 _client = kernels.load(ROOT / "cuda-matmul-client.py", kernels.CLIENT_FUNCTION)
 prepare, cleanup = _client.prepare, _client.cleanup
-_end = threading.Timer(0.0, os._exit, (1,))
+_begun: set[int] = set()  # processes; a thread made before a fork cannot be started after it, from Python 3.13 on
 
 
 def run_client(arg: str) -> Outcome:
     """Make one request, or raise SystemExit."""
-    if not _end.ident:
-        _end.interval = random.expovariate(1 / _MEAN_SECONDS)
-        _end.daemon = True
-        _end.start()
+    if os.getpid() not in _begun:
+        _begun.add(os.getpid())
+        end = threading.Timer(random.expovariate(1 / _MEAN_SECONDS), os._exit, (1,))
+        end.daemon = True
+        end.start()
     if random.randrange(_ONE_RAISES_IN) == 0:
         sys.exit(1)
     outcome: Outcome = _client.run_client(arg)

@@ -8,6 +8,7 @@ in growth_judges and boot_judges.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,7 +16,7 @@ import pandas as pd
 from kaas.analysis import boot_judges, booted, growth_judges, judging, replay, runs
 from kaas.analysis.judging import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, Finding, UnclearError
 from kaas.analysis.runs import Run
-from kaas.analysis.setting import Setting
+from kaas.analysis.setting import Setting, setting_of
 from kaas.analysis.validity.repeats import alike
 
 __all__ = ["CANNOT_BE_TOLD", "DOES_NOT_HOLD", "HOLDS", "HOW_TO_READ", "Claim", "check", "check_run"]
@@ -48,9 +49,7 @@ def check(found: Sequence[Run]) -> pd.DataFrame:
     """
     rows: list[tuple[str, ...]] = []
     experiments = runs.by_experiment(found)
-    judged = {
-        run.task: [_judge(number, setting) for number in range(len(_CLAIMS))] for run, setting in _settings(found)
-    }
+    judged = {run.task: _judged(run) for run in found}
     for number, (claim, expected, _) in enumerate(_CLAIMS):
         for experiment, repeats in experiments.items():
             each = [judged[run.task][number] for run in alike(repeats).pooled]
@@ -62,12 +61,13 @@ def check(found: Sequence[Run]) -> pd.DataFrame:
 
 def check_run(run: Run) -> list[Claim]:
     """Put each claim to one run."""
-    setting = Setting(run)
-    return [Claim(claim, expected, *_alone(_judge(n, setting))) for n, (claim, expected, _) in enumerate(_CLAIMS)]
+    told = zip(_CLAIMS, _judged(run), strict=True)
+    return [Claim(claim, expected, *_alone(finding)) for (claim, expected, _), finding in told]
 
 
-def _settings(found: Sequence[Run]) -> list[tuple[Run, Setting]]:
-    return [(run, Setting(run)) for run in found]
+@lru_cache(32)  # for the table in the page, and for the one on disk
+def _judged(run: Run) -> list[Finding | UnclearError]:
+    return [_judge(number, setting_of(run)) for number in range(len(_CLAIMS))]
 
 
 def _judge(number: int, setting: Setting) -> Finding | UnclearError:

@@ -6,6 +6,7 @@ says, and an interval that takes them for independent ones is too narrow.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -85,6 +86,7 @@ def within(found: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame([_within(run) for run in found], index=pd.Index([run.task for run in found], name="task"))
 
 
+@lru_cache(32)  # for the table in the page, and for the one on disk
 def _within(run: Run) -> dict[str, float]:
     warm = run.requests[series.warm(run)]
     times = warm["outer_time_ms"]

@@ -16,7 +16,7 @@ from kaas.analysis import boot_judges, booted, replay, series, statistics, table
 from kaas.analysis.replay import Replay
 from kaas.analysis.runs import Run
 from kaas.analysis.series import Floats
-from kaas.analysis.setting import Setting
+from kaas.analysis.setting import Setting, setting_of
 
 LEFT_AFTER_S = 60.0
 """A worker of the original artifact left when it had no request for so long, and its place stayed listed as free."""
@@ -49,14 +49,14 @@ class Table(NamedTuple):
 
 def known(run: Run) -> bool:
     """Say if there is anything to tell: boots of GPUs that are none of a laptop's virtual ones, and not too much."""
-    setting = Setting(run)
+    setting = setting_of(run)
     told = not setting.first_boots.empty and bool(setting.gpus and setting.workers_per_gpu)
     return told and not setting.is_virtual and len(run.requests) <= _MOST_REQUESTS
 
 
 def all_tables(found: Sequence[Run]) -> list[Table]:
     """Give the tables of the runs of which there is anything to tell (see `known`); none, if there are no such runs."""
-    settings = [Setting(run) for run in found if known(run)]
+    settings = [setting_of(run) for run in found if known(run)]
     if not settings:
         return []
     runs = [setting.run for setting in settings]

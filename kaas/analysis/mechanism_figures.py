@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from kaas.analysis import booted, drawing, mechanism, series
 from kaas.analysis.drawing import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION
 from kaas.analysis.runs import Run
-from kaas.analysis.setting import Setting
+from kaas.analysis.setting import setting_of
 
 HOW_TO_READ_PLACES = (
     "How many places the requests of this run needed at a moment (highest in a second), from when they came to the "
@@ -35,7 +35,7 @@ def places(run: Run) -> Figure:
     """Draw the places that are taken by the replay, those that are lost, and those that there are."""
     figure = drawing.new_figure(3.4)
     axes = figure.subplots()
-    replayed = Setting(run).replay
+    replayed = setting_of(run).replay
     lost, taken = replayed.unanswered["arrival"].to_numpy(), replayed.demand
     bins = np.arange(0.0, run.duration + 1.0)
     axes.stairs(series.peaks_of_steps(taken, bins), bins, baseline=None, color=BLUE, label="places needed")

@@ -1,6 +1,6 @@
 """What more than one claim asks of a run: its steps and boots, what the rule of placement makes of it, what it had."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from kaas.analysis import booted, replay, statistics
 from kaas.analysis.judging import UnclearError
@@ -82,6 +82,12 @@ class Setting:
             raise UnclearError(f"The ramp has too few steps to see growth: {levels}.")
         self.needs_clients()
         return gpus, workers
+
+
+@lru_cache(32)
+def setting_of(run: Run) -> Setting:
+    """Give what more than one check asks of a run, found out once."""
+    return Setting(run)
 
 
 def _whole(text: str | None) -> int | None:
