@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -63,7 +64,8 @@ def run(*command: str, limit: float, told: str = "", env: Mapping[str, str] | No
         except OSError as error:
             return Answer(NOT_FOUND, "", f"{command[0]}: {error.strerror}")
         try:
-            process.communicate(told.encode(), timeout=limit)
+            _tell(process, told.encode())
+            _wait(process, limit)
             code, late = process.returncode, ""
         except subprocess.TimeoutExpired:
             code, late = LATE, f"{command[0]} took over {limit:g} s and was killed"
@@ -71,6 +73,27 @@ def run(*command: str, limit: float, told: str = "", env: Mapping[str, str] | No
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_KILL_LIMIT)
         return Answer(code, _read(out), _read(err) + late)
+
+
+def _tell(process: subprocess.Popen[bytes], told: bytes) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # it need not read it
+        process.stdin.write(told)
+
+
+def _wait(process: subprocess.Popen[bytes], limit: float) -> None:
+    """Wait as `Popen.wait` does, which looks only now and then; on Linux the system tells at once."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # an old kernel tells of no process
+            descriptor = os.pidfd_open(process.pid)
+            try:
+                ended = select.poll()
+                ended.register(descriptor, select.POLLIN)
+                ended.poll(limit * 1000)
+                limit = 0.0
+            finally:
+                os.close(descriptor)
+    process.wait(limit)
 
 
 def _scratch() -> IO[bytes]:

@@ -96,8 +96,11 @@ def read_requests(path: Path, notes: list[str]) -> pd.DataFrame:
         raise ResultsError(f"{path} is not a file of requests: {_one_line(error)}") from None
     if frame is None or frame.empty:
         raise ResultsError(f"{path} holds no request: move it away, or run the experiment again")
-    served = (frame["inner_time_ms"] > 0).map({True: "ok", False: "rejected"})
-    frame["status"] = frame["status"].where(frame["status"] != "", served)
+    if (untold := frame["status"] == "").any():
+        served = (frame["inner_time_ms"] > 0).map({True: "ok", False: "rejected"})
+        frame["status"] = frame["status"].where(~untold, served)
+    # Asked for again and again: of a category it is told a hundred times as fast as of texts.
+    frame["status"] = frame["status"].astype("category")
     frame["waited_for_boot"] = frame["waited_for_boot"].fillna(False).astype("bool")
     return frame
 

@@ -104,7 +104,8 @@ def replay(
         gpus,
         workers_per_gpu,
     )
-    frame = pd.DataFrame({"taken": taken, "worker": pd.array(worker, dtype="Int64"), "unused": unused})
+    numbers = np.array(worker, dtype="int64")
+    frame = pd.DataFrame({"taken": taken, "worker": pd.arrays.IntegerArray(numbers, numbers < 0), "unused": unused})
     frame["gpu"] = frame["worker"] // workers_per_gpu
     booted = pd.DataFrame(boots, columns=["elapsed", "gpu", "request"])
     booted["request"] = booted["request"].astype("Int64").where(booted["request"] < len(rows))
@@ -155,9 +156,11 @@ def _times(run: Run, held: float) -> tuple[Floats, Floats]:
 
 def _place(
     moments: Iterable[tuple[float, int, int]], size: int, gpus: int, workers_per_gpu: int
-) -> tuple[list[int | None], list[int], list[float], list[tuple[float, int, int]]]:
+) -> tuple[list[int], list[int], list[float], list[tuple[float, int, int]]]:
+    """Give the worker of each request, -1 for none; how many places were taken; how long it was unused; the boots."""
     placement, rule = Placement(gpus, workers_per_gpu), Paper()
-    worker: list[int | None] = [None] * size
+    choose, acquire, release = rule.choose, placement.acquire, placement.release
+    worker = [-1] * size
     taken, unused = [0] * size, [float("nan")] * size
     idle_since = [0.0] * (gpus * workers_per_gpu)
     boots: list[tuple[float, int, int]] = []
@@ -165,8 +168,8 @@ def _place(
     for moment, kind, which in moments:
         if kind == _RELEASED:
             held = worker[which]
-            if held is not None:
-                placement.release(held)
+            if held >= 0:
+                release(held)
                 idle_since[held] = moment
                 now -= 1
         elif kind == _STOPPED:
@@ -176,7 +179,7 @@ def _place(
             taken[which] = now
             if kind == _REFUSED:
                 continue
-            gpu = rule.choose(placement)
+            gpu = choose(placement)
             if gpu is None:
                 gpu = rule.boot(placement, waiting=1)
                 if gpu is None:
@@ -184,7 +187,7 @@ def _place(
                 workers = placement.boot(gpu)
                 boots.append((moment, gpu, which))
                 idle_since[workers[0] : workers[-1] + 1] = [moment] * len(workers)
-            worker[which] = place = placement.acquire(gpu)
+            worker[which] = place = acquire(gpu)
             unused[which] = idle_since[place]
             now += 1
     return worker, taken, unused, boots

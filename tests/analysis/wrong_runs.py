@@ -60,7 +60,7 @@ def half_refused_after_the_last_boot(run: Run) -> Run:
     return replace(
         run,
         requests=requests.assign(
-            status=requests["status"].where(~refused, "rejected"),
+            status=requests["status"].astype("str").where(~refused, "rejected"),
             outer_time_ms=outer,
             inner_time_ms=requests["inner_time_ms"].where(~refused, 0.0),
         ),
