@@ -24,4 +24,4 @@ def call(payload: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: matrices.run_kernel_alone(multiply, cli.argument("N", "500", "rows of the matrix")))
+    cli.run(lambda: matrices.run_kernel_alone(multiply, cli.matrix_size()))

@@ -127,7 +127,7 @@ def cleanup() -> None:
 
 def main() -> None:
     """Make one request and print its times."""
-    size = cli.argument("N", "500", "rows of the matrix")
+    size = cli.matrix_size()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it took is given back
     try:
         outcome = run_client(size)

@@ -91,4 +91,4 @@ def close() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: gpu.run_alone(prepare, multiply, cli.argument("N", "500", "rows of the matrix")))
+    cli.run(lambda: gpu.run_alone(prepare, multiply, cli.matrix_size()))

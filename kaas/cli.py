@@ -47,11 +47,11 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def argument(name: str, default: str, about: str) -> str:
-    """Read the command line of a script that takes one argument, or none."""
+def matrix_size() -> str:
+    """Read the command line of a script that takes N, the rows of its matrix, or nothing."""
     made = parser(sys.modules["__main__"].__doc__)
-    made.add_argument(name, nargs="?", default=default, help=f"{about} (default %(default)s)")
-    return str(getattr(made.parse_args(), name))
+    made.add_argument("n", metavar="N", nargs="?", default="500", help="rows of the matrix (default %(default)s)")
+    return str(made.parse_args().n)
 
 
 def positive_int(text: str) -> int:

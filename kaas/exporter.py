@@ -90,7 +90,7 @@ class Exporter:
             status, body = "404 Not Found", b"see /metrics\n"
         else:
             status, kind = "200 OK", CONTENT_TYPE_LATEST
-            body = generate_latest(_Snapshot(_families(await self._snapshot())))
+            body = generate_latest(_Collected(_families(await self._snapshot())))
         head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         return head.encode() + (b"" if method == b"HEAD" else body)
 
@@ -101,7 +101,7 @@ class Exporter:
         return await asked
 
 
-class _Snapshot(Collector):
+class _Collected(Collector):
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
 

@@ -52,11 +52,13 @@ def run(*command: str, limit: float, told: str = "", env: Mapping[str, str] | No
     path = shutil.which(command[0])
     if path is None:
         return Answer(NOT_FOUND, "", f"{command[0]} is not on PATH")
-    with _scratch() as out, _scratch() as err:
+    with _scratch() as read, _scratch() as out, _scratch() as err:
+        read.write(told.encode())
+        read.seek(0)
         try:
             process = subprocess.Popen(
                 [path, *command[1:]],
-                stdin=subprocess.PIPE,
+                stdin=read,
                 stdout=out,
                 stderr=err,
                 env=environment() if env is None else env,
@@ -64,7 +66,6 @@ def run(*command: str, limit: float, told: str = "", env: Mapping[str, str] | No
         except OSError as error:
             return Answer(NOT_FOUND, "", f"{command[0]}: {error.strerror}")
         try:
-            _tell(process, told.encode())
             _wait(process, limit)
             code, late = process.returncode, ""
         except subprocess.TimeoutExpired:
@@ -73,12 +74,6 @@ def run(*command: str, limit: float, told: str = "", env: Mapping[str, str] | No
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_KILL_LIMIT)
         return Answer(code, _read(out), _read(err) + late)
-
-
-def _tell(process: subprocess.Popen[bytes], told: bytes) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin:  # it need not read it
-        process.stdin.write(told)
 
 
 def _wait(process: subprocess.Popen[bytes], limit: float) -> None:

@@ -247,7 +247,7 @@ gpu.PATIENCE = float(os.environ.get("PATIENCE", "0.2"))
 kernel = kernels.load(Path({str(KERNELS["paper"])!r}), "call")
 call, prepare, close = kernel.call, kernel.prepare, kernel.close
 if __name__ == "__main__":
-    cli.run(lambda: gpu.run_alone(prepare, kernel.multiply, cli.argument("N", "500", "rows")))
+    cli.run(lambda: gpu.run_alone(prepare, kernel.multiply, cli.matrix_size()))
 """)
     return kernel
 

@@ -156,6 +156,7 @@ def test_a_script_explains_itself(name: str, tmp_path: Path) -> None:
     assert name in done.stdout
 
 
+# The kernels for GPUs do as the others: to import numba.cuda takes a second each.
 @pytest.mark.parametrize(
     "path",
     [*(path for path in SCRIPTS if path.name not in {"cuda-matmul-fn.py", "cuda-matmul-fast-fn.py"}), *BASH],

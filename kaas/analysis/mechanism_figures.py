@@ -109,7 +109,7 @@ def by_gpus(run: Run) -> Figure:
     bins = np.linspace(0, float(times.quantile(0.999)) * factor * 1.05 if len(times) else 1.0, _BINS + 1)
     for axes, number in zip(rows, numbers, strict=False):
         values = times[runners == number] * factor
-        axes.hist(values, bins, color=BLUE)
+        axes.hist(values, bins, color=BLUE, histtype="stepfilled")
         axes.axvline(values.median(), color="0.5", linewidth=1.2)
         axes.set_yticks([])
         axes.set_ylabel(f"{number}", rotation=0, ha="right", va="center")

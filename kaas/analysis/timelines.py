@@ -67,7 +67,7 @@ def requests(run: Run) -> Figure:
 
 def _joined(frame: pd.DataFrame, least_s: float) -> pd.DataFrame:
     """Make one bar of a client's requests between which there is no gap that would be seen."""
-    frame = frame.sort_values(["copy", "elapsed"])
+    frame = frame[["copy", "elapsed", "end"]].sort_values(["copy", "elapsed"])
     is_near = frame["elapsed"] - frame.groupby("copy")["end"].shift() <= least_s
     return frame.groupby((~is_near).cumsum()).agg({"copy": "first", "elapsed": "first", "end": "max"})
 

@@ -52,7 +52,6 @@ class Metrics(asyncio.Protocol):
     def __init__(self, listeners: list[socket.socket]) -> None:
         if importlib.util.find_spec(_LIBRARY) is None:
             raise UsageError(f"--metrics-port needs a library that is missing ({_LIBRARY}): run scripts/setup")
-        self.address = " and ".join(f"http://{written([each])}/metrics" for each in listeners)
         self._listeners = listeners
         self._histograms = {what: _Histogram(bounds) for what, bounds in _BOUNDS.items()}
         self._status: Callable[[], dict[str, Any]] = dict
@@ -66,6 +65,7 @@ class Metrics(asyncio.Protocol):
             ProcessFailed: no process can be started.
         """
         self._status = status
+        address = " and ".join(f"http://{written([each])}/metrics" for each in self._listeners)
         try:
             self._process, link = linked.start("kaas.exporter", logging.getLevelName(log.getEffectiveLevel()))
             with contextlib.ExitStack() as on_failure:
@@ -77,6 +77,7 @@ class Metrics(asyncio.Protocol):
         except OSError as error:
             self.close()
             raise ProcessFailed(f"the metrics' exporter cannot be started: {error.strerror}") from None
+        log.info("metrics on %s", address)
 
     def observe(self, what: str, seconds: float, gpu: int) -> None:
         """Count a duration (pool.Observe)."""

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kaas import addresses, descriptors
 from kaas.acceptor import Acceptor
@@ -22,7 +23,9 @@ from kaas.pool.status import status
 from kaas.server import listener
 from kaas.server.connection import LINGER, ClientConnection, Connections
 from kaas.server.engines.local import LocalEngine
-from kaas.server.metrics import Metrics
+
+if TYPE_CHECKING:  # who wants no metrics does not pay for them
+    from kaas.server.metrics import Metrics
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -71,7 +74,7 @@ class _Server:
     ) -> None:
         self._settings = settings
         self._listeners = clients
-        self._metrics = Metrics(scrapes) if scrapes else None
+        self._metrics = _new_metrics(scrapes) if scrapes else None
         self._engine = LocalEngine(settings)
         policy = Queue(settings.max_queue) if settings.when_full == "queue" else Paper()
         observe = self._metrics.observe if self._metrics is not None else None
@@ -108,8 +111,6 @@ class _Server:
             lambda: len(self._connections),
             self._most,
         )
-        if self._metrics is not None:
-            log.info("metrics on %s", self._metrics.address)
         if not all(addresses.is_loopback(each.getsockname()[0]) for each in self._listeners):
             safety = "who shows the token" if token else "ANYBODY, for there is no KAAS_TOKEN"
             log.warning("listening beyond this machine: its kernel may be called by %s", safety)
@@ -158,3 +159,9 @@ def _listeners(settings: Settings, stack: contextlib.ExitStack) -> tuple[list[so
     # A scrape shows no token.
     scraped = named if here or settings.insecure else ["127.0.0.1"]
     return clients, listener.listen(scraped, settings.metrics_port, "--metrics-port", stack)
+
+
+def _new_metrics(scrapes: list[socket.socket]) -> "Metrics":
+    from kaas.server.metrics import Metrics  # noqa: PLC0415 - see above
+
+    return Metrics(scrapes)
