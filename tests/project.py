@@ -13,6 +13,7 @@ from support import Marked
 
 from kaas import ROOT, results
 
+NOTEBOOK = "plot-autoscaling.ipynb"
 NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "results-*", ".*_cache", ".hypothesis")
 
 MAX_LATE = "1000"
@@ -60,9 +61,14 @@ class Project:
         (folder / "plain.py").write_text(PLAIN_KERNEL)
         (folder / "plain-client.py").write_text(PLAIN_CLIENT)
 
-    def draw_the_report(self) -> Self:
-        """Have the real scripts/report draw what a run has found: it takes longer than all else of a short run."""
+    def draw_the_report(self, *pictures: str) -> Self:
+        """Have the real scripts/report draw what a run has found: it takes longer than all else of a short run.
+
+        Args:
+            pictures: the names of those of the gallery that it draws.
+        """
         shutil.copy(ROOT / "scripts" / "report", self._report)
+        draw_only(self.folder / NOTEBOOK, *pictures)
         return self
 
     def check_numba(self) -> Self:
@@ -172,6 +178,16 @@ class StandIns:
             capture_output=True,
             check=False,
         ).returncode
+
+
+def draw_only(notebook: Path, *pictures: str) -> None:
+    """Let a copy of the notebook draw no others of the gallery than those of these names."""
+    text = notebook.read_text()
+    assert text.count("in figures.GALLERY:") == 1
+    chosen = "".join(f"'{name}', " for name in pictures)
+    notebook.write_text(
+        text.replace("in figures.GALLERY:", f"in [one for one in figures.GALLERY if one.name in ({chosen})]:")
+    )
 
 
 def free_port() -> int:

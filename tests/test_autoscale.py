@@ -60,7 +60,7 @@ def test_a_run_is_under_mps_and_leaves_the_gpus_as_they_were(gpu_project: Projec
 
 def test_what_nvidia_smi_tells_is_logged_and_drawn_for_each_gpu(gpu_project: Project, nvidia: StandIns) -> None:
     code, said = (
-        gpu_project.draw_the_report()
+        gpu_project.draw_the_report("power")
         .check_numba()
         .run(**SHORT | {"FN": "cuda-matmul-cpu", "CLIENT": "cuda-matmul-client", "N": 100})
     )

@@ -131,7 +131,7 @@ def _halves(run: Run) -> pd.DataFrame:
     )
     enough = (counts[::2] >= _IN_A_HALF) & (counts[1::2] >= _IN_A_HALF)
     columns = {"throughput": counts, "p50": medians}
-    return pd.DataFrame({name: 100 * (of[1::2] / of[::2] - 1)[enough] for name, of in columns.items()})
+    return pd.DataFrame({name: 100 * (of[1::2][enough] / of[::2][enough] - 1) for name, of in columns.items()})
 
 
 def _block(size: int) -> int:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -38,17 +39,17 @@ class Run:
     timed: bool = True
     files: tuple[Path, ...] = ()
 
-    @property
+    @cached_property
     def duration(self) -> float:
         """Seconds from the begin of the first request to the end of the last."""
         return float(self.ends.max())
 
-    @property
+    @cached_property
     def ends(self) -> "pd.Series[float]":
         """The elapsed second at which each request ended, in the order of the requests."""
         return self.requests["elapsed"] + self.requests["outer_time_ms"] / 1000
 
-    @property
+    @cached_property
     def ramp_end(self) -> float:
         """The elapsed second at which the ramp ended: from then on no client begins a request, and the run drains.
 
@@ -59,7 +60,7 @@ class Run:
         ramp = ending.ramp_of(self.parameters)
         return max(last, ramp.seconds) if ramp is not None and ramp.seconds <= self.duration else last
 
-    @property
+    @cached_property
     def is_whole(self) -> bool:
         """Whether the run came to its end, as far as its files tell."""
         return not ending.came_to_end(self.requests, self.parameters, self.duration).found
@@ -72,17 +73,17 @@ class Run:
         """
         return float(beside.coverage(self.monitoring, columns, self.duration).min())
 
-    @property
+    @cached_property
     def utilization_is_covered(self) -> bool:
         """Whether so much of the run was sampled that a mean utilization over it is one."""
         return self.timed and not self.coverage("utilization_pct") < beside.COVERED_AT_LEAST
 
-    @property
+    @cached_property
     def energy_is_covered(self) -> bool:
         """Whether the samples of power and of energy counters cover so much of the run that its energy is known."""
         return self.timed and not self.coverage("power_w", "energy_j") < beside.COVERED_AT_LEAST
 
-    @property
+    @cached_property
     def sampled(self) -> pd.DataFrame:
         """What was monitored while the run lasted."""
         return self.monitoring[self.monitoring["elapsed"].between(0.0, self.duration)]

@@ -5,7 +5,9 @@ kaas.analysis.dependence.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -91,8 +93,13 @@ def repeats_needed(values: ArrayLike, part: float = 0.05, *, most: int = 1000) -
     if known.size < _TO_SCATTER or known.mean() == 0:
         return NAN
     relative = float(known.std(ddof=1)) / abs(float(known.mean()))
-    halves = (t_quantile((1 + CONFIDENCE) / 2, n - 1) * relative / math.sqrt(n) for n in range(_TO_SCATTER, most + 1))
-    return next((float(n) for n, half in enumerate(halves, _TO_SCATTER) if half <= part), NAN)
+
+    def narrow_enough(n: int) -> bool:
+        return t_quantile((1 + CONFIDENCE) / 2, n - 1) * relative / math.sqrt(n) <= part
+
+    # With each more repeat the interval gets narrower.
+    least = bisect_left(range(most + 1), True, lo=_TO_SCATTER, key=narrow_enough)
+    return float(least) if least <= most else NAN
 
 
 def welch(own: ArrayLike, other: ArrayLike) -> Difference:
@@ -202,6 +209,7 @@ def mean_in_flight(run: Run, begin: float, end: float) -> float:
     return float(inside.clip(lower=0).sum()) / (end - begin)
 
 
+@lru_cache(maxsize=16)  # one comparison asks for the same several times
 def _t_angles(degrees: float) -> tuple[Floats, Floats]:
     """Give angles from -90 to 90 degrees and the part of Student's t distribution below the tangent of each."""
     degrees = min(degrees, _AS_NORMAL)

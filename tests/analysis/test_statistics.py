@@ -52,6 +52,9 @@ def test_the_repeats_that_an_interval_takes_are_those_of_the_published_runs() ->
     assert statistics.repeats_needed([95.0, 100.0, 105.0]) == 7  # 2.447 * 5 / sqrt(7) is 4.6, of six it is 5.2
     assert statistics.repeats_needed([100.0, 100.0]) == 2
     assert math.isnan(statistics.repeats_needed([100.0]))
+    scattered = [100 + 95 / math.sqrt(2), 100 - 95 / math.sqrt(2)]
+    assert statistics.repeats_needed(scattered, most=1600) == 1390  # 1.9617 * 95 / 5 is 37.27, whose square is 1389.2
+    assert math.isnan(statistics.repeats_needed(scattered))
 
 
 def test_welchs_comparison_is_that_of_its_textbook_example() -> None:

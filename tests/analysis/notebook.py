@@ -1,0 +1,57 @@
+"""The notebook's cells without a kernel and a page, which take most of a small report's time."""
+
+import json
+import runpy
+from pathlib import Path
+
+import IPython.display
+import pandas as pd
+import pytest
+
+from kaas import ROOT
+from kaas.analysis import figures
+
+_DISPLAY = {"display.max_colwidth": None, "display.html.use_mathjax": False}
+
+
+def show(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    output: Path,
+    *pictures: str,
+    compare: Path | None = None,
+    repeat: int = 0,
+) -> str:
+    """Run the cells in this process; give the Markdown and the HTML that they display, but no picture.
+
+    Args:
+        monkeypatch: of the test.
+        folder: the results.
+        output: where figures and tables go.
+        pictures: the names of those of the gallery that are drawn.
+        compare: the results put beside them, if any.
+        repeat: the number of the repeat that is drawn; 0 for the first.
+
+    Raises:
+        ResultsError: what scripts/report says in its one line.
+    """
+    shown: list[str] = []
+
+    def display(one: object, **_: object) -> None:
+        if isinstance(one, pd.DataFrame):
+            shown.append(one.to_html())
+        elif isinstance(one, IPython.display.Markdown):
+            shown.append(str(one.data))
+
+    chosen = [picture for picture in figures.GALLERY if picture.name in pictures]
+    assert len(chosen) == len(pictures)
+    monkeypatch.setattr(figures, "GALLERY", chosen)
+    monkeypatch.setattr(IPython.display, "display", display)
+    for name, value in {"RESULTS": folder, "REPORT": output, "COMPARE": compare or "", "REPEAT": repeat or ""}.items():
+        monkeypatch.setenv(f"KAAS_{name}", str(value))
+    script = output.with_name(f"{output.name}-cells.py")
+    cells = json.loads((ROOT / "plot-autoscaling.ipynb").read_text())["cells"]
+    script.write_text("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
+    with pd.option_context(*(word for pair in _DISPLAY.items() for word in pair)):
+        runpy.run_path(str(script))
+    return "\n".join(shown)
