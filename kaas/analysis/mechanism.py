@@ -243,7 +243,7 @@ def _setup_and_company(run: Run) -> pd.DataFrame:
     spans = np.stack([begin[long], (begin + setup)[long]], axis=-1)
     at, number = _number_in(spans)
     area = np.append(0.0, np.cumsum(number[:-1] * np.diff(at)))
-    inside = np.interp(spans, at, area)
+    inside = np.interp(spans, at, area) if len(spans) else spans  # a client may have nothing to set up
     return pd.DataFrame({"setup": setup[long], "at once": (inside[:, 1] - inside[:, 0]) / setup[long]})
 
 

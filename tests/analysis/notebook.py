@@ -11,8 +11,6 @@ import pytest
 from kaas import ROOT
 from kaas.analysis import figures
 
-_DISPLAY = {"display.max_colwidth": None, "display.html.use_mathjax": False}
-
 
 def show(
     monkeypatch: pytest.MonkeyPatch,
@@ -52,6 +50,6 @@ def show(
     script = output.with_name(f"{output.name}-cells.py")
     cells = json.loads((ROOT / "plot-autoscaling.ipynb").read_text())["cells"]
     script.write_text("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
-    with pd.option_context(*(word for pair in _DISPLAY.items() for word in pair)):
+    with pd.option_context("display.max_colwidth", None, "display.html.use_mathjax", False):
         runpy.run_path(str(script))
     return "\n".join(shown)

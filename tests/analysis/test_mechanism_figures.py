@@ -21,6 +21,7 @@ SETTING = {"Server number of GPUs": 2, "Server workers per GPU": 2}
             id="no cold",
         ),
         pytest.param([request(at, 5, "rejected") for at in range(3)], [booted(0, 0)], id="all refused"),
+        pytest.param([request(at, 5)._replace(setup_time=0.0) for at in range(3)], [booted(0, 0)], id="no setup"),
     ],
 )
 def test_little_to_tell_is_drawn_and_counted_all_the_same(

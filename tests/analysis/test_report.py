@@ -83,7 +83,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a copy of what draws a report, which draws only one picture of the gallery."""
     copy = tmp_path_factory.mktemp("few")
     for name in ("kaas", "scripts"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, copy / name)
     shutil.copy(ROOT / NOTEBOOK, copy)
     draw_only(copy / NOTEBOOK, "throughput")
     return copy

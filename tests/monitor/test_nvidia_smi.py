@@ -63,6 +63,27 @@ def gpus_of(samples: list[Sample]) -> set[int]:
     return {sample.gpu for sample in samples}
 
 
+@pytest.mark.parametrize(
+    ("state", "unknown"),
+    [
+        (("style", "units"), set()),
+        (("style", "na"), {"utilization_pct", "power_w", "sm_clock_mhz"}),
+        (("unknown-fields", "total_energy_consumption\nclocks.sm"), {"energy_j", "sm_clock_mhz"}),
+    ],
+    ids=["units, header and blanks", "values that are none", "fields that this driver does not know"],
+)
+def test_whatever_nvidia_smi_prints_is_read_and_what_is_none_is_unknown(
+    nvidia: StandIns, start: StartMonitor, state: tuple[str, str], unknown: set[str]
+) -> None:
+    nvidia.set(*state)
+
+    samples = take_until(start(), lambda samples: len(samples) > 4)
+
+    assert {name for name, value in samples[0]._asdict().items() if value is None} == unknown
+    if "power_w" not in unknown:
+        assert {sample.power_w for sample in samples} == {100.5, 101.5, 102.5, 103.5}
+
+
 @pytest.fixture
 def environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file in which an nvidia-smi and a git note the environments that they were started with."""
