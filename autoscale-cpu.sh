@@ -13,7 +13,7 @@
 #   FN=cuda-matmul-cpu          the kernel: a name or a path
 #   CLIENT=cuda-matmul-client   the client module
 #   N=500                       the client's input: the matrix's size
-#   PORT=8080                   where the server listens, on this machine only
+#   PORT=8080                   where the server listens, on this machine only; 0: on any free port
 #   MONITOR_MS=250              milliseconds between two samples of the utilization
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
 #   READY_TIMEOUT=60            seconds that the server has to become ready
@@ -24,12 +24,13 @@
 #   MAX_FAILED=0                failed requests (refused ones do not count) beyond which the exit code is 3
 #   MAX_LATE=                   seconds by which a step's clients may come late, else the exit code is 3; empty: 0.25 x INTERVAL
 #   KEEP_GOING=                 1: go on after a step of which every request failed
-#   EXPERIMENT=autoscaling-cpu  the results go to results-$EXPERIMENT; an earlier run there is moved aside
+#   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
 #
 # Ctrl-C once ends in order and keeps the data; twice: at once.
+[ -n "${BASH_VERSION:-}" ] && [ "${SHELLOPTS#*posix}" = "$SHELLOPTS" ] || exec bash "$0" "$@"
 set -euo pipefail
 
 unset CDPATH
@@ -60,7 +61,7 @@ setting PORT 8080
 setting MONITOR_MS 250
 setting BACKOFF 0.1
 setting READY_TIMEOUT 60
-setting EXPERIMENT autoscaling-cpu
+setting EXPERIMENT autoscaling
 setting DESCRIPTION "Autoscaling on a laptop: $AVAILABLE_GPUS virtual GPUs x $MAX_MPL_PER_GPU workers of $FN"
 
 run_experiment

@@ -15,7 +15,7 @@
 #   FN=cuda-matmul-fn           the kernel: a name or a path
 #   CLIENT=cuda-matmul-client   the client module
 #   N=10000                     the client's input: the matrix's size
-#   PORT=8080                   where the server listens, on this machine only
+#   PORT=8080                   where the server listens, on this machine only; 0: on any free port
 #   MPS=on                      off: change no setting of any GPU, and run without MPS
 #   SUDO=sudo                   how to become root, for setting the compute mode (empty: not at all; unset if root)
 #   KAAS_GPU_STATE=/var/tmp     a folder, kept over a reboot, where what was found on the GPUs is written down meanwhile
@@ -35,6 +35,7 @@
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
 #
 # Ctrl-C once ends in order and keeps the data; twice: at once. Compute modes and MPS are put back in any case.
+[ -n "${BASH_VERSION:-}" ] && [ "${SHELLOPTS#*posix}" = "$SHELLOPTS" ] || exec bash "$0" "$@"
 set -euo pipefail
 
 unset CDPATH
@@ -106,7 +107,7 @@ after_load() {
     if [[ $MPS != off ]]; then
         pids=$(KAAS_TOKEN=$KAAS_TOKEN "$python" -c 'import sys; from kaas.client import Connection
 print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' \
-            "127.0.0.1:$PORT" 2>/dev/null) || pids=''
+            "$address" 2>/dev/null) || pids=''
         # shellcheck disable=SC2086 # process numbers, with spaces between them
         line="on: $("$any_python" scripts/gpu_guard.py proof $pids)" || code=1
     fi

@@ -102,6 +102,11 @@ def _timeout() -> float:
 _client: MatmulClient | None = None
 
 
+def check(arg: str) -> None:
+    """Check what all clients will be handed, before anything begins."""
+    matrices.matrix_size(arg)
+
+
 def prepare(arg: str, copy: int) -> None:
     """Make ready to send matrices of `arg` rows, before the first request is timed."""
     global _client  # noqa: PLW0603 - a client module is one client

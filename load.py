@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kaas import cli, kernels
 from kaas.client import split_address
+from kaas.errors import UsageError
 from kaas.load.generator import Settings, generate
 from kaas.load.ramp import Ramp
 from kaas.results import RunFiles
@@ -20,8 +21,8 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--client", required=True, help="the client module: a name or a path, with or without .py")
     add("--input", required=True, help="handed to the client module: the matrix's size N, for ours")
-    add("--experiment-name", required=True, help="names the folder: results-<experiment name>")
-    add("--task-name", required=True, help="names the files in it")
+    add("--experiment-name", type=cli.file_name, required=True, help="names the folder: results-<experiment name>")
+    add("--task-name", type=cli.file_name, required=True, help="names the files in it")
     add("--experiment-description", default="", help="a sentence for the description file")
     add("--min-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the start")
     add("--max-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the end")
@@ -55,17 +56,29 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--keep-going", action="store_true", help="go on after a step in which every request failed")
     cli.add_supervised_option(parser)
-    add("--check", action="store_true", help="only check the arguments and the client's file, and say nothing")
+    add(
+        "--check",
+        action="store_true",
+        help="only check the arguments and the client's file, have its check(), if any, look at the input, and end",
+    )
     return parser.parse_args()
+
+
+def ramp_of(arguments: argparse.Namespace) -> Ramp:
+    """Make the ramp that the options describe."""
+    try:
+        return Ramp(arguments.min_parallel, arguments.max_parallel, arguments.step_size, arguments.interval)
+    except UsageError as error:
+        raise UsageError(f"{error} (--min-parallel, --max-parallel)") from None
 
 
 def main() -> int:
     """Run the load that the command line describes."""
     arguments = parse_arguments()
-    for name in (arguments.experiment_name, arguments.task_name):
-        cli.check_file_name(name)
     client = kernels.find(arguments.client)
     kernels.check(client, kernels.CLIENT_FUNCTION)
+    if arguments.check:
+        kernels.check_input(client, arguments.input)
     server = None if arguments.server == "none" else arguments.server
     if server is not None:
         split_address(server)
@@ -86,7 +99,7 @@ def main() -> int:
             "Backoff": f"{arguments.backoff:g}",
             "Server": arguments.server,
         },
-        shape=Ramp(arguments.min_parallel, arguments.max_parallel, arguments.step_size, arguments.interval),
+        shape=ramp_of(arguments),
         server=server,
         backoff=arguments.backoff,
         ready_timeout=arguments.ready_timeout,

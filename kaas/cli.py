@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from kaas import __version__, supervision
 from kaas.client import DEFAULT_ADDRESS
-from kaas.errors import KaasError, UsageError
+from kaas.errors import KaasError
 
 Number = TypeVar("Number", int, float)
 _LARGEST = 10**9
@@ -106,14 +106,13 @@ def _number(text: str, kind: Callable[[str], Number], least: Number, what: str) 
     return value
 
 
-def check_file_name(name: str) -> None:
-    """Check that a name can be part of a file's name.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if not name or "/" in name or "\0" in name or name.startswith("."):
-        raise UsageError(f"{name!r} cannot name a file: give letters, digits, '-', '_' or '.', and no '/'")
+def file_name(text: str) -> str:
+    """Read a name that can be the begin of a file's name."""
+    if not text or "/" in text or "\0" in text or text.startswith((".", "-")):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot name a file: give letters, digits, '-', '_' or '.', and no '/'"
+        )
+    return text
 
 
 def add_server_option(parser: argparse.ArgumentParser, more: str = "") -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from kaas import ROOT, compiled
-from kaas.errors import ModuleError
+from kaas.errors import KaasError, ModuleError, UsageError
 
 KERNEL_FUNCTION = "call"
 CLIENT_FUNCTION = "run_client"
@@ -76,6 +76,22 @@ def check(path: Path, function: str) -> None:
         beside = path.parent / package
         if _spec(package) is None and not (beside.is_dir() or beside.with_suffix(".py").is_file()):
             raise ModuleError(f"{path} imports {package!r}, which is not installed for {sys.executable}")
+
+
+def check_input(path: Path, text: str) -> None:
+    """Have a client module's own `check(arg)`, if it has one, look at what its clients will be handed.
+
+    Raises:
+        UsageError: it finds something wrong, or cannot look.
+    """
+    if "check" not in _top_level_names(_parse(path)):
+        return
+    try:
+        load(path, CLIENT_FUNCTION).check(text)
+    except KaasError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: check({text!r}): {type(error).__name__}: {error}") from None
 
 
 def imports(path: Path) -> list[str]:

@@ -28,6 +28,7 @@ export -n KAAS_TOKEN
 
 server_pid='' monitor_pid='' load_pid='' # of what runs now
 lock='' keeper_pid=''                   # of the results' folder, and of what keeps it, once it is ours
+address='' bound_port=''                # where the server listens
 events_log=''                           # of a server whose events are not sorted yet
 folder=''                               # of the results, once it is ours
 interrupted='' signalled=0              # the exit code that a signal asks for; how many came
@@ -42,7 +43,7 @@ fail() {
     exit "${2:-1}"
 }
 
-# Print the comment at the head of a script, if its user asks for help or gives an argument that it does not take.
+# Print the comment at the head of a script, if its user asks for help; no other argument is known here.
 show_help_if_asked() {
     local script=$1
     shift
@@ -51,11 +52,13 @@ show_help_if_asked() {
         sed -n "s/^__version__ = \"\(.*\)\"/${script##*/} \1/p" "$ROOT/kaas/__init__.py"
         exit 0
     fi
-    sed -n '2,/^set -/{/^set -/!s/^# \{0,1\}//p;}' "$script"
     case $1 in
-        -h | --help) exit 0 ;;
-        *) exit 2 ;;
+        -h | --help) ;;
+        -*) fail "there is no option $1; ${script##*/} --help shows what there is" 2 ;;
+        *) fail "there is no argument such as '$1': settings stand before the command, as in N=200 ./${script##*/}" 2 ;;
     esac
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
+    exit 0
 }
 
 # Give a setting its default, unless the environment has it.
@@ -105,6 +108,7 @@ run_experiment() {
     after_run || worst=1
     say "Drawing the figures"
     KAAS_PYTHON=$python scripts/report "$folder"
+    tell_earlier_runs
     [[ $worst -eq 0 ]] || fail "the run was not a clean one: see above" "$worst"
     exit 0
 }
@@ -147,18 +151,29 @@ name_task() {
 
 # Have each program check what it will be told, before anything is started or moved.
 check_settings() {
-    local name
-    for name in OUTER_REPEATS AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE MONITOR_MS PORT READY_TIMEOUT; do
+    local name said
+    for name in OUTER_REPEATS AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE MONITOR_MS READY_TIMEOUT; do
         [[ ${!name} =~ ^[1-9][0-9]{0,8}$ ]] || fail "$name is '${!name}': give a whole number of at least 1" 2
     done
     name_task 1
+    [[ ! $PORT =~ ^0+$ ]] || bound_port=1 # none is bound yet, and any is as good for a check
     name_commands
-    "${server_command[@]}" --check || exit 2
-    "${load_command[@]}" --check || exit 2
+    said=$("${server_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
+    said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
+}
+
+# What a program says of its options, last of all, said of the settings that the user typed.
+in_settings() {
+    printf '%s\n' "$1" | tail -n 1 | sed -e 's/^[^ ]*\.py: //' -e 's/^error: argument //' -e 's/^-p\///' \
+        -e 's/--num-gpus/AVAILABLE_GPUS/g' -e 's/--max-req-per-gpu/MAX_MPL_PER_GPU/g' -e 's/--min-parallel/MIN_MPL/g' \
+        -e 's/--max-parallel/MAX_MPL/g' -e 's/--experiment-name/EXPERIMENT/g' -e 's/--input/N/g' -e 's/--port/PORT/g' \
+        -e 's/--interval/INTERVAL/g' -e 's/--backoff/BACKOFF/g' -e 's/--max-failed/MAX_FAILED/g' \
+        -e 's/--max-late/MAX_LATE/g' -e 's/--when-full/WHEN_FULL/g' -e 's/--max-queue/MAX_QUEUE/g' \
+        -e 's/--idle-timeout/IDLE_TIMEOUT/g' -e 's/--call-timeout/CALL_TIMEOUT/g' -e 's/--metrics-port/METRICS_PORT/g'
 }
 
 name_commands() {
-    local address=127.0.0.1:$PORT
+    address=127.0.0.1:${bound_port:-$PORT}
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
         --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$
         ${WHEN_FULL:+--when-full "$WHEN_FULL"} ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"}
@@ -166,9 +181,9 @@ name_commands() {
         ${METRICS_PORT:+--metrics-port "$METRICS_PORT"})
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
         --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
-    load_command=("$python" load.py --client "$CLIENT" --input "$N" --experiment-name "$EXPERIMENT" --task-name "$task"
-        --experiment-description "$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
-        --step-size "$STEP_SIZE" --interval "$INTERVAL" --backoff "$BACKOFF" --server "$address" --supervised $$
+    load_command=("$python" load.py --client "$CLIENT" --input="$N" --experiment-name="$EXPERIMENT" --task-name="$task"
+        --experiment-description="$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
+        --step-size "$STEP_SIZE" --interval="$INTERVAL" --backoff="$BACKOFF" --server "$address" --supervised $$
         ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
 }
 
@@ -196,7 +211,7 @@ make_folder() {
     local wanted=results-$EXPERIMENT aside
     take_folder "$wanted"
     if [[ -d $wanted ]]; then
-        aside=$wanted.$(date +%Y%m%d-%H%M%S)
+        aside=$wanted.$(date -u +%Y%m%d-%H%M%S)
         while [[ -e $aside ]]; do aside=$aside+; done
         mv "$wanted" "$aside"
         say "The earlier run in $wanted is now in $aside"
@@ -205,7 +220,17 @@ make_folder() {
     folder=$wanted
 }
 
+# What is never written over takes room, until somebody removes it.
+tell_earlier_runs() {
+    local earlier=("$folder".[0-9]*) number
+    [[ -e ${earlier[0]} ]] || return 0
+    number=${#earlier[@]}
+    say "Of earlier runs, $number $([[ $number -eq 1 ]] && echo is || echo are) kept ($folder.*):" \
+        "$(du -sk "${earlier[@]}" | awk '{ sum += $1 } END { printf "%.1f MB", sum / 1024 }')"
+}
+
 start_server() {
+    bound_port='' # which it is if any will do, PORT=0
     name_commands
     server_log=$folder/$task-server.log
     events_log=$folder/$task-server-events.log
@@ -222,6 +247,8 @@ start_server() {
         sleep 0.1
         tenths=$((tenths + 1))
     done
+    bound_port=$(sed -n 's/.* listening on [^ ]*:\([0-9][0-9]*\):.*/\1/p' "$server_log" | head -n 1)
+    name_commands
 }
 
 start_monitor() {

@@ -106,7 +106,7 @@ def check_port(settings: Settings, report: Report) -> None:
             reason = error.strerror if isinstance(error, OSError) else "no such port"
             report.problem(f"port {settings.port}: {reason}; choose another PORT")
         else:
-            report.ok(f"port {settings.port} is free")
+            report.ok(f"port {probe.getsockname()[1]} is free")
 
 
 def tell_duration(settings: Settings, report: Report) -> None:
@@ -119,4 +119,10 @@ def tell_duration(settings: Settings, report: Report) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    sys.exit(code)

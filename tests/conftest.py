@@ -73,7 +73,7 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
     """Give a copy of the project whose script is the laptop's; a process that it leaves behind fails the test."""
-    yield from _ending_with_the_test(Project(tmp_path / "project", "autoscale-cpu.sh", "results-autoscaling-cpu"))
+    yield from _ending_with_the_test(Project(tmp_path / "project", "autoscale-cpu.sh", "results-autoscaling"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kaas.client import Connection
 from kaas.errors import Refused
 
 SHORT: dict[str, Any] = {"INTERVAL": 0.5, "MAX_MPL": 4, "MAX_MPL_PER_GPU": 2, "N": 200, "AVAILABLE_GPUS": 2}
+QUICK: dict[str, Any] = {"INTERVAL": 0.1, "MAX_MPL": 1}
 LONG: dict[str, Any] = PLAIN | {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "AVAILABLE_GPUS": 1}
 
 
@@ -42,7 +44,7 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_
     assert parameters["Maximum parallel requests"] == "4"
     assert parameters["Requests ok"] == str(len(rows))
     assert not list(project.results.glob(".*"))
-    assert len(list(project.results.glob("autoscaling-cpu-cuda-matmul-cpu-200-[12].csv"))) == 2
+    assert len(list(project.results.glob("autoscaling-cuda-matmul-cpu-200-[12].csv"))) == 2
     assert {path.stem for path in project.results.glob("autoscaling-combined*.png")} == {
         "autoscaling-combined",
         "autoscaling-combined-all",
@@ -68,13 +70,16 @@ def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(project: Projec
     project.results.mkdir()
     (project.results / "precious.csv").write_text("data")
 
-    code, said = project.run(INTERVAL=0.1, MAX_MPL=1, **PLAIN)
+    code, said = project.run(INTERVAL=0.1, MAX_MPL=1, TZ="Asia/Tokyo", **PLAIN)
 
     assert code == 0, said
-    (aside,) = project.folder.glob("results-autoscaling-cpu.*")
+    (aside,) = project.folder.glob("results-autoscaling.*")
     assert (aside / "precious.csv").read_text() == "data"
     assert not (project.results / "precious.csv").exists()
     assert str(aside.name) in said
+    moved = datetime.strptime(aside.name.partition(".")[2], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
+    assert timedelta() < datetime.now(UTC) - moved < timedelta(hours=1), "its date is in UTC, as all others are"
+    assert "Of earlier runs, 1 is kept (results-autoscaling.*): 0.0 MB" in said
 
 
 @pytest.mark.parametrize("to_all", [True, False], ids=["Ctrl-C at the terminal", "SIGINT to the script"])
@@ -258,9 +263,14 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"MAX_MPL": "many"}, "MAX_MPL is 'many': give a whole number"),
         ({"FN": "cuda-matmul-cup"}, "did you mean cuda-matmul-cpu?"),
         ({"CLIENT": "nobody"}, "no module 'nobody'"),
-        ({"INTERVAL": "-1"}, "--interval"),
-        ({"MIN_MPL": 5, "MAX_MPL": 2}, "goes down, not up"),
-        ({"EXPERIMENT": "a/b"}, "cannot name a file"),
+        ({"INTERVAL": "-1"}, "INTERVAL: '-1' is not a number of seconds above 0"),
+        ({"PORT": "99999"}, "PORT: '99999' is not a port from 0 to 65535"),
+        ({"WHEN_FULL": "never"}, "WHEN_FULL: invalid choice: 'never'"),
+        ({"MIN_MPL": 5, "MAX_MPL": 2}, "a ramp from 5 clients to 2 goes down, not up (MIN_MPL, MAX_MPL)"),
+        ({"EXPERIMENT": "a/b"}, "EXPERIMENT: 'a/b' cannot name a file"),
+        ({"EXPERIMENT": "-x"}, "EXPERIMENT: '-x' cannot name a file"),
+        ({"N": "1e3"}, "N is '1e3': give the matrix's size"),
+        ({"N": "-3"}, "N is '-3': give the matrix's size"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -271,8 +281,38 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_is_done(
 
     assert code == 2, said
     assert complaint in said
-    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1
     assert not list(project.folder.glob("results-*"))
+
+
+@pytest.mark.parametrize(
+    ("check", "complaint"),
+    [
+        ("raise ValueError('of no use')", "check('x'): ValueError: of no use"),
+        ("raise UsageError(f'N is {arg!r}: give more')", "N is 'x': give more"),
+    ],
+)
+def test_a_client_modules_own_check_looks_at_the_input_before_anything_is_done(
+    project: Project, check: str, complaint: str
+) -> None:
+    with (project.folder / "plain-client.py").open("a") as file:
+        file.write(f"from kaas.errors import UsageError\ndef check(arg):\n    {check}\n")
+
+    code, said = project.run(**PLAIN)
+
+    assert code == 2, said
+    assert said.endswith(f"{complaint}\n")
+    assert len(said.splitlines()) == 1
+    assert not project.results.exists()
+
+
+def test_port_0_is_any_that_is_free_and_sh_will_do_to_start_the_script(project: Project) -> None:
+    process = project.start("-c", f"cd / && exec sh {project.folder}/{project.script}", PORT=0, **PLAIN | QUICK)
+    said, _ = process.communicate()
+
+    assert process.returncode == 0, said
+    assert {row.status for row in project.rows()} == {"ok"}
+    assert not description.read(next(project.results.glob("*-1.md")))["Server"].endswith(":0")
 
 
 def test_a_port_in_use_is_refused_before_anything_is_done(project: Project) -> None:
@@ -368,7 +408,13 @@ def test_help_shows_the_settings_and_an_argument_is_refused(project: Project) ->
     assert "MAX_MPL_PER_GPU=4" in said
 
     code, said = project.run("autoscale-cpu.sh", "now")
-    assert code == 2
+    assert (code, len(said.splitlines())) == (2, 1)
+    assert "there is no argument such as 'now': settings stand before the command" in said
+    code, said = project.run("autoscale-cpu.sh", "--chek")
+    assert (code, said) == (
+        2,
+        "autoscale-cpu.sh: there is no option --chek; autoscale-cpu.sh --help shows what there is\n",
+    )
 
 
 def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:

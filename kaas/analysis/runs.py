@@ -38,7 +38,7 @@ def find_runs(folder: Path) -> list[Run]:
         ResultsError: there is no such folder or no run in it, or the requests of none can be read.
     """
     if not folder.is_dir():
-        raise ResultsError(f"{folder} is not a folder: name a results folder, such as results-autoscaling-cpu")
+        raise ResultsError(f"{folder} is not a folder: name a results folder, such as results-autoscaling")
     tasks = sorted((path.stem for path in _request_files(folder)), key=_natural)
     if not tasks:
         raise ResultsError(f"{folder} holds no run (a .csv with the columns {', '.join(reading.FIRST_SEVEN)})")

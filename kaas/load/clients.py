@@ -19,6 +19,7 @@ from typing import Any
 
 from kaas import compiled, kernels, leftovers, results, segments
 from kaas.clock import Clock
+from kaas.errors import KaasError
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
 from kaas.results import Outcome, Row, RowWriter
@@ -63,8 +64,9 @@ def run(link: socket.socket, config: Config) -> int:
             if hasattr(module, "cleanup"):
                 module.cleanup()
     except BaseException as error:
+        why = str(error) if isinstance(error, KaasError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(ConnectionError):  # the load generator is gone
-            link.sendall(" ".join(f"{type(error).__name__}: {error}".split()).encode(errors="replace") + b"\n")
+            link.sendall(" ".join(why.split()).encode(errors="replace") + b"\n")
         return 1
     return 0
 

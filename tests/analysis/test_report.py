@@ -278,7 +278,7 @@ def test_the_report_of_a_broken_run_is_one_line_that_names_the_file_whatever_ker
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (("nowhere",), 1, "there is no folder nowhere: name a results folder, such as results-autoscaling-cpu"),
+        (("nowhere",), 1, "there is no folder nowhere: name a results folder, such as results-autoscaling"),
         ((".", "--compare", "nowhere"), 1, "there is no folder nowhere: name a results folder, such as"),
         ((".", "--output", "--repeat"), 2, "--output needs a value: see scripts/report --help"),
         ((".", "--output"), 2, "--output needs a value: see scripts/report --help"),
