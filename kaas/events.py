@@ -198,7 +198,7 @@ def sort_log(source: Path, target: Path) -> int:
             for event in events:
                 rows.writerows(repeat([event._asdict()[name] for name in COLUMNS], times(event)))
     except OSError as error:
-        raise ResultsError(f"{error.filename}: {error.strerror}") from None
+        raise ResultsError(f"{error.filename or target}: {error.strerror}") from None
     if problems:
         more = f"; and {len(problems) - _MOST_SAID} more" if len(problems) > _MOST_SAID else ""
         raise ResultsError(f"{source}: {'; '.join(problems[:_MOST_SAID])}{more}")

@@ -185,9 +185,9 @@ class RowWriter:
             written = os.write(self._file, line)
             if written < len(line):
                 self._blank(os.lseek(self._file, 0, os.SEEK_CUR) - written, written)
-                raise ResultsError("no room for the rows of requests")
+                raise ResultsError(f"no room for the rows of requests in {self._path}")
         except OSError as error:
-            raise ResultsError(f"the rows of requests cannot be written: {error.strerror}") from None
+            raise ResultsError(f"the rows of requests cannot be written to {self._path}: {error.strerror}") from None
 
     def _blank(self, begin: int, size: int) -> None:
         """Make empty lines of what was written; others may have appended to it since, so it cannot be cut off."""

@@ -250,6 +250,13 @@ def test_the_script_says_in_one_line_what_is_wrong(tmp_path: Path, log: str | No
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_of_a_disk_that_is_full_it_is_said_which(tmp_path: Path) -> None:
+    (tmp_path / "server.log").write_text(events.format(Event("booted", 1.0, 0, 4)) + "\n")
+    with pytest.raises(ResultsError, match=r"^/dev/full: No space left on device$"):
+        events.sort_log(tmp_path / "server.log", Path("/dev/full"))
+
+
 def test_the_script_without_its_arguments_shows_how_it_is_used(tmp_path: Path) -> None:
     done = sort_as_script(tmp_path / "server.log")
     assert done.returncode == 2
