@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -199,7 +200,8 @@ def _write(table: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def _numbers(run: Run) -> dict[str, float | str]:
+@lru_cache(32)  # for the page, each of its tables, and those on disk
+def _numbers(run: Run) -> Mapping[str, float | str]:
     requests = run.requests
     status = requests["status"].value_counts()
     served, refused = int(status.get("ok", 0)), int(status.get("rejected", 0))

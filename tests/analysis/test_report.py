@@ -140,6 +140,7 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made
     assert set(re.findall(r'alt="([^"]*)"', page)) >= {picture.title for picture in figures.GALLERY[:6]}
     assert "a client" in page
     assert "find_runs" not in page
+    assert page.index(">began<") < page.index("<img")
     assert figures.HOW_TO_READ in page
     assert row(page, "requests") == [str(len(run.requests))]
     assert row(page, "cold starts") == ["3"]
