@@ -23,10 +23,10 @@ __all__ = ["CANNOT_BE_TOLD", "DOES_NOT_HOLD", "HOLDS", "HOW_TO_READ", "Claim", "
 
 HOW_TO_READ = (
     "Read each line as one claim: what would have to be found for it to hold, what was found, and the verdict, which "
-    "is open where the runs do not tell. Of several repeats, the first line judges all of them together: what was "
-    "counted must be right in each, and what was measured on average. The limits in brackets are those between which "
-    "the truth lies with 90 % confidence (so that it is beyond either with 5 %): by how much repeats differ, and of "
-    "one repeat alone, by how much its points scatter about their line."
+    "is open where the runs do not tell, or could not on this machine. Of several repeats, the first line judges all "
+    "of them together: what was counted must be right in each, and what was measured on average. The limits in "
+    "brackets are those between which the truth lies with 90 % confidence (so that it is beyond either with 5 %): by "
+    "how much repeats differ, and of one repeat alone, by how much its points scatter about their line."
 )
 
 
@@ -44,8 +44,8 @@ def check(found: Sequence[Run]) -> pd.DataFrame:
     """Put each claim to each run: rows in the order of the claims (index: claim and task).
 
     Before the repeats of an experiment, if there are several, stands the verdict on all of them; its `task` is the
-    experiment and how many they are. Columns: `expected`, `found`, `verdict` (HOLDS, DOES_NOT_HOLD or CANNOT_BE_TOLD)
-    and `note`, all of them words.
+    experiment and how many they are. Columns: `expected`, `found`, `verdict` (HOLDS, DOES_NOT_HOLD, CANNOT_BE_TOLD or
+    NOT_TESTABLE) and `note`, all of them words.
     """
     rows: list[tuple[str, ...]] = []
     experiments = runs.by_experiment(found)

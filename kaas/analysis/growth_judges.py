@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kaas.analysis import series, statistics
-from kaas.analysis.judging import HOLDS, ONE_SIDED, Finding, Quantity, UnclearError
+from kaas.analysis.judging import ONE_SIDED, Finding, Quantity, UnclearError
 from kaas.analysis.setting import LEVELS_AT_LEAST, Setting
 
 EXPONENT_AT_LEAST = 0.5
@@ -76,8 +76,7 @@ def bounded(setting: Setting) -> Finding:
         )
     words += [quantity.words for quantity in quantities]
     words += [f"{slow:.2%} of requests took longer at the server than {most:.4g} ms (at most {STRAGGLERS:.1%})"]
-    finding = Finding("; ".join(words), slow <= STRAGGLERS, quantities)
-    return finding if finding.verdict == HOLDS else finding._replace(note=setting.note_if_virtual)
+    return setting.judged_if_cores_suffice(Finding("; ".join(words), slow <= STRAGGLERS, quantities))
 
 
 def throughput(setting: Setting) -> Finding:
@@ -119,8 +118,7 @@ def throughput(setting: Setting) -> Finding:
         one._replace(name=name)
         for one, name in zip(quantities, ("exponent", "exponent until the last boot"), strict=False)
     )
-    finding = Finding("; ".join(words), quantities=named, note=note)
-    return finding if finding.verdict == HOLDS else finding._replace(note=f"{note} {setting.note_if_virtual}".strip())
+    return setting.judged_if_cores_suffice(Finding("; ".join(words), quantities=named, note=note))
 
 
 def _levels(steps: pd.DataFrame) -> "pd.Series[float]":

@@ -9,6 +9,7 @@ from kaas.analysis.statistics import Interval
 HOLDS = "holds"
 DOES_NOT_HOLD = "does not hold"
 CANNOT_BE_TOLD = "cannot be told"
+NOT_TESTABLE = "not testable here"
 
 ONE_SIDED = 0.90
 """Of an interval that misses the truth on either side in 5 %: a limit has one side only."""
@@ -56,11 +57,14 @@ class Finding(NamedTuple):
     """Whether what was counted is as it should be; what was measured is judged besides."""
     quantities: tuple[Quantity, ...] = ()
     note: str = ""
+    testable: bool = True
+    """Whether the claim could hold on this machine at all."""
 
     @property
     def verdict(self) -> str:
         """What follows for the claim."""
-        return worst([HOLDS if self.sound else DOES_NOT_HOLD, *(one.verdict for one in self.quantities)])
+        verdict = worst([HOLDS if self.sound else DOES_NOT_HOLD, *(one.verdict for one in self.quantities)])
+        return verdict if self.testable or verdict == HOLDS else NOT_TESTABLE
 
 
 class UnclearError(Exception):
@@ -78,6 +82,8 @@ def over_repeats(findings: Sequence[Finding]) -> tuple[str, str]:
     counted = [HOLDS if finding.sound else DOES_NOT_HOLD for finding in findings]
     together = [_mean(same) for same in zip(*(finding.quantities for finding in findings), strict=True)]
     verdict = worst([*counted, *(one.verdict for one in together)])
+    if verdict != HOLDS and not all(finding.testable for finding in findings):
+        verdict = NOT_TESTABLE
     words = "; ".join(one.words for one in together)
     broken = counted.count(DOES_NOT_HOLD)
     if broken:

@@ -1,9 +1,10 @@
 """What more than one claim asks of a run: its steps and boots, what the rule of placement makes of it, what it had."""
 
+import re
 from functools import cached_property, lru_cache
 
 from kaas.analysis import booted, replay, statistics
-from kaas.analysis.judging import UnclearError
+from kaas.analysis.judging import HOLDS, Finding, UnclearError
 from kaas.analysis.replay import Replay
 from kaas.analysis.runs import Run
 
@@ -11,7 +12,7 @@ LEVELS_AT_LEAST = 3
 """Steps of the ramp that show growth."""
 _MOST_SILENT = 0.25
 _SILENT_FOR_S = 5.0
-_VIRTUAL = "The GPUs are virtual and share the same cores, of which one more GPU adds none."
+_CORES = re.compile(r"(?P<number>[\d.]+) threads' worth")
 
 
 class Setting:
@@ -39,10 +40,16 @@ class Setting:
         """Whether the GPUs are groups of processes on the machine's cores."""
         return bool(self.run.monitoring["bus_id"].str.startswith("virtual:").any())
 
-    @property
-    def note_if_virtual(self) -> str:
-        """Say why no more work is done with more GPUs, if those are virtual; else nothing."""
-        return _VIRTUAL if self.is_virtual else ""
+    def judged_if_cores_suffice(self, finding: Finding) -> Finding:
+        """Say why more virtual GPUs do no more work; where their cores are few, the claim is not testable."""
+        if finding.verdict == HOLDS or not self.is_virtual:
+            return finding
+        why, testable = "The GPUs are virtual and share the same cores, of which one more GPU adds none.", True
+        workers = (self.gpus or 0) * (self.workers_per_gpu or 0)
+        noted = _CORES.match(self.run.parameters.get("CPU usable", ""))
+        if noted is not None and workers > float(noted["number"]):
+            why, testable = f"The GPUs are virtual, and their {workers} workers share {noted['number']} cores.", False
+        return finding._replace(note=f"{finding.note} {why}".strip(), testable=testable)
 
     def can_be_judged(self) -> None:
         """Raise UnclearError where the run tells nothing of any claim."""

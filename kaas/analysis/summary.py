@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kaas.analysis import claims, tables
-from kaas.analysis.judging import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS
+from kaas.analysis.judging import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 from kaas.analysis.run import Run
 
-_MARKS = {HOLDS: "✓", DOES_NOT_HOLD: "✗", CANNOT_BE_TOLD: "?"}
+_MARKS = {HOLDS: "✓", DOES_NOT_HOLD: "✗", CANNOT_BE_TOLD: "?", NOT_TESTABLE: "-"}
 _WARM = "warm completion time, {} [ms]"
 
 

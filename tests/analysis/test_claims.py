@@ -7,6 +7,7 @@ from made_runs import PUBLISHED, booted, needs_published, request, write_run
 
 from kaas.analysis import claims, runs
 from kaas.analysis.claims import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, Claim
+from kaas.analysis.judging import NOT_TESTABLE, Finding, over_repeats
 from kaas.events import Event
 from kaas.results import Row
 
@@ -233,6 +234,28 @@ def test_where_gpus_are_virtual_that_explains_what_does_not_scale(tmp_path: Path
         assert checked[claim].verdict == DOES_NOT_HOLD
         assert ("virtual and share the same cores" in checked[claim].note) == noted
     assert not any("virtual" in claim.note for claim in checked if claim.verdict == HOLDS)
+
+
+@pytest.mark.parametrize(("cores", "verdict"), [("5", NOT_TESTABLE), ("6", DOES_NOT_HOLD)])
+def test_where_virtual_gpus_have_more_workers_than_cores_growth_is_not_testable(
+    tmp_path: Path, cores: str, verdict: str
+) -> None:
+    parameters = SETTING | {"CPU usable": f"{cores} threads' worth"}
+    rows = ramp(time_ms=lambda clients: 250 * max(2, clients))
+    write_run(tmp_path, "task-1", rows, BOOTS, [(0, 0, 9)], parameters=parameters)
+
+    checked = claims.check_run(runs.find_runs(tmp_path)[0])
+
+    for claim in (BOUNDED, PROPORTIONAL):
+        assert checked[claim].verdict == verdict
+    assert ("their 6 workers share 5 cores" in checked[BOUNDED].note) == (verdict == NOT_TESTABLE)
+    assert {claim.verdict for claim in checked} >= {HOLDS}, "others are judged as ever"
+
+
+def test_what_no_repeat_can_test_is_not_testable_by_several() -> None:
+    there, not_there = Finding("", sound=False), Finding("", sound=False, testable=False)
+    assert [over_repeats([one, one])[1] for one in (there, not_there)] == [DOES_NOT_HOLD, NOT_TESTABLE]
+    assert over_repeats([not_there._replace(sound=True)] * 2)[1] == HOLDS
 
 
 def test_a_refusal_before_the_last_boot_is_found(tmp_path: Path) -> None:
