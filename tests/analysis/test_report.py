@@ -146,6 +146,8 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made
     assert row(page, "cold starts") == ["3"]
     assert "Side by side" not in page
     assert "<script" not in page
+    assert "@media (prefers-color-scheme: dark)" in page
+    assert "@media print" in page
     loaded = re.findall(r"""(?:src|href)=["']?([^"'>]*)|@import ([^;]*)|url\(([^)]*)""", page)
     assert {link.split(":")[0] for links in loaded for link in links if link and not link.startswith("#")} == {"data"}
     assert list(made.home.iterdir()) == list(made.temporary.iterdir()) == []
