@@ -30,8 +30,9 @@
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
 #
 # Ctrl-C once ends in order and keeps the data; twice: at once.
-[ -n "${BASH_VERSION:-}" ] && [ "${SHELLOPTS#*posix}" = "$SHELLOPTS" ] || exec bash "$0" "$@"
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 set -euo pipefail
+set +o posix # as sh, bash is another one
 
 unset CDPATH
 self=${BASH_SOURCE[0]}

@@ -35,8 +35,9 @@
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
 #
 # Ctrl-C once ends in order and keeps the data; twice: at once. Compute modes and MPS are put back in any case.
-[ -n "${BASH_VERSION:-}" ] && [ "${SHELLOPTS#*posix}" = "$SHELLOPTS" ] || exec bash "$0" "$@"
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # started by another shell
 set -euo pipefail
+set +o posix # as sh, bash is another one
 
 unset CDPATH
 self=${BASH_SOURCE[0]}

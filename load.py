@@ -5,6 +5,7 @@ Writes results-<experiment name>/<task name>.csv and .md. Ctrl-C once: ends in o
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from kaas import cli, kernels
@@ -77,11 +78,12 @@ def main() -> int:
     arguments = parse_arguments()
     client = kernels.find(arguments.client)
     kernels.check(client, kernels.CLIENT_FUNCTION)
-    if arguments.check:
-        kernels.check_input(client, arguments.input)
     server = None if arguments.server == "none" else arguments.server
     if server is not None:
         split_address(server)
+        os.environ["KAAS_ADDRESS"] = server  # the client's file may look, whoever imports it
+    if arguments.check:
+        kernels.check_input(client, arguments.input)
     settings = Settings(
         client=client,
         input=arguments.input,

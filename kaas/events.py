@@ -189,16 +189,18 @@ def sort_log(source: Path, target: Path) -> int:
     problems: list[str] = []
     if target.exists() and source.exists() and target.samefile(source):
         raise ResultsError(f"{target} is the log itself: give another name for the CSV")
+    at_hand = source
     try:
         with source.open(encoding="utf-8", errors="replace") as log:
             events = sorted(parse_log(log, problems), key=lambda event: event.timestamp)
+        at_hand = target
         with target.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(COLUMNS)
             for event in events:
                 rows.writerows(repeat([event._asdict()[name] for name in COLUMNS], times(event)))
     except OSError as error:
-        raise ResultsError(f"{error.filename or target}: {error.strerror}") from None
+        raise ResultsError(f"{at_hand}: {error.strerror}") from None
     if problems:
         more = f"; and {len(problems) - _MOST_SAID} more" if len(problems) > _MOST_SAID else ""
         raise ResultsError(f"{source}: {'; '.join(problems[:_MOST_SAID])}{more}")

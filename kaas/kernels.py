@@ -3,7 +3,8 @@
 A kernel is a Python file with `call(payload: bytes) -> bytes` and, if it likes, `prepare(phase)`, which a worker calls
 before it is ready (what is done in a `with phase("context"):` is timed and logged under that name), and `close()`,
 called when a worker ends. A client is one with
-`run_client(arg) -> (outer_ms, inner_ms, setup_ms, cold_start)` and, if it likes, `prepare(arg, copy)` and `cleanup()`.
+`run_client(arg) -> (outer_ms, inner_ms, setup_ms, cold_start)` and, if it likes, `prepare(arg, copy)`, `cleanup()`, and
+`check(arg)`, which a script calls before it begins.
 `check` reads the file without running it, so the server's parent can refuse a broken kernel and still never touch CUDA.
 """
 
@@ -79,19 +80,21 @@ def check(path: Path, function: str) -> None:
 
 
 def check_input(path: Path, text: str) -> None:
-    """Have a client module's own `check(arg)`, if it has one, look at what its clients will be handed.
+    """Have a client module's own `def check(arg)`, if it has one, look at what its clients will be handed.
 
     Raises:
         UsageError: it finds something wrong, or cannot look.
     """
-    if "check" not in _top_level_names(_parse(path)):
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in _parse(path).body):
         return
+    doing = "cannot be imported"
     try:
-        load(path, CLIENT_FUNCTION).check(text)
-    except KaasError:
-        raise
+        module = load(path, CLIENT_FUNCTION)
+        doing = f"check({text!r})"
+        module.check(text)
     except Exception as error:
-        raise UsageError(f"{path}: check({text!r}): {type(error).__name__}: {error}") from None
+        why = str(error) if isinstance(error, KaasError) else f"{path}: {doing}: {type(error).__name__}: {error}"
+        raise UsageError(" ".join(why.split())) from None
 
 
 def imports(path: Path) -> list[str]:

@@ -162,11 +162,14 @@ check_settings() {
     said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
 }
 
-# What a program says of its options, last of all, said of the settings that the user typed.
+# What a program said of its options, said of the settings that the user typed; all that it said if it is something else.
 in_settings() {
-    printf '%s\n' "$1" | tail -n 1 | sed -e 's/^[^ ]*\.py: //' -e 's/^error: argument //' -e 's/^-p\///' \
+    local line
+    line=$(printf '%s\n' "$1" | grep -E '^[^ ]*\.py: ' | tail -n 1) || line=$1
+    printf '%s\n' "$line" | sed -e 's/^[^ ]*\.py: //' -e 's/^error: //' -e 's/^argument //' -e 's/^-p\///' \
         -e 's/--num-gpus/AVAILABLE_GPUS/g' -e 's/--max-req-per-gpu/MAX_MPL_PER_GPU/g' -e 's/--min-parallel/MIN_MPL/g' \
-        -e 's/--max-parallel/MAX_MPL/g' -e 's/--experiment-name/EXPERIMENT/g' -e 's/--input/N/g' -e 's/--port/PORT/g' \
+        -e 's/--max-parallel/MAX_MPL/g' -e 's/--experiment-name/EXPERIMENT/g' -e 's/--input/N/g' -e 's/--client/CLIENT/g' \
+        -e 's/--port/PORT/g' \
         -e 's/--interval/INTERVAL/g' -e 's/--backoff/BACKOFF/g' -e 's/--max-failed/MAX_FAILED/g' \
         -e 's/--max-late/MAX_LATE/g' -e 's/--when-full/WHEN_FULL/g' -e 's/--max-queue/MAX_QUEUE/g' \
         -e 's/--idle-timeout/IDLE_TIMEOUT/g' -e 's/--call-timeout/CALL_TIMEOUT/g' -e 's/--metrics-port/METRICS_PORT/g'
@@ -181,7 +184,7 @@ name_commands() {
         ${METRICS_PORT:+--metrics-port "$METRICS_PORT"})
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
         --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
-    load_command=("$python" load.py --client "$CLIENT" --input="$N" --experiment-name="$EXPERIMENT" --task-name="$task"
+    load_command=("$python" load.py --client="$CLIENT" --input="$N" --experiment-name="$EXPERIMENT" --task-name="$task"
         --experiment-description="$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
         --step-size "$STEP_SIZE" --interval="$INTERVAL" --backoff="$BACKOFF" --server "$address" --supervised $$
         ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
@@ -222,7 +225,7 @@ make_folder() {
 
 # What is never written over takes room, until somebody removes it.
 tell_earlier_runs() {
-    local earlier=("$folder".[0-9]*) number
+    local earlier=("$folder".[0-9]*-[0-9]*) number
     [[ -e ${earlier[0]} ]] || return 0
     number=${#earlier[@]}
     say "Of earlier runs, $number $([[ $number -eq 1 ]] && echo is || echo are) kept ($folder.*):" \
@@ -247,8 +250,10 @@ start_server() {
         sleep 0.1
         tenths=$((tenths + 1))
     done
-    bound_port=$(sed -n 's/.* listening on [^ ]*:\([0-9][0-9]*\):.*/\1/p' "$server_log" | head -n 1)
-    name_commands
+    if [[ $PORT =~ ^0+$ ]]; then
+        bound_port=$(sed -n 's/.* listening on [^ ]*:\([0-9][0-9]*\):.*/\1/p' "$server_log" | head -n 1)
+        name_commands
+    fi
 }
 
 start_monitor() {

@@ -7,6 +7,7 @@ Uses the standard library only, since the libraries may not be set up yet. The s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -106,7 +107,7 @@ def check_port(settings: Settings, report: Report) -> None:
             reason = error.strerror if isinstance(error, OSError) else "no such port"
             report.problem(f"port {settings.port}: {reason}; choose another PORT")
         else:
-            report.ok(f"port {probe.getsockname()[1]} is free")
+            report.ok(f"port {settings.port} is free" if settings.port else "port: any that is free")
 
 
 def tell_duration(settings: Settings, report: Report) -> None:
@@ -119,10 +120,10 @@ def tell_duration(settings: Settings, report: Report) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    code = 2  # what nobody has read to its end has not been checked
+    with contextlib.suppress(BrokenPipeError):
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it has seen enough (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
+        sys.exit(code)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)

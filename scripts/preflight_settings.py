@@ -67,7 +67,7 @@ def read_settings(report: Report) -> Settings | None:
             value = kind(text)
         except ValueError:
             value = 0
-        if not 0 < value < 10**9 and (name, text) != ("PORT", "0"):
+        if not 0 < value < 10**9 and not (name == "PORT" and text and not text.strip("0")):
             report.problem(f"{name} is {text!r}: give {what} above 0")
         return value
 

@@ -289,14 +289,21 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_is_done(
     ("check", "complaint"),
     [
         ("raise ValueError('of no use')", "check('x'): ValueError: of no use"),
-        ("raise UsageError(f'N is {arg!r}: give more')", "N is 'x': give more"),
+        ("raise UsageError(f'N is {arg!r}:\\n give more')", "N is 'x': give more"),
     ],
 )
 def test_a_client_modules_own_check_looks_at_the_input_before_anything_is_done(
     project: Project, check: str, complaint: str
 ) -> None:
     with (project.folder / "plain-client.py").open("a") as file:
-        file.write(f"from kaas.errors import UsageError\ndef check(arg):\n    {check}\n")
+        file.write(f"""
+import atexit, os, sys
+from kaas.errors import UsageError
+where = os.environ["KAAS_ADDRESS"]
+atexit.register(print, "and that is that", file=sys.stderr)
+def check(arg):
+    {check}
+""")
 
     code, said = project.run(**PLAIN)
 

@@ -12,7 +12,7 @@ LEVELS_AT_LEAST = 3
 """Steps of the ramp that show growth."""
 _MOST_SILENT = 0.25
 _SILENT_FOR_S = 5.0
-_CORES = re.compile(r"(?P<number>[\d.]+) threads' worth")
+_CORES = re.compile(r"(?P<number>\d+(\.\d+)?) threads' worth")
 
 
 class Setting:
@@ -45,10 +45,11 @@ class Setting:
         if finding.verdict == HOLDS or not self.is_virtual:
             return finding
         why, testable = "The GPUs are virtual and share the same cores, of which one more GPU adds none.", True
-        workers = (self.gpus or 0) * (self.workers_per_gpu or 0)
+        most = int(self.run.requests["concurrency"].max())
+        busy = min((self.gpus or 0) * (self.workers_per_gpu or 0), most)
         noted = _CORES.match(self.run.parameters.get("CPU usable", ""))
-        if noted is not None and workers > float(noted["number"]):
-            why, testable = f"The GPUs are virtual, and their {workers} workers share {noted['number']} cores.", False
+        if noted is not None and busy > float(noted["number"]):
+            why, testable = f"The GPUs are virtual: up to {busy} busy workers shared {noted['number']} cores.", False
         return finding._replace(note=f"{finding.note} {why}".strip(), testable=testable)
 
     def can_be_judged(self) -> None:

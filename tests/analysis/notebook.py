@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import tempfile
 from pathlib import Path
 
 import IPython.display
@@ -47,9 +48,11 @@ def show(
     monkeypatch.setattr(IPython.display, "display", display)
     for name, value in {"RESULTS": folder, "REPORT": output, "COMPARE": compare or "", "REPEAT": repeat or ""}.items():
         monkeypatch.setenv(f"KAAS_{name}", str(value))
-    script = output.with_name(f"{output.name}-cells.py")
     cells = json.loads((ROOT / "plot-autoscaling.ipynb").read_text())["cells"]
-    script.write_text("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
-    with pd.option_context("display.max_colwidth", None, "display.html.use_mathjax", False):
-        runpy.run_path(str(script))
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    with tempfile.TemporaryDirectory() as folder_of_cells:
+        script = Path(folder_of_cells, "cells.py")
+        script.write_text(code)
+        with pd.option_context("display.max_colwidth", None, "display.html.use_mathjax", False):
+            runpy.run_path(str(script))
     return "\n".join(shown)

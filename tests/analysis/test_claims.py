@@ -236,19 +236,24 @@ def test_where_gpus_are_virtual_that_explains_what_does_not_scale(tmp_path: Path
     assert not any("virtual" in claim.note for claim in checked if claim.verdict == HOLDS)
 
 
-@pytest.mark.parametrize(("cores", "verdict"), [("5", NOT_TESTABLE), ("6", DOES_NOT_HOLD)])
-def test_where_virtual_gpus_have_more_workers_than_cores_growth_is_not_testable(
-    tmp_path: Path, cores: str, verdict: str
+@pytest.mark.parametrize(
+    ("cores", "gpus", "testable"),
+    # Of seven clients, one is refused where there are six workers, and of twelve workers only seven are busy.
+    [("5", 3, False), ("6", 3, True), ("7", 6, True), ("1.2.3", 3, True)],
+)
+def test_where_virtual_gpus_have_more_busy_workers_than_cores_growth_is_not_testable(
+    tmp_path: Path, cores: str, gpus: int, testable: bool
 ) -> None:
-    parameters = SETTING | {"CPU usable": f"{cores} threads' worth"}
+    parameters = SETTING | {"CPU usable": f"{cores} threads' worth", "Server number of GPUs": gpus}
     rows = ramp(time_ms=lambda clients: 250 * max(2, clients))
     write_run(tmp_path, "task-1", rows, BOOTS, [(0, 0, 9)], parameters=parameters)
 
     checked = claims.check_run(runs.find_runs(tmp_path)[0])
 
     for claim in (BOUNDED, PROPORTIONAL):
-        assert checked[claim].verdict == verdict
-    assert ("their 6 workers share 5 cores" in checked[BOUNDED].note) == (verdict == NOT_TESTABLE)
+        assert (checked[claim].verdict == NOT_TESTABLE) == (not testable)
+        assert checked[claim].verdict != HOLDS
+    assert ("up to 6 busy workers shared 5 cores" in checked[BOUNDED].note) == (not testable)
     assert {claim.verdict for claim in checked} >= {HOLDS}, "others are judged as ever"
 
 
