@@ -66,7 +66,7 @@ def test_the_check_measures_all_that_it_promises_and_changes_no_setting(
 ) -> None:
     check.marked.environment |= driver.variables | gpu.environment | {"KAAS_PYTHON": str(driver.environment.python)}
     out = tmp_path / "out"
-    settings: dict[str, Any] = {"N": 200, "SIZES": "64 130", "REVISION": "a revision", "PATIENCE": 9}
+    settings: dict[str, Any] = {"N": 200, "SIZES": "64 130", "REVISION": "a revision", "PATIENCE": 9, "PORT": 0}
     code, said = check.draw_the_report().run("scripts/test-gpu", "--quick", str(out), **settings)
 
     assert code == 0, said

@@ -63,8 +63,8 @@ class Finding(NamedTuple):
     @property
     def verdict(self) -> str:
         """What follows for the claim."""
-        verdict = worst([HOLDS if self.sound else DOES_NOT_HOLD, *(one.verdict for one in self.quantities)])
-        return verdict if self.testable or verdict == HOLDS else NOT_TESTABLE
+        counted = HOLDS if self.sound else DOES_NOT_HOLD
+        return worst([counted, *(one.verdict for one in self.quantities)], self.testable)
 
 
 class UnclearError(Exception):
@@ -81,9 +81,8 @@ def over_repeats(findings: Sequence[Finding]) -> tuple[str, str]:
         return findings[0].found, findings[0].verdict
     counted = [HOLDS if finding.sound else DOES_NOT_HOLD for finding in findings]
     together = [_mean(same) for same in zip(*(finding.quantities for finding in findings), strict=True)]
-    verdict = worst([*counted, *(one.verdict for one in together)])
-    if verdict != HOLDS and not all(finding.testable for finding in findings):
-        verdict = NOT_TESTABLE
+    testable = all(finding.testable for finding in findings)
+    verdict = worst([*counted, *(one.verdict for one in together)], testable)
     words = "; ".join(one.words for one in together)
     broken = counted.count(DOES_NOT_HOLD)
     if broken:
@@ -91,9 +90,10 @@ def over_repeats(findings: Sequence[Finding]) -> tuple[str, str]:
     return words or f"as it should be in each of {len(findings)} repeats", verdict
 
 
-def worst(verdicts: Sequence[str]) -> str:
-    """Give the verdict on what holds only if all of these do."""
-    return next((one for one in (DOES_NOT_HOLD, CANNOT_BE_TOLD) if one in verdicts), HOLDS)
+def worst(verdicts: Sequence[str], testable: bool) -> str:
+    """Give the verdict on what holds only if all of these do; what could not hold here and does not is not testable."""
+    verdict = next((one for one in (DOES_NOT_HOLD, CANNOT_BE_TOLD) if one in verdicts), HOLDS)
+    return verdict if testable or verdict == HOLDS else NOT_TESTABLE
 
 
 def _mean(same: Sequence[Quantity]) -> Quantity:
