@@ -23,6 +23,8 @@ from types import ModuleType
 from typing import Any
 
 from kaas import ROOT
+from kaas.errors import ProcessFailed
+from kaas.leftovers import Scratch
 
 _VARIABLE = "NUMBA_CACHE_DIR"
 _GIVEN = os.environ.get(_VARIABLE)  # by the user: it is set here, too, later
@@ -38,10 +40,10 @@ def find_room() -> None:
     global _spare  # noqa: PLW0603 - what is forked from here is handed nothing else
     if not why_unwritable(_root()):
         return
-    with contextlib.suppress(OSError):
-        spare = Path(tempfile.mkdtemp(prefix="kaas-compiled-"))
-        atexit.register(_remove, spare, os.getpid())
-        _spare = None if why_unwritable(spare) else spare
+    with contextlib.suppress(ProcessFailed):
+        scratch = Scratch("compiled-")
+        atexit.register(_remove, scratch, os.getpid())
+        _spare = None if why_unwritable(scratch.folder) else scratch.folder
 
 
 def keep_apart(path: Path, name: str, sources: Iterable[Path]) -> None:
@@ -155,9 +157,9 @@ def _root() -> Path:
     return Path(_GIVEN) / "loaded" if _GIVEN else ROOT / ".kernel_cache"
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _remove(scratch: Scratch, owner: int) -> None:
     if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.close()
 
 
 def _warn_once(text: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import LIMIT, eventually
 
-from kaas import ROOT
+from kaas import ROOT, leftovers
 
 SETS = sorted(ROOT.glob("requirements*.txt"))
 
@@ -158,12 +158,21 @@ def test_a_second_setup_waits_for_the_first_and_is_told_who_that_is(bare: BarePr
     second.communicate()
 
 
-def test_a_setup_that_was_killed_keeps_nobody_waiting(bare: BareProject) -> None:
+def test_a_setup_that_was_killed_keeps_nobody_waiting_and_its_folder_is_removed(
+    bare: BareProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("scripts/hold.py", "scripts/bare_kaas.py", "kaas"):
+        (bare.folder / part).symlink_to(ROOT / part)
+    monkeypatch.setattr(leftovers, "_home", lambda: tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (bare.folder / "gated").touch()
-    first = bare.start()
+    first = bare.start(TMPDIR=str(tmp_path))
     eventually((bare.folder / "pip-calls").exists)
+    assert leftovers.sweep() == ""
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
+    assert leftovers.sweep().endswith(" had left: 1 temporary folder")
+    assert not list(tmp_path.glob("kaas-*"))
     (bare.folder / "gate").touch()
     # Process 1 lives on every machine; so a number says nothing of who holds the lock.
     (bare.folder / ".venv.lock").write_text("process 1 on this\n")
