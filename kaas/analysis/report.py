@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import figures, tables
+from kaas.analysis import facts, figures, tables
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 
 _MARKUP = frozenset("&<>*_[]$#|~^{}\\`")
-_PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html")
+_PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html", facts.NAME)
 
 
 def clear(folder: Path) -> None:
@@ -21,7 +21,8 @@ def clear(folder: Path) -> None:
     """
     for path in [path for pattern in _PRODUCTS for path in folder.glob(pattern)]:
         try:
-            if path.suffix not in {".pdf", ".png"} or figures.is_ours(path):
+            is_ours = facts.is_ours if path.name == facts.NAME else figures.is_ours
+            if path.suffix in {".csv", ".html"} or is_ours(path):
                 path.unlink()
         except OSError as error:
             raise ResultsError(f"{path}: {error.strerror}") from None

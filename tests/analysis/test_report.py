@@ -21,7 +21,7 @@ from example_runs import ROWS, log_power, request, write_run
 from made_runs import PUBLISHED, closed_loop, needs_published, write_requests
 from project import NOTEBOOK, draw_only
 
-from kaas import ROOT
+from kaas import ROOT, __version__
 from kaas.analysis import claims, energy, figures, mechanism, report, runs, tables
 from kaas.errors import ResultsError
 from kaas.results import RunFiles
@@ -127,12 +127,14 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made
     assert sorted(files) == sorted(
         [f"Figure: {folder}/{name}.pdf (and .png)" for name in pictures]
         + [f"Table: {folder}/{name}" for name in tables]
+        + [f"All numbers, for programs: {folder}/summary.json"]
     )
     assert last == f"Report: {folder}/autoscaling-report.html"
     assert {path.name for path in folder.iterdir()} - made.before == {
         *(f"{name}.{kind}" for name in pictures for kind in ("pdf", "png")),
         *tables,
         "autoscaling-report.html",
+        "summary.json",
     }
     page = page_of(folder)
     assert page.count("<img") == page.count('src="data:image/png;base64,') == len(pictures)
@@ -262,8 +264,11 @@ def test_the_report_of_the_published_data_is_the_same_in_every_zone_and_they_are
 
     assert checksums(PUBLISHED) == before
     assert len(products) > 12
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (tokyo, los_angeles)]
+    assert [told.pop("program")["version"] for told in summaries] == [__version__] * 2  # the copy has no revision
+    assert summaries[0] == summaries[1]
     for path in products:
-        assert path.read_bytes() == (tokyo / path.name).read_bytes(), path.name
+        assert path.suffix == ".json" or path.read_bytes() == (tokyo / path.name).read_bytes(), path.name
     page = page_of(tokyo)
     assert row(page, "requests") == ["2,770", "2,767"]
     assert row(page, "refused") == ["0", "2"]
@@ -315,6 +320,13 @@ def test_what_the_report_cannot_do_is_one_line(
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"report: {reason}")
     assert done.stderr.count("\n") == 1
+
+
+def test_without_a_folder_it_looks_for_the_newest_where_the_results_are_said_to_be(tmp_path: Path) -> None:
+    done = run_report(cwd=tmp_path, RESULTS="else where")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"report: no results-* folder in {tmp_path}/else where holds a run")
 
 
 def test_a_picture_of_another_maker_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
