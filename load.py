@@ -25,6 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--experiment-name", type=cli.file_name, required=True, help="names the folder: results-<experiment name>")
     add("--task-name", type=cli.file_name, required=True, help="names the files in it")
     add("--experiment-description", default="", help="a sentence for the description file")
+    add("--results", type=Path, default=Path(), metavar="FOLDER", help="where that folder is made (default: here)")
     add("--min-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the start")
     add("--max-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the end")
     add("--step-size", type=cli.positive_int, default=1, metavar="N", help="clients added at each step (default 1)")
@@ -87,7 +88,7 @@ def main() -> int:
     settings = Settings(
         client=client,
         input=arguments.input,
-        files=RunFiles.of(arguments.experiment_name, arguments.task_name, Path.cwd()),
+        files=RunFiles.of(arguments.experiment_name, arguments.task_name, arguments.results.absolute()),
         parameters={
             "Client": arguments.client,
             "Input": arguments.input,

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import math
 import os
 import platform
 import sys
@@ -40,12 +39,6 @@ def describe() -> dict[str, str]:
     facts["Git revision"] = revision()
     facts["Time zone"] = f"{time.strftime('%Z')} (UTC{time.strftime('%z')})"
     return facts
-
-
-def cores() -> float:
-    """Give the cores' worth of CPU time that this process and those beside it may use: the least of mask and quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(float(allowed), cgroup.cpu_quota() or math.inf)
 
 
 class CpuUse:
@@ -108,7 +101,7 @@ def _processor() -> str:
 
 def _usable() -> str:
     quota = cgroup.cpu_quota()
-    return f"{cores():g} threads' worth" + (f" (a quota of {quota:g} is set)" if quota else "")
+    return f"{cgroup.cores():g} threads' worth" + (f" (a quota of {quota:g} is set)" if quota else "")
 
 
 def _memory() -> str:

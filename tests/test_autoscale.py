@@ -269,9 +269,10 @@ def test_the_papers_kernel_runs_to_its_figures_under_mps_over_a_stand_in_of_the_
 
 
 def test_the_check_says_what_was_found_and_changes_nothing(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.check_numba().run("autoscale.sh", "--check", **SHORT | {"AVAILABLE_GPUS": 8})
+    code, said = gpu_project.check_numba().run("autoscale.sh", "--dry-run", **SHORT | {"AVAILABLE_GPUS": 8})
 
     assert code == 0, said
+    assert "gpu-monitor.py results-autoscaling/autoscaling-plain-x-1-gpu-monitoring.csv --source nvidia-smi" in said
     assert "only 2 are there: fewer are used" in said
     assert "numba.cuda is ready to compile" in said
     assert "(a stand-in)" not in said
