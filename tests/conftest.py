@@ -49,10 +49,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Start servers that end with the test, which fails if one leaves a process behind."""
+    yield from _starting_servers(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start servers for all tests of a module that leave them as they are."""
+    yield from _starting_servers(tmp_path_factory.mktemp("servers"))
+
+
+def _starting_servers(parent: Path) -> Iterator[StartServer]:
     servers: list[Server] = []
 
     def start(kernel: str | Path, *arguments: str, python: str | Path = sys.executable, **environment: str) -> Server:
-        folder = tmp_path / f"server-{len(servers)}"
+        folder = parent / f"server-{len(servers)}"
         folder.mkdir()
         line = command(kernel, "--drain-timeout", "5", "--kill-after", "5", *arguments, python=python)
         servers.append(Server(folder, line, environment))

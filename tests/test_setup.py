@@ -39,7 +39,8 @@ class BareProject:
         self.bin.mkdir(parents=True)
         python = self.bin / "python"
         python.write_text(
-            f'#!/bin/sh\ncase "$*" in *"pip install"*) ;; *"pip --version"*) exit ;; *) exec "{sys.executable}" "$@" ;; esac\n'
+            '#!/bin/sh\ncase "$*" in *"pip --version"*) exit ;; *"pip install"*) ;;'
+            f' *) exec "{sys.executable}" "$@" ;; esac\n'
             f'cd "{folder}"; echo "$@" >>pip-calls; env >pip-environment\n'
             "[ ! -e gated ] || until [ -e gate ]; do sleep 0.1; done\n"
         )
