@@ -11,7 +11,6 @@ from pathlib import Path
 from kaas import cli, kernels
 from kaas.client import split_address
 from kaas.errors import UsageError
-from kaas.load.generator import Settings, generate
 from kaas.load.ramp import Ramp
 from kaas.results import RunFiles
 
@@ -83,8 +82,12 @@ def main() -> int:
     if server is not None:
         split_address(server)
         os.environ["KAAS_ADDRESS"] = server  # the client's file may look, whoever imports it
+    ramp = ramp_of(arguments)
     if arguments.check:
         kernels.check_input(client, arguments.input)
+        return 0
+    from kaas.load.generator import Settings, generate  # noqa: PLC0415 - a check, or --help, is answered without it
+
     settings = Settings(
         client=client,
         input=arguments.input,
@@ -102,7 +105,7 @@ def main() -> int:
             "Backoff": f"{arguments.backoff:g}",
             "Server": arguments.server,
         },
-        shape=ramp_of(arguments),
+        shape=ramp,
         server=server,
         backoff=arguments.backoff,
         ready_timeout=arguments.ready_timeout,
@@ -112,7 +115,7 @@ def main() -> int:
         keep_going=arguments.keep_going,
         supervised=arguments.supervised,
     )
-    return 0 if arguments.check else generate(settings)
+    return generate(settings)
 
 
 if __name__ == "__main__":

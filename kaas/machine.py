@@ -1,7 +1,6 @@
 """What machine and what software a run was made with, so that it can be understood a year later."""
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import sys
@@ -31,10 +30,12 @@ def describe() -> dict[str, str]:
         "GPUs": _gpus(),
         "Python": f"{platform.python_version()} ({sys.executable})",
     }
+    from importlib import metadata  # noqa: PLC0415 - the monitor needs none of it, and it takes long
+
     for library in _LIBRARIES:
         try:
-            facts[f"Library {library}"] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
+            facts[f"Library {library}"] = metadata.version(library)
+        except metadata.PackageNotFoundError:
             continue
     facts["Git revision"] = revision()
     facts["Time zone"] = f"{time.strftime('%Z')} (UTC{time.strftime('%z')})"

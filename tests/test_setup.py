@@ -25,7 +25,7 @@ class BareProject:
     """A project with scripts/setup alone; what it is told and says.
 
     The Python of its environment is this one, but what pip would install it writes to a file instead, and waits for
-    the file `gate`, if there is one named `gated`.
+    the file `gate`, if there is one named `gated`; that there is a pip it says at once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,8 @@ class BareProject:
         self.bin.mkdir(parents=True)
         python = self.bin / "python"
         python.write_text(
-            f'#!/bin/sh\ncase "$*" in *"pip install"*) ;; *) exec "{sys.executable}" "$@" ;; esac\n'
+            '#!/bin/sh\ncase "$*" in *"pip --version"*) exit ;; *"pip install"*) ;;'
+            f' *) exec "{sys.executable}" "$@" ;; esac\n'
             f'cd "{folder}"; echo "$@" >>pip-calls; env >pip-environment\n'
             "[ ! -e gated ] || until [ -e gate ]; do sleep 0.1; done\n"
         )
@@ -306,6 +307,9 @@ def test_setup_offline_for_a_python_of_the_users_says_what_to_export(bare: BareP
 
 def test_setup_without_a_network_says_so_and_what_is_missing_of_a_folder(bare: BareProject, wheels: Path) -> None:
     (bare.folder / "requirements.txt").write_text("tiny==1.0\nmissing==2.0\n")
+    bare.bin.mkdir(parents=True)  # nothing comes to be installed, so this Python's own pip may be told to
+    (bare.bin / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (bare.bin / "python").chmod(0o755)
     done = offline(bare)
     assert "pip cannot reach its index" in done.stderr
     assert "login node" in done.stderr

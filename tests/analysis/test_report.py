@@ -225,24 +225,6 @@ def test_each_experiment_in_a_folder_has_its_own_pictures(tmp_path: Path, monkey
         assert (output / f"autoscaling-throughput-{name}.png").is_file()
 
 
-def test_a_folder_that_is_not_ours_is_only_read_and_its_report_is_put_where_the_user_is(
-    tmp_path: Path, few: Path
-) -> None:
-    folder, here = tmp_path / "published", tmp_path / "here"
-    write_run(folder, "task-1")
-    served_only(folder, "task-2", 5, 6)
-    here.mkdir()
-    before = checksums(folder)
-
-    done = run_report(folder, "--repeat", "2", of=few, cwd=here, by=["env", "-u", "HOME"])
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert checksums(folder) == before
-    (output,) = here.iterdir()
-    assert output.name == "report-published"
-    assert re.findall(r'alt="([^"]*)"', page_of(output))[0] == "task-2"
-
-
 @needs_published
 def test_the_report_of_the_published_data_is_the_same_in_every_zone_and_they_are_left_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: Path
@@ -372,19 +354,28 @@ def test_a_repeat_is_chosen_by_its_number(tmp_path: Path) -> None:
         report.choose(found, "1")
 
 
-def test_names_are_text_whatever_is_in_them_and_the_page_runs_nothing(tmp_path: Path, few: Path) -> None:
-    folder, other = tmp_path / "results-$x_<img src=q onerror=alert(1)>", tmp_path / "_日本 $\\frac$"
-    task = "_日本 $a$<img src=q onerror=alert(2)>_b_ [c](d) `e`-1"
-    closed_loop(folder, task)
+def test_of_a_folder_that_is_not_ours_names_are_text_and_the_report_is_put_where_the_user_is(
+    tmp_path: Path, few: Path
+) -> None:
+    folder, other = tmp_path / "$x_<img src=q onerror=alert(1)>", tmp_path / "_日本 $\\frac$"
+    task, here = "_日本 $a$<img src=q onerror=alert(2)>_b_ [c](d) `e`", tmp_path / "here"
+    served_only(folder, f"{task}-1", 5, 6)
+    closed_loop(folder, f"{task}-2")
     served_only(other, "_t-1", 100)
+    here.mkdir()
+    before = checksums(folder)
 
-    done = run_report(folder, "--compare", other, "--output", tmp_path / "out", of=few)
+    done = run_report(folder, "--repeat", "2", "--compare", other, of=few, cwd=here, by=["env", "-u", "HOME"])
 
     assert (done.returncode, done.stderr) == (0, "")
-    page = page_of(tmp_path / "out")
+    assert checksums(folder) == before
+    (output,) = here.iterdir()
+    assert output.name == f"report-{folder.name}"
+    page = page_of(output)
     assert "<img src=q" not in page
-    assert f'alt="{task.replace("<", "&lt;").replace(">", "&gt;")}"' in page
-    assert f"Folder <strong>{folder}</strong>: {task}." in html.unescape(page)
+    drawn = f"{task}-2".replace("<", "&lt;").replace(">", "&gt;")
+    assert re.findall(r'alt="([^"]*)"', page)[0] == drawn
+    assert f"Folder <strong>{folder}</strong>: {task}-1, {task}-2." in html.unescape(page)
     assert """content="default-src 'none'; img-src data:;""" in page
 
 
