@@ -21,6 +21,8 @@ from kaas.errors import KaasError
 from kaas.events import Event
 from kaas.wire import Request
 
+TIMEOUT = 600.0
+"""Seconds that a measured invocation may take: those of cuda-matmul-client.py, and so of every run."""
 _LIMIT = 60.0
 _LISTENING = re.compile(r"listening on (\S+:\d+): ")
 
