@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from kaas import cli, kernels
+from kaas import cli, kernels, segments
 from kaas.client import split_address
 from kaas.errors import UsageError
 from kaas.load.generator import Settings, generate
@@ -100,6 +100,7 @@ def main() -> int:
             "Interval": f"{arguments.interval:g}",
             "Backoff": f"{arguments.backoff:g}",
             "Server": arguments.server,
+            "Segments": "kept" if segments.are_kept() else "fresh",
         },
         shape=ramp_of(arguments),
         server=server,

@@ -20,8 +20,21 @@ NAME = re.compile(r"kaas_[0-9a-f]{20}")
 RUN = re.compile(r"[0-9a-f]{8}")
 FOLDER = Path("/dev/shm")  # noqa: S108
 """Where Linux shows the segments that there are."""
+MODES = ("fresh", "kept")
 _kept: list[SharedMemory] = []
 """Segments to be closed once nobody holds their memory."""
+
+
+def are_kept() -> bool:
+    """Tell whether SEGMENTS has clients keep their segments, and workers keep them attached.
+
+    Raises:
+        UsageError: it is no such word.
+    """
+    mode = os.environ.get("SEGMENTS") or MODES[0]
+    if mode not in MODES:
+        raise UsageError(f"SEGMENTS is {mode[:40]!r}: give {' or '.join(MODES)}")
+    return mode == "kept"
 
 
 def draw_run() -> str:
@@ -101,11 +114,64 @@ def attach(name: str) -> mmap.mmap:
     Raises:
         OSError, ValueError: there is none, or it is empty.
     """
-    descriptor = _posixshmem.shm_open(f"/{name}", os.O_RDWR, 0)
+    descriptor = _open(name)
     try:
         return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
     finally:
         os.close(descriptor)
+
+
+class Attachments:
+    """Segments that stay attached, those used last, until they are unlinked: looked for whenever one is asked for.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._attached: dict[str, tuple[int, mmap.mmap]] = {}  # what was used last is last
+
+    def attach(self, name: str) -> mmap.mmap:
+        """Map a segment, or give the mapping that there is; it must not be closed. Raises what `attach` does."""
+        for other, (descriptor, _) in list(self._attached.items()):
+            if not os.fstat(descriptor).st_nlink:
+                self._let_go(other)
+        descriptor = _open(name)
+        try:
+            about = os.fstat(descriptor)
+            mapping = self._take(name, about) or mmap.mmap(descriptor, about.st_size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._attached[name] = descriptor, mapping
+        if len(self._attached) > self._most:
+            self._let_go(next(iter(self._attached)))
+        return mapping
+
+    def _take(self, name: str, about: os.stat_result) -> mmap.mmap | None:
+        """Take out what is attached by a name, if it is that very segment; else let go of it."""
+        if name not in self._attached:
+            return None
+        descriptor, mapping = self._attached[name]
+        # A name may be used again. macOS does not tell segments from each other: there none is the same.
+        if about.st_ino and os.path.samestat(about, os.fstat(descriptor)) and len(mapping) == about.st_size:
+            del self._attached[name]
+            os.close(descriptor)
+            return mapping
+        self._let_go(name)
+        return None
+
+    def _let_go(self, name: str) -> None:
+        descriptor, mapping = self._attached.pop(name)
+        os.close(descriptor)
+        with contextlib.suppress(BufferError):  # a matrix that somebody holds; the mapping ends with it
+            mapping.close()
+
+
+def _open(name: str) -> int:
+    descriptor: int = _posixshmem.shm_open(f"/{name}", os.O_RDWR, 0)
+    return descriptor
 
 
 def remove_orphans(run: str) -> int:
