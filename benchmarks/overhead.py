@@ -8,8 +8,8 @@ of 64 bytes, too. The client processes use kaas.client in a loop, with a timeout
 cores with the server and its workers, so what they take counts. The yardstick of a large payload is a plain socket
 copy: 64 MiB to a process that sends them back when it has them all, in buffers that are used again and again. The
 matrix task's time is the client's, without the kernel's own and without the setup. The setup is all that the client
-does with shared memory: it makes both segments, fills one, and frees both; the original counted only the copy into the
-first. Both together are everything but the kernel.
+does with shared memory: it fills a segment and, where they are fresh and not kept, makes and frees both; the original
+counted only the copy. Both together are everything but the kernel.
 
 Where the scheduler puts the processes, on one core or on two, halves or doubles a small exchange. So the one client is
 measured once more with all of it, relay or server and worker and client, on one and the same core.
@@ -21,6 +21,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from types import ModuleType
 
 import clients
@@ -37,10 +39,11 @@ from serving import TIMEOUT, Server
 from kaas import kernels
 from kaas.client import Connection
 from kaas.errors import KaasError
+from kaas.segments import MODES
 from kaas.wire import Reply
 
 GPUS, WORKERS_PER_GPU = 8, 4
-N = 500
+N, SMALL_N = 500, 16
 RELAY, FRONT, KEPT, NEW = "relay", "bare front", "one connection", "new connections"
 
 
@@ -186,25 +189,51 @@ def _server() -> AbstractContextManager[Server]:
 
 def measure_matrix(report: Report, options: Options) -> None:
     """Measure what a matrix task takes beyond the kernel and the setup."""
-    repeats, n = (5, 50) if options.quick else (100, N)
-    with serving.started(ROOT / "cuda-matmul-cpu.py", "-m", "1", "--idle-timeout", "0") as server:
-        client = load_matmul_client(server.address)
-        try:
-            client.prepare(str(n), 0)
-            found = common.alternate({"matrix": lambda: _beside_the_kernel(client, str(n), repeats)}, options.rounds)
-        finally:
-            client.cleanup()
-    task = f"cuda-matmul-cpu, N={n}, 1 client"
-    overhead_ms, setup_ms, both_ms = [list(one) for one in zip(*found["matrix"], strict=True)]
-    report.add(f"{task}: all but kernel and setup", "ms", overhead_ms, Target(0.5))
-    report.add(f"{task}: setup", "ms", setup_ms)
-    report.add(f"{task}: all but kernel", "ms", both_ms)
+    repeats, sizes = (5, (50,)) if options.quick else (100, (N, SMALL_N))
+    with contextlib.ExitStack() as stack:
+        servers = {mode: stack.enter_context(matmul_server(ROOT / "cuda-matmul-cpu.py", mode)) for mode in MODES}
+        client = load_matmul_client(servers["fresh"].address)
+        stack.callback(client.cleanup)
+
+        def beside_the_kernel(mode: str, n: int) -> tuple[float, float, float]:
+            make_ready(client, servers[mode].address, mode, n)
+            return _beside_the_kernel(client, str(n), repeats)
+
+        found = common.alternate(
+            {f"{mode}, N={n}": partial(beside_the_kernel, mode, n) for n in sizes for mode in MODES}, options.rounds
+        )
+    for n in sizes:
+        both = {}
+        for mode, limit in ("fresh", 0.5), ("kept", 0.25):
+            task = f"cuda-matmul-cpu, N={n}, 1 client, {mode} segments"
+            overhead_ms, setup_ms, both[mode] = [list(one) for one in zip(*found[f"{mode}, N={n}"], strict=True)]
+            report.add(f"{task}: all but kernel and setup", "ms", overhead_ms, Target(limit) if n == N else None)
+            report.add(f"{task}: setup", "ms", setup_ms)
+            report.add(f"{task}: all but kernel", "ms", both[mode])
+        shares, target = common.ratios(both["kept"], both["fresh"]), Target(0.35 if n == N else 1.0)
+        report.add(f"cuda-matmul-cpu, N={n}, 1 client: all but kernel", "kept x fresh", shares, target)
+
+
+def matmul_server(kernel: Path, mode: str) -> AbstractContextManager[Server]:
+    """Start a server of one worker for a matrix kernel; segments are `fresh` or `kept`."""
+    return serving.started(kernel, "-m", "1", "--idle-timeout", "0", SEGMENTS=mode)
 
 
 def load_matmul_client(address: str) -> ModuleType:
     """Load the matrix kernels' client, for a server."""
     os.environ["KAAS_ADDRESS"] = address
     return kernels.load(ROOT / "cuda-matmul-client.py", kernels.CLIENT_FUNCTION)
+
+
+def make_ready(client: ModuleType, address: str, mode: str, n: int) -> None:
+    """Make the matrix kernels' client a new one, for a server, segments and N; its first request is behind it."""
+    client.cleanup()
+    os.environ |= {"KAAS_ADDRESS": address, "SEGMENTS": mode}
+    try:
+        client.prepare(str(n), 0)
+    finally:
+        del os.environ["SEGMENTS"]
+    client.run_client(str(n))
 
 
 def _beside_the_kernel(client: ModuleType, n: str, repeats: int) -> tuple[float, float, float]:
