@@ -130,15 +130,20 @@ def attached_matrix(
                 mapping.close()
 
 
-def answer(payload: bytes, multiply: Multiply) -> bytes:
+def answer(payload: bytes, multiply: Multiply, hold: segments.Hold = contextlib.nullcontext) -> bytes:
     """Serve a matrix task: attach, multiply, and report the time that `multiply` took.
+
+    Args:
+        payload: the task.
+        multiply: computes.
+        hold: is entered for a segment that stays attached, as long as it does.
 
     Raises:
         TaskError: the payload is no task, or its segments do not fit it.
         UsageError: SEGMENTS says neither `fresh` nor `kept`.
         Exception: whatever `multiply` raises.
     """
-    task, attachments = Task.decode(payload), _attachments()
+    task, attachments = Task.decode(payload), _attachments(hold)
     with contextlib.ExitStack() as attached:
         a = attached.enter_context(attached_matrix(task.a, task.n, task.dtype, attachments))
         c = attached.enter_context(attached_matrix(task.c, task.n, task.dtype, attachments))
@@ -154,8 +159,14 @@ def answer(payload: bytes, multiply: Multiply) -> bytes:
 
 
 @functools.cache
-def _attachments() -> segments.Attachments | None:
-    return segments.Attachments(_MOST_ATTACHED) if segments.are_kept() else None
+def _attachments(hold: segments.Hold) -> segments.Attachments | None:
+    return segments.Attachments(_MOST_ATTACHED, hold) if segments.are_kept() else None
+
+
+def let_go(hold: segments.Hold) -> None:
+    """Detach what stays attached and is held in this way."""
+    if attachments := _attachments(hold):
+        attachments.let_go()
 
 
 class _Answer(bytes):

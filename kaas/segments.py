@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import secrets
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -21,6 +22,7 @@ RUN = re.compile(r"[0-9a-f]{8}")
 FOLDER = Path("/dev/shm")  # noqa: S108
 """Where Linux shows the segments that there are."""
 MODES = ("fresh", "kept")
+Hold = Callable[[mmap.mmap], contextlib.AbstractContextManager[object]]
 _kept: list[SharedMemory] = []
 """Segments to be closed once nobody holds their memory."""
 
@@ -126,45 +128,55 @@ class Attachments:
 
     Args:
         most: how many.
+        hold: is entered for each mapping as long as it is there.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, hold: Hold = contextlib.nullcontext) -> None:
         self._most = most
-        self._attached: dict[str, tuple[int, mmap.mmap]] = {}  # what was used last is last
+        self._hold = hold
+        self._attached: dict[str, tuple[int, mmap.mmap, contextlib.ExitStack]] = {}  # what was used last is last
 
     def attach(self, name: str) -> mmap.mmap:
         """Map a segment, or give the mapping that there is; it must not be closed. Raises what `attach` does."""
-        for other, (descriptor, _) in list(self._attached.items()):
+        for other, (descriptor, *_) in list(self._attached.items()):
             if not os.fstat(descriptor).st_nlink:
                 self._let_go(other)
         descriptor = _open(name)
         try:
             about = os.fstat(descriptor)
-            mapping = self._take(name, about) or mmap.mmap(descriptor, about.st_size)
+            if name in self._attached and not self._is(name, about):
+                self._let_go(name)
+            if name in self._attached:
+                self._attached[name] = self._attached.pop(name)
+                os.close(descriptor)
+            else:
+                mapping, held = mmap.mmap(descriptor, about.st_size), contextlib.ExitStack()
+                self._attached[name] = descriptor, mapping, held
+                held.enter_context(self._hold(mapping))
         except BaseException:
+            self._attached.pop(name, None)
             os.close(descriptor)
             raise
-        self._attached[name] = descriptor, mapping
         if len(self._attached) > self._most:
             self._let_go(next(iter(self._attached)))
-        return mapping
+        return self._attached[name][1]
 
-    def _take(self, name: str, about: os.stat_result) -> mmap.mmap | None:
-        """Take out what is attached by a name, if it is that very segment; else let go of it."""
-        if name not in self._attached:
-            return None
-        descriptor, mapping = self._attached[name]
-        # A name may be used again. macOS does not tell segments from each other: there none is the same.
-        if about.st_ino and os.path.samestat(about, os.fstat(descriptor)) and len(mapping) == about.st_size:
-            del self._attached[name]
-            os.close(descriptor)
-            return mapping
-        self._let_go(name)
-        return None
+    def let_go(self) -> None:
+        """Keep none attached any longer."""
+        for name in list(self._attached):
+            self._let_go(name)
+
+    def _is(self, name: str, about: os.stat_result) -> bool:
+        """Tell whether what is attached by a name is that very segment: a name may be used again."""
+        descriptor, mapping, _ = self._attached[name]
+        # macOS does not tell segments from each other: there none is the same.
+        same = about.st_ino and os.path.samestat(about, os.fstat(descriptor))
+        return bool(same) and len(mapping) == about.st_size
 
     def _let_go(self, name: str) -> None:
-        descriptor, mapping = self._attached.pop(name)
+        descriptor, mapping, held = self._attached.pop(name)
         os.close(descriptor)
+        held.close()
         with contextlib.suppress(BufferError):  # a matrix that somebody holds; the mapping ends with it
             mapping.close()
 
