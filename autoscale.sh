@@ -16,6 +16,7 @@
 #   FN=cuda-matmul-fn           the kernel: a name or a path
 #   CLIENT=cuda-matmul-client   the client module
 #   N=10000                     the client's input: the matrix's size
+#   SEGMENTS=fresh              kept: shared memory stays over a client's requests, instead of being new for each
 #   PORT=8080                   where the server listens, on this machine only; 0: on any free port
 #   MPS=on                      off: change no setting of any GPU, and run without MPS
 #   SUDO=sudo                   how to become root, for setting the compute mode (empty: not at all; unset if root)
@@ -73,6 +74,8 @@ setting OUTER_REPEATS 5
 setting FN cuda-matmul-fn
 setting CLIENT cuda-matmul-client
 setting N 10000
+setting SEGMENTS fresh
+export SEGMENTS
 setting PORT 8080
 setting MPS on
 setting MONITOR_MS 100

@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from kaas import cli, kernels
+from kaas import cli, kernels, segments
 from kaas.client import split_address
 from kaas.errors import UsageError
 from kaas.load.ramp import Ramp
@@ -104,6 +104,7 @@ def main() -> int:
             "Interval": f"{arguments.interval:g}",
             "Backoff": f"{arguments.backoff:g}",
             "Server": arguments.server,
+            "Segments": "kept" if segments.are_kept() else "fresh",
         },
         shape=ramp,
         server=server,

@@ -222,7 +222,7 @@ def _main(
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: there is no such folder")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    for name in [name for name in os.environ if name.startswith("KAAS_")]:
+    for name in [name for name in os.environ if name.startswith("KAAS_") or name == "SEGMENTS"]:
         del os.environ[name]  # a server that the user has elsewhere is none of ours
     os.environ.update(SINGLE_THREADED)
     begun = time.monotonic()

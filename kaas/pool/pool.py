@@ -113,7 +113,8 @@ class Pool:
     def finished(self, slot: Slot, invocation: Invocation, reply: ReplyFrame) -> None:
         """A worker is done with its invocation."""
         self.invocations.send(invocation, reply.status, reply.frame, slot.gpu, slot.number)
-        self.invocations.observe(invocation, slot.gpu, reply.kernel_ns)
+        if self._observe is not None:
+            self.invocations.observe(invocation, slot.gpu, reply.kernel_ns)
         if reply.status == "kernel_error":
             self._kernel_errors.warning("worker %d on GPU %d: %s", slot.number, slot.gpu, reply.text)
 
@@ -142,7 +143,8 @@ class Pool:
         """A worker has no invocation any more; the one that has waited longest, if any, gets a place."""
         if not self.placement.release(slot.number):
             self.runners[slot.gpu].idle_since = self.clock()
-        self._serve_waiting()
+        if self._waiting:
+            self._serve_waiting()
 
     def left_out(self, slot: Slot, reason: str) -> None:
         """A worker is used no more; nor is its GPU, if it was the last of that."""
