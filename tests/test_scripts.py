@@ -104,12 +104,12 @@ def test_a_second_ctrl_c_does_not_wait_for_requests(project: Project) -> None:
     eventually((project.folder / "hangs").exists)
 
     os.killpg(process.pid, signal.SIGINT)
-    before = read_until(process, "told to end: ending in order, a signal ends at once; the data stay\n")
+    before = read_until(process, "told to end: finishing the requests in flight; Ctrl-C again stops at once\n")
     os.killpg(process.pid, signal.SIGINT)
 
     said, _ = process.communicate()
     assert process.returncode == 130, [*before, said]
-    assert "ending at once" in said
+    assert "stopping at once" in said
 
 
 def test_sigterm_ends_everything_in_order(project: Project) -> None:

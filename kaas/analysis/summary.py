@@ -7,6 +7,7 @@ import pandas as pd
 from kaas.analysis import claims, tables
 from kaas.analysis.judging import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, NOT_TESTABLE
 from kaas.analysis.run import Run
+from kaas.clock import in_words
 
 _MARKS = {HOLDS: "✓", DOES_NOT_HOLD: "✗", CANNOT_BE_TOLD: "?", NOT_TESTABLE: "-"}
 _WARM = "warm completion time, {} [ms]"
@@ -22,7 +23,7 @@ def _of(run: Run, numbers: "pd.Series[float]") -> dict[str, str]:
     begin = pd.to_datetime(run.requests["timestamp"].iloc[0], unit="s", utc=True)
     return {
         "began": f"{begin:%Y-%m-%d %H:%M:%S} UTC" if run.timed else "-",
-        "lasted": _duration(run.duration) if run.timed else "-",
+        "lasted": in_words(run.duration) if run.timed else "-",
         "on": run.told.machine or "-",
         "whole": "yes" if run.is_whole else "no: see below",
         "requests": f"{len(run.requests):,}",
@@ -33,14 +34,6 @@ def _of(run: Run, numbers: "pd.Series[float]") -> dict[str, str]:
         "cold starts": f"{numbers['cold starts']:,}",
         **{claim.claim: f"{_MARKS[claim.verdict]} {claim.verdict}" for claim in claims.check_run(run)},
     }
-
-
-def _duration(seconds: float) -> str:
-    if round(seconds) < 60:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _ms(value: float) -> str:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from made_runs import closed_loop, request, write_requests
 
 from kaas.analysis import runs, summary
@@ -44,10 +43,3 @@ def test_what_is_not_known_is_a_dash_and_a_run_that_broke_off_is_not_whole(tmp_p
     assert told[["served", "refused", "failed"]].tolist() == ["0", "1", "1"]
     assert told["whole"] == "no: see below"
     assert set(told[10:]) == {"? cannot be told"}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(59.4, "59 s"), (60.0, "1 min 0 s"), (486.05, "8 min 6 s"), (7500, "2 h 5 min")]
-)
-def test_a_duration_is_in_units_that_are_read_at_once(seconds: float, text: str) -> None:
-    assert summary._duration(seconds) == text
