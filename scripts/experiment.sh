@@ -32,6 +32,8 @@ address='' bound_port=''                # where the server listens
 events_log=''                           # of a server whose events are not sorted yet
 folder=''                               # of the results, once it is ours
 interrupted='' signalled=0              # the exit code that a signal asks for; how many came
+drawing=''                              # whether all that is left to do is the figures
+started_in=$PWD                         # from where the user sees all files
 
 # A terminal that was closed, or a pipe without a reader, takes nothing from the run.
 say() {
@@ -107,7 +109,9 @@ run_experiment() {
 
     after_run || worst=1
     say "Drawing the figures"
-    KAAS_PYTHON=$python scripts/report "$folder"
+    drawing=yes
+    KAAS_FROM=$started_in KAAS_PYTHON=$python scripts/report "$folder"
+    drawing=''
     tell_earlier_runs
     [[ $worst -eq 0 ]] || fail "the run was not a clean one: see above" "$worst"
     exit 0
@@ -360,6 +364,8 @@ on_signal() {
     signalled=$((signalled + 1))
     if [[ -n $load_pid ]]; then
         tell TERM "$load_pid"
+    elif [[ -n $drawing ]]; then
+        fail "interrupted while the figures were drawn: all data are there, and scripts/report $ROOT/$folder draws them" "$1"
     else
         say "Interrupted: ending what was started"
         exit "$1"

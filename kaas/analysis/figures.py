@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
-from kaas.analysis import breakdown, drawing, energy, panels, series
+from kaas.analysis import breakdown, drawing, energy, palette, panels, series
 from kaas.analysis.anatomy import cold_starts, completion_times, decomposition, requests_per_task_runner
-from kaas.analysis.drawing import BLUE, DPI, VERMILLION, WIDTH_IN
+from kaas.analysis.drawing import DPI, WIDTH_IN
 from kaas.analysis.mechanism_figures import HOW_TO_READ_BY_GPUS, by_gpus
 from kaas.analysis.panels import Set
 from kaas.analysis.runs import Run
@@ -110,7 +110,7 @@ def combined_all(found: Sequence[Run]) -> Figure:
     """
     figure, axes = _four_panels()
     label = f"median of {len(found)} repeats" if len(found) > 1 else "the only repeat"
-    panels.draw_sets(axes, [Set(found, label, {"color": BLUE})], mark_cold_starts=True)
+    panels.draw_sets(axes, [Set(found, label, {"color": palette.THIS_RUN})], mark_cold_starts=True)
     ends = [run.ramp_end for run in found]
     drawing.over_time(figure, axes, panels.duration(found), ramp_end=max(ends))
     return figure
@@ -133,7 +133,7 @@ def compared(own: Sequence[Run], other: Sequence[Run], names: tuple[str, str]) -
     figure, axes = _four_panels()
     lasting = panels.duration(own) or 1.0, panels.duration(other) or 1.0
     stretched = max(lasting) > _MOST_STRETCHED * min(lasting)
-    styles = {"color": BLUE, "linestyle": "-"}, {"color": VERMILLION, "linestyle": "--"}
+    styles = {"color": palette.THIS_RUN, "linestyle": "-"}, {"color": palette.OTHER_RUN, "linestyle": "--"}
     sets = [
         Set(found, _counted(name, len(found), seconds if stretched else None), style, 100 / seconds if stretched else 1)
         for found, name, style, seconds in zip((own, other), names, styles, lasting, strict=True)

@@ -1,5 +1,6 @@
-"""What a page says first of each run: when, on what, what came of it, and which claims hold."""
+"""What a page says first of each run, and a script last: when, on what, what came of it, and which claims hold."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -10,6 +11,7 @@ from kaas.analysis.run import Run
 from kaas.clock import in_words
 
 _MARKS = {HOLDS: "✓", DOES_NOT_HOLD: "✗", CANNOT_BE_TOLD: "?", NOT_TESTABLE: "-"}
+_TIMES = "warm completion time, p50 and p95"
 _WARM = "warm completion time, {} [ms]"
 
 
@@ -17,6 +19,21 @@ def summary(found: Sequence[Run]) -> pd.DataFrame:
     """Say the main things of each run in words (index: what; columns: the tasks); "-" for what is not known."""
     numbers = tables.per_repeat(found).T
     return pd.DataFrame({run.task: _of(run, numbers[run.task]) for run in found}, dtype="object")
+
+
+def in_short(told: pd.DataFrame) -> str:
+    """Say the same of each run in some lines for a terminal: what a script says last. It takes what `summary` gave."""
+    lines = []
+    for task, of in told.items():
+        verdicts = Counter(text.partition(" ")[2] for text in of if text[0] in _MARKS.values() and text[1:2] == " ")
+        lines += [
+            f"{task}: {of['lasted']}, {of['requests']} requests, {of['refused']} refused, {of['failed']} failed",
+            f"  {of['cold starts']} cold starts; warm requests, p50 and p95: {of[_TIMES]}",
+            f"  the paper's claims: {', '.join(f'{verdict}: {number}' for verdict, number in verdicts.items())}",
+        ]
+        if of["whole"] != "yes":
+            lines.append("  the run is not whole: the page says what is missing")
+    return "\n".join(lines)
 
 
 def _of(run: Run, numbers: "pd.Series[float]") -> dict[str, str]:
