@@ -11,20 +11,22 @@ from kaas.analysis.runs import Run
 from kaas.analysis.setting import setting_of
 
 HOW_TO_READ_PLACES = (
-    "How many places the requests of this run needed at a moment (highest in a second), from when they came to the "
-    "server until their place was given back, against the workers of all booted GPUs; a GPU was booted at each dashed "
-    "line. The rule of placement boots one when the blue line goes beyond the green one. Red are the places of "
-    "requests that never had a reply: they are taken for ever, so that the last boot comes when fewer are in flight."
+    "The blue line is how many places the requests of this run needed (the highest number in each second), from when "
+    "they came to the server until their place was given back. The green line is the workers of all booted GPUs; a "
+    "dashed line marks each boot. The rule of placement boots a GPU when the blue line goes beyond the green one. The"
+    " red line is the places of requests that never had a reply. These places are taken for ever, so the last boot "
+    "comes while fewer requests are in flight."
 )
 HOW_TO_READ_HOST = (
-    "Above, the median time that setting up an input took while so many clients did (a dot a repeat); a machine that "
-    "ends only so many setups in a second has the dashed line as its lower bound. In the middle, where the clients of "
-    "a step were on average: setting up, or with a request at the server. Below, what was served in that step."
+    "At the top, the median time that it took to set up an input while so many clients did that at once; each dot is "
+    "a repeat. On a machine that finishes only so many setups in a second, the dashed line is the lower bound. In the"
+    " middle, where the clients of a step were on average: setting up, or with a request at the server. At the "
+    "bottom, the requests served in that step."
 )
 HOW_TO_READ_BY_GPUS = (
-    "Each row holds the warm requests that came to the server while so many task runners were booted (grey: the "
-    "median), by the time that they took there, which is the completion time less the client's setup. Where a row has "
-    "several peaks, requests of one kind waited for one kernel more than those of another: their median says little."
+    "Each row holds the warm requests that came to the server while so many task runners were booted, by the time "
+    "that they took there (the completion time less the client's setup). The grey line is their median. Where a row "
+    "has several peaks, some requests waited for more kernels than others, and the median says little."
 )
 _BINS = 80
 _MOST_ROWS = 16
