@@ -26,9 +26,11 @@ def in_short(told: pd.DataFrame) -> str:
     lines = []
     for task, of in told.items():
         verdicts = Counter(text.partition(" ")[2] for text in of if text[0] in _MARKS.values() and text[1:2] == " ")
+        counts = (f"{of[what]} {what}" for what in ("requests", "refused", "failed", "cold starts"))
         lines += [
-            f"{task}: {of['lasted']}, {of['requests']} requests, {of['refused']} refused, {of['failed']} failed",
-            f"  {of['cold starts']} cold starts; warm requests, p50 and p95: {of[_TIMES]}",
+            f"{task}: {of['lasted']}",
+            f"  {', '.join(counts)}",
+            f"  {_TIMES}: {of[_TIMES]}",
             f"  the paper's claims: {', '.join(f'{verdict}: {number}' for verdict, number in verdicts.items())}",
         ]
         if of["whole"] != "yes":

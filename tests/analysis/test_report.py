@@ -22,7 +22,7 @@ from made_runs import PUBLISHED, closed_loop, needs_published, write_requests
 from project import NOTEBOOK, draw_only
 
 from kaas import ROOT
-from kaas.analysis import claims, energy, figures, mechanism, report, runs, tables
+from kaas.analysis import claims, energy, figures, mechanism, report, runs, summary, tables
 from kaas.errors import ResultsError
 from kaas.results import RunFiles
 
@@ -123,12 +123,10 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made
     assert len(known) > 5
     assert pictures == sorted(f"autoscaling-{name}" for name in ["combined", *known])
     assert len(tables) == 9
-    *files, last = made.said.splitlines()
-    assert sorted(files) == sorted(
-        [f"Figure: {folder}/{name}.pdf (and .png)" for name in pictures]
-        + [f"Table: {folder}/{name}" for name in tables]
-    )
-    assert last == f"Report: {folder}/autoscaling-report.html"
+    page_line, folder_line, *in_short = made.said.splitlines()
+    assert page_line == f"Page: {folder}/autoscaling-report.html"
+    assert folder_line == f"Folder: {folder} ({len(pictures)} figures as PDF and PNG, {len(tables)} tables as CSV)"
+    assert in_short == summary.in_short(summary.summary([run])).splitlines()
     assert {path.name for path in folder.iterdir()} - made.before == {
         *(f"{name}.{kind}" for name in pictures for kind in ("pdf", "png")),
         *tables,
@@ -136,7 +134,8 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made
     }
     page = page_of(folder)
     assert page.count("<img") == page.count('src="data:image/png;base64,') == len(pictures)
-    assert re.findall(r'alt="([^"]*)"', page)[0] == "task-1"
+    assert re.findall(r'alt="([^"]*)"', page)[0] == f"{figures.FOUR_PANELS} task-1"
+    assert "To change" not in page
     assert set(re.findall(r'alt="([^"]*)"', page)) >= {picture.title for picture in figures.GALLERY[:6]}
     assert "a client" in page
     assert "find_runs" not in page

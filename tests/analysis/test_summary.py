@@ -43,3 +43,28 @@ def test_what_is_not_known_is_a_dash_and_a_run_that_broke_off_is_not_whole(tmp_p
     assert told[["served", "refused", "failed"]].tolist() == ["0", "1", "1"]
     assert told["whole"] == "no: see below"
     assert set(told[10:]) == {"? cannot be told"}
+
+
+def test_a_script_says_the_main_things_in_lines_that_fit_a_terminal(tmp_path: Path) -> None:
+    closed_loop(tmp_path)
+    (run,) = runs.find_runs(tmp_path)
+    told = summary.summary([run])
+
+    lines = summary.in_short(told).splitlines()
+
+    assert lines[0] == f"task-1: {run.duration:.0f} s"
+    assert lines[1] == f"  {len(run.requests)} requests, 0 refused, 0 failed, 3 cold starts"
+    assert lines[2] == f"  warm completion time, p50 and p95: {told['task-1'].iloc[8]}"
+    verdicts = [text.split(": ") for text in lines[3].removeprefix("  the paper's claims: ").split(", ")]
+    assert sum(int(number) for _, number in verdicts) == 8
+    assert len(lines) == 4
+
+
+def test_a_script_says_that_a_run_is_not_whole(tmp_path: Path) -> None:
+    write_requests(tmp_path, "task-1", [request(0), request(1)])
+    (run,) = runs.find_runs(tmp_path)
+    ramp = {"Minimum parallel requests": "1", "Maximum parallel requests": "9", "Step size": "1", "Interval": "5"}
+
+    said = summary.in_short(summary.summary([replace(run, parameters=ramp)]))
+
+    assert said.splitlines()[-1] == "  the run is not whole: the page says what is missing"
