@@ -353,7 +353,7 @@ sort_events() {
     [[ -n $events_log ]] || return 0
     local log=$events_log
     events_log=''
-    "$python" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv"
+    "$python" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv" >/dev/null # it says how many there are
 }
 
 # While the load runs it is told, and all else follows when it has ended: in order the first time, at once the second.
