@@ -26,7 +26,7 @@ def in_short(told: pd.DataFrame) -> str:
     lines = []
     for task, of in told.items():
         verdicts = Counter(text.partition(" ")[2] for text in of if text[0] in _MARKS.values() and text[1:2] == " ")
-        counts = (f"{of[what]} {what}" for what in ("requests", "refused", "failed", "cold starts"))
+        counts = (f"{what}: {of[what]}" for what in ("requests", "refused", "failed", "cold starts"))
         lines += [
             f"{task}: {of['lasted']}",
             f"  {', '.join(counts)}",

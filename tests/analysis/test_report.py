@@ -1,10 +1,12 @@
 """`scripts/report` and the notebook that it runs."""
 
+import atexit
 import hashlib
 import html
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -111,6 +113,34 @@ def test_the_notebook_is_kept_without_outputs_and_with_an_id_for_each_cell() -> 
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert [(cell["outputs"], cell["execution_count"]) for cell in code] == [([], None)] * len(code)
+
+
+def test_the_notebook_in_a_folder_outside_says_where_to_open_it(tmp_path: Path) -> None:
+    code = notebook.code_of("parameters")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path} is not in the project's folder: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_notebook_leaves_no_folder_where_it_is_run_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAAS_RESULTS", "results-mine")
+    monkeypatch.delenv("KAAS_REPORT", raising=False)
+    kept: list[Path] = []
+    monkeypatch.setattr(atexit, "register", lambda _, folder, **__: kept.append(Path(folder)))
+
+    (tmp_path / "cell.py").write_text(notebook.code_of("parameters"))
+    output = runpy.run_path("cell.py")["output"]
+
+    assert kept == [output]
+    assert not output.is_relative_to(tmp_path)
+    output.rmdir()
+
+    monkeypatch.setenv("KAAS_REPORT", "named")
+    assert runpy.run_path("cell.py")["output"] == Path("named")
 
 
 def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made: Made) -> None:
@@ -237,7 +267,7 @@ def test_a_folder_that_is_not_ours_is_only_read_and_its_report_is_put_where_the_
     assert checksums(folder) == before
     (output,) = here.iterdir()
     assert output.name == "report-published"
-    assert re.findall(r'alt="([^"]*)"', page_of(output))[0] == "task-2"
+    assert re.findall(r'alt="([^"]*)"', page_of(output))[0] == f"{figures.FOUR_PANELS} task-2"
 
 
 @needs_published
@@ -370,7 +400,7 @@ def test_names_are_text_whatever_is_in_them_and_the_page_runs_nothing(tmp_path: 
     assert (done.returncode, done.stderr) == (0, "")
     page = page_of(tmp_path / "out")
     assert "<img src=q" not in page
-    assert f'alt="{task.replace("<", "&lt;").replace(">", "&gt;")}"' in page
+    assert f'alt="{figures.FOUR_PANELS} {task.replace("<", "&lt;").replace(">", "&gt;")}"' in page
     assert f"Folder <strong>{folder}</strong>: {task}." in html.unescape(page)
     assert """content="default-src 'none'; img-src data:;""" in page
 

@@ -53,7 +53,7 @@ def test_a_script_says_the_main_things_in_lines_that_fit_a_terminal(tmp_path: Pa
     lines = summary.in_short(told).splitlines()
 
     assert lines[0] == f"task-1: {run.duration:.0f} s"
-    assert lines[1] == f"  {len(run.requests)} requests, 0 refused, 0 failed, 3 cold starts"
+    assert lines[1] == f"  requests: {len(run.requests)}, refused: 0, failed: 0, cold starts: 3"
     assert lines[2] == f"  warm completion time, p50 and p95: {told['task-1'].iloc[8]}"
     verdicts = [text.split(": ") for text in lines[3].removeprefix("  the paper's claims: ").split(", ")]
     assert sum(int(number) for _, number in verdicts) == 8
