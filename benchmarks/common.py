@@ -161,10 +161,11 @@ def alternate(
 ) -> dict[str, list[Value]]:
     """Measure all of them in each round, every other round in the opposite order; give each one's values.
 
-    One round more, the first, is a warm-up and does not count, unless nothing of it would last.
+    One round more, the first, is a warm-up and does not count, unless nothing of it would last; nor is there one where
+    the figures mean nothing anyway.
     """
     values: dict[str, list[Value]] = {name: [] for name in measures}
-    for name in measures if warm_up else ():
+    for name in measures if warm_up and rounds >= LEAST_ROUNDS else ():
         say(f"warm-up: {name}")
         measures[name]()
     for at in range(rounds):

@@ -78,7 +78,7 @@ def _one_client_us(options: Options, rounds: int) -> dict[str, list[float]]:
     repeats = 50 if options.quick else 800
     if options.quick:
         rounds = 1
-    with _server() as server, relay.started("relay") as bare, Connection(server.address) as kaas:
+    with _server(options) as server, relay.started("relay") as bare, Connection(server.address) as kaas:
         serving.invoke_together(server.address, WORKERS_PER_GPU, MESSAGE)
 
         def with_a_new_connection() -> Reply:
@@ -120,11 +120,11 @@ def _on_one_core() -> Iterator[None]:
 
 def measure_many_clients(report: Report, options: Options) -> None:
     """Measure invocations that do nothing, of many client processes at a time."""
-    repeats, seconds, number = (50, 0.3, 4) if options.quick else (10_000, 2.0, GPUS * WORKERS_PER_GPU)
+    repeats, seconds, number = (50, 0.05, 2) if options.quick else (10_000, 2.0, GPUS * WORKERS_PER_GPU)
     loads: list[Load] = []
     relays: list[tuple[float, float]] = []  # messages per second, and the processor's microseconds for each
-    with _server() as server, relay.started("relay") as bare:
-        serving.invoke_together(server.address, GPUS * WORKERS_PER_GPU, MESSAGE)
+    with _server(options) as server, relay.started("relay") as bare:
+        serving.invoke_together(server.address, _gpus(options) * WORKERS_PER_GPU, MESSAGE)
         bare.exchange()  # its child is there from the first message on
         processes = [psutil.Process(), psutil.Process(bare.pid), *psutil.Process(bare.pid).children()]
 
@@ -138,11 +138,11 @@ def measure_many_clients(report: Report, options: Options) -> None:
             loads.append(clients.one_each(server, number, seconds))
 
         common.alternate({"relay": with_the_relay, "many clients": with_clients}, options.rounds)
-    del loads[0], relays[0]  # the warm-up's
+    del loads[: -options.rounds], relays[: -options.rounds]  # the warm-up's
     relay_rates, relay_cpu_us = [list(one) for one in zip(*relays, strict=True)]
     rates = [load.rate for load in loads]
     tails = [load.percentile_ms(99) / load.percentile_ms(50) for load in loads]
-    many = f"no-op kernel, {number} client processes, {GPUS} GPUs x {WORKERS_PER_GPU}"
+    many = f"no-op kernel, {number} client processes, {_gpus(options)} GPUs x {WORKERS_PER_GPU}"
     report.add(f"{many}: requests/s", "x the relay's", common.ratios(rates, relay_rates), Target(2.5, at_least=True))
     report.add(f"{many}: p99", "x its p50", tails, Target(4))
     slowest = [load.percentile_ms(100) for load in loads]
@@ -154,8 +154,12 @@ def measure_many_clients(report: Report, options: Options) -> None:
         report.add(f"{many}: CPU of the {who}", "µs/request", [load.cpu_us(getattr(load, field)) for load in loads])
 
 
-def _server() -> AbstractContextManager[Server]:
-    arguments = ("-g", str(GPUS), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
+def _gpus(options: Options) -> int:
+    return 1 if options.quick else GPUS
+
+
+def _server(options: Options) -> AbstractContextManager[Server]:
+    arguments = ("-g", str(_gpus(options)), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
     return serving.started(MODULES / "echo.py", *arguments)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import LIMIT, eventually
 
-from kaas import ROOT
+from kaas import ROOT, leftovers
 
 SETS = sorted(ROOT.glob("requirements*.txt"))
 
@@ -25,7 +25,7 @@ class BareProject:
     """A project with scripts/setup alone; what it is told and says.
 
     The Python of its environment is this one, but what pip would install it writes to a file instead, and waits for
-    the file `gate`, if there is one named `gated`.
+    the file `gate`, if there is one named `gated`; that there is a pip it says at once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,8 @@ class BareProject:
         self.bin.mkdir(parents=True)
         python = self.bin / "python"
         python.write_text(
-            f'#!/bin/sh\ncase "$*" in *"pip install"*) ;; *) exec "{sys.executable}" "$@" ;; esac\n'
+            '#!/bin/sh\ncase "$*" in *"pip --version"*) exit ;; *"pip install"*) ;;'
+            f' *) exec "{sys.executable}" "$@" ;; esac\n'
             f'cd "{folder}"; echo "$@" >>pip-calls; env >pip-environment\n'
             "[ ! -e gated ] || until [ -e gate ]; do sleep 0.1; done\n"
         )
@@ -190,12 +191,21 @@ def test_a_second_setup_waits_for_the_first_and_is_told_who_that_is(bare: BarePr
     second.communicate()
 
 
-def test_a_setup_that_was_killed_keeps_nobody_waiting(bare: BareProject) -> None:
+def test_a_setup_that_was_killed_keeps_nobody_waiting_and_its_folder_is_removed(
+    bare: BareProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("scripts/hold.py", "scripts/bare_kaas.py", "kaas"):
+        (bare.folder / part).symlink_to(ROOT / part)
+    monkeypatch.setattr(leftovers, "_home", lambda: tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (bare.folder / "gated").touch()
-    first = bare.start()
+    first = bare.start(TMPDIR=str(tmp_path))
     eventually((bare.folder / "pip-calls").exists)
+    assert leftovers.sweep() == ""
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
+    assert leftovers.sweep().endswith(" had left: 1 temporary folder")
+    assert not list(tmp_path.glob("kaas-*"))
     (bare.folder / "gate").touch()
     # Process 1 lives on every machine; so a number says nothing of who holds the lock.
     (bare.folder / ".venv.lock").write_text("process 1 on this\n")
@@ -329,6 +339,9 @@ def test_setup_offline_for_a_python_of_the_users_says_what_to_export(bare: BareP
 
 def test_setup_without_a_network_says_so_and_what_is_missing_of_a_folder(bare: BareProject, wheels: Path) -> None:
     (bare.folder / "requirements.txt").write_text("tiny==1.0\nmissing==2.0\n")
+    bare.bin.mkdir(parents=True)  # nothing comes to be installed, so this Python's own pip may be told to
+    (bare.bin / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (bare.bin / "python").chmod(0o755)
     done = offline(bare)
     assert "pip cannot reach its index" in done.stderr
     assert "login node" in done.stderr

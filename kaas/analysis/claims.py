@@ -149,3 +149,5 @@ _CLAIMS: tuple[tuple[str, str, Callable[[Setting], Finding]], ...] = (
         boot_judges.serial,
     ),
 )
+NAMES = {claim: judge.__name__ for claim, _, judge in _CLAIMS}
+"""What each claim is called where programs read it: a test holds these names still."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import figures, tables
+from kaas.analysis import facts, figures, tables
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 
@@ -29,7 +29,7 @@ STYLE = """<style>
 """Of tables, in the notebook and in the page: prose is on the left, and what scrolls has a shadow where it goes on."""
 
 _MARKUP = frozenset("&<>*_[]$#|~^{}\\`")
-_PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html")
+_PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html", facts.NAME)
 
 
 def clear(folder: Path) -> None:
@@ -40,7 +40,8 @@ def clear(folder: Path) -> None:
     """
     for path in [path for pattern in _PRODUCTS for path in folder.glob(pattern)]:
         try:
-            if path.suffix not in {".pdf", ".png"} or figures.is_ours(path):
+            is_ours = facts.is_ours if path.name == facts.NAME else figures.is_ours
+            if path.suffix in {".csv", ".html"} or is_ours(path):
                 path.unlink()
         except OSError as error:
             raise ResultsError(f"{path}: {error.strerror}") from None

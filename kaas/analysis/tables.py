@@ -1,13 +1,12 @@
 """The numbers of runs as tables: per repeat, pooled over repeats, the boots, Little's law; and all of them as CSV."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import booted, claims, dependence, energy, runs, series, statistics, validity
+from kaas.analysis import booted, claims, dependence, energy, facts, runs, series, statistics, validity
 from kaas.analysis.runs import Run
 from kaas.analysis.validity import repeats
 from kaas.errors import ResultsError
@@ -164,7 +163,7 @@ def one_experiment(found: Sequence[Run]) -> None:
 
 
 def write(found: Sequence[Run], folder: Path) -> list[Path]:
-    """Write all tables as CSV files into `folder`, which is made if need be; give their paths.
+    """Write all tables as CSV files into `folder`, which is made if need be, and `summary.json`; give their paths.
 
     These are `table-repeats.csv`, `table-pooled.csv` (of the repeats that are alike, see `repeats.alike`),
     `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`, `table-within-repeats.csv` and, of the runs of which
@@ -184,7 +183,8 @@ def write(found: Sequence[Run], folder: Path) -> list[Path]:
     }
     if by_task := {run.task: energy.energy(run) for run in found if energy.logged(run)}:
         frames["energy"] = pd.concat(by_task, names=["task"]).rename(columns=energy.LABELS)
-    return write_frames(frames, folder)
+    told = facts.summary(found, frames | {"validity": checks(found)})
+    return [*write_frames(frames, folder), facts.write(told, folder)]
 
 
 def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
@@ -201,16 +201,10 @@ def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]
 
 
 def _write(table: pd.DataFrame, path: Path) -> Path:
-    begun = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            table.to_csv(begun, lineterminator="\n", encoding="utf-8", float_format=_DIGITS)
-            begun.replace(path)
-        finally:
-            begun.unlink(missing_ok=True)
-    except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror or error}") from None
-    return path
+    def written(begun: Path) -> None:
+        table.to_csv(begun, lineterminator="\n", encoding="utf-8", float_format=_DIGITS)
+
+    return facts.put(path, written)
 
 
 @lru_cache(32)  # for the page, each of its tables, and those on disk

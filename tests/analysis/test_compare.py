@@ -141,16 +141,17 @@ def test_chance_makes_any_of_22_lines_say_yes_in_5_percent_at_most(
     sides = repeats(tmp_path / "own", *[100] * own), repeats(tmp_path / "other", *[100] * other)
     drawn(monkeypatch, lines=22)
 
-    false = [(compare.compare(*sides)["differs"] == "yes").any() for _ in range(100)]
+    false = [(compare.compare(*sides)["differs"] == "yes").any() for _ in range(40)]
 
-    assert sum(false) <= 10  # of 5 expected, 10 are exceeded in 1 % of all draws; these are always the same
+    # Of 2 expected, 5 are exceeded in 1 % of all draws; these are always the same. Uncorrected, 14 to 33 say yes.
+    assert sum(false) <= 5
 
 
 def test_more_repeats_see_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for number in (3, 10):
         sides = [repeats(tmp_path / str(number) / side, *[100] * number) for side in ("own", "other")]
-        drawn(monkeypatch, lines=400, shift=2.0)
+        drawn(monkeypatch, lines=150, shift=2.0)
         seen.append((compare.compare(*sides)["p"] < 0.05).mean())
 
     # Of lines that differ by two standard deviations. With the ranges in the place of p it was 45 % and 3 %.

@@ -83,7 +83,9 @@ def rectangles(axes: Axes) -> dict[str, list[tuple[float, float, float, float]]]
 
 def assert_readable(figure: Figure) -> None:
     """Check that nothing is cut off, and that no panel's labels or legend reach into another panel."""
-    figure.draw_without_rendering()
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
     boxes = [panel.get_tightbbox() for panel in figure.axes]
     for box in boxes:
         assert box is not None

@@ -23,7 +23,7 @@ from example_runs import ROWS, log_power, request, write_run
 from made_runs import PUBLISHED, closed_loop, needs_published, write_requests
 from project import NOTEBOOK, draw_only
 
-from kaas import ROOT
+from kaas import ROOT, __version__
 from kaas.analysis import claims, energy, figures, mechanism, report, runs, summary, tables
 from kaas.errors import ResultsError
 from kaas.results import RunFiles
@@ -155,12 +155,16 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made
     assert len(tables) == 9
     page_line, folder_line, *in_short = made.said.splitlines()
     assert page_line == f"Page: {folder}/autoscaling-report.html"
-    assert folder_line == f"Folder: {folder} ({len(pictures)} figures as PDF and PNG, {len(tables)} tables as CSV)"
+    assert (
+        folder_line
+        == f"Folder: {folder} ({len(pictures)} figures as PDF and PNG, {len(tables)} tables as CSV, summary.json)"
+    )
     assert in_short == summary.in_short(summary.summary([run])).splitlines()
     assert {path.name for path in folder.iterdir()} - made.before == {
         *(f"{name}.{kind}" for name in pictures for kind in ("pdf", "png")),
         *tables,
         "autoscaling-report.html",
+        "summary.json",
     }
     page = page_of(folder)
     assert page.count("<img") == page.count('src="data:image/png;base64,') == len(pictures)
@@ -252,24 +256,6 @@ def test_each_experiment_in_a_folder_has_its_own_pictures(tmp_path: Path, monkey
         assert (output / f"autoscaling-throughput-{name}.png").is_file()
 
 
-def test_a_folder_that_is_not_ours_is_only_read_and_its_report_is_put_where_the_user_is(
-    tmp_path: Path, few: Path
-) -> None:
-    folder, here = tmp_path / "published", tmp_path / "here"
-    write_run(folder, "task-1")
-    served_only(folder, "task-2", 5, 6)
-    here.mkdir()
-    before = checksums(folder)
-
-    done = run_report(folder, "--repeat", "2", of=few, cwd=here, by=["env", "-u", "HOME"])
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert checksums(folder) == before
-    (output,) = here.iterdir()
-    assert output.name == "report-published"
-    assert re.findall(r'alt="([^"]*)"', page_of(output))[0] == f"{figures.FOUR_PANELS} task-2"
-
-
 @needs_published
 def test_the_report_of_the_published_data_is_the_same_in_every_zone_and_they_are_left_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: Path
@@ -291,8 +277,11 @@ def test_the_report_of_the_published_data_is_the_same_in_every_zone_and_they_are
 
     assert checksums(PUBLISHED) == before
     assert len(products) > 12
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (tokyo, los_angeles)]
+    assert [told.pop("program")["version"] for told in summaries] == [__version__] * 2  # the copy has no revision
+    assert summaries[0] == summaries[1]
     for path in products:
-        assert path.read_bytes() == (tokyo / path.name).read_bytes(), path.name
+        assert path.suffix == ".json" or path.read_bytes() == (tokyo / path.name).read_bytes(), path.name
     page = page_of(tokyo)
     assert row(page, "requests") == ["2,770", "2,767"]
     assert row(page, "refused") == ["0", "2"]
@@ -346,6 +335,13 @@ def test_what_the_report_cannot_do_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
+def test_without_a_folder_it_looks_for_the_newest_where_the_results_are_said_to_be(tmp_path: Path) -> None:
+    done = run_report(cwd=tmp_path, RESULTS="else where")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"report: no results-* folder in {tmp_path}/else where holds a run")
+
+
 def test_a_picture_of_another_maker_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "results-of-the-paper"
     write_run(folder, "task-1")
@@ -389,19 +385,28 @@ def test_a_repeat_is_chosen_by_its_number(tmp_path: Path) -> None:
         report.choose(found, "1")
 
 
-def test_names_are_text_whatever_is_in_them_and_the_page_runs_nothing(tmp_path: Path, few: Path) -> None:
-    folder, other = tmp_path / "results-$x_<img src=q onerror=alert(1)>", tmp_path / "_日本 $\\frac$"
-    task = "_日本 $a$<img src=q onerror=alert(2)>_b_ [c](d) `e`-1"
-    closed_loop(folder, task)
+def test_of_a_folder_that_is_not_ours_names_are_text_and_the_report_is_put_where_the_user_is(
+    tmp_path: Path, few: Path
+) -> None:
+    folder, other = tmp_path / "$x_<img src=q onerror=alert(1)>", tmp_path / "_日本 $\\frac$"
+    task, here = "_日本 $a$<img src=q onerror=alert(2)>_b_ [c](d) `e`", tmp_path / "here"
+    served_only(folder, f"{task}-1", 5, 6)
+    closed_loop(folder, f"{task}-2")
     served_only(other, "_t-1", 100)
+    here.mkdir()
+    before = checksums(folder)
 
-    done = run_report(folder, "--compare", other, "--output", tmp_path / "out", of=few)
+    done = run_report(folder, "--repeat", "2", "--compare", other, of=few, cwd=here, by=["env", "-u", "HOME"])
 
     assert (done.returncode, done.stderr) == (0, "")
-    page = page_of(tmp_path / "out")
+    assert checksums(folder) == before
+    (output,) = here.iterdir()
+    assert output.name == f"report-{folder.name}"
+    page = page_of(output)
     assert "<img src=q" not in page
-    assert f'alt="{figures.FOUR_PANELS} {task.replace("<", "&lt;").replace(">", "&gt;")}"' in page
-    assert f"Folder <strong>{folder}</strong>: {task}." in html.unescape(page)
+    drawn = f"{task}-2".replace("<", "&lt;").replace(">", "&gt;")
+    assert re.findall(r'alt="([^"]*)"', page)[0] == f"{figures.FOUR_PANELS} {drawn}"
+    assert f"Folder <strong>{folder}</strong>: {task}-1, {task}-2." in html.unescape(page)
     assert """content="default-src 'none'; img-src data:;""" in page
 
 

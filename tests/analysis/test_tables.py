@@ -137,7 +137,7 @@ def test_boots_are_counted_from_the_first_request_for_each_gpu(tmp_path: Path) -
     frame = tables.boots(two_repeats(tmp_path))
 
     assert frame.index.tolist() == [0, 1]
-    assert frame.columns.map(", ".join).tolist() == ["gpu", "first booted [s]", "boot took [s]"]
+    assert frame.columns.map(", ".join).tolist() == ["first booted [s], task-1", "first booted [s], task-2"]
     assert frame.to_numpy().tolist() == [
         # The request that caused it came after 1 ms of setup.
         [0.001, 0.001],
@@ -270,7 +270,7 @@ def test_all_tables_are_written_and_none_is_taken_for_a_run(tmp_path: Path) -> N
     again = tables.write(found, tmp_path)
 
     names = [*map("table-{}".format, ("repeats", "pooled", "boots", "littles-law", "claims", "within-repeats"))]
-    assert paths == again == [tmp_path / f"{name}.csv" for name in names]
+    assert paths == again == [*(tmp_path / f"{name}.csv" for name in names), tmp_path / "summary.json"]
     assert {path: hashlib.sha256(path.read_bytes()).digest() for path in before} == before
     assert set(tmp_path.iterdir()) == {*before, *paths}
     assert [run.task for run in runs.find_runs(tmp_path)] == ["task-1", "task-2"]
@@ -283,7 +283,7 @@ def test_the_energy_of_each_gpu_is_written_of_the_runs_that_logged_it(tmp_path: 
     write_run(tmp_path, "task-1", ROWS, watts=[(at, gpu, 60) for at in range(6) for gpu in (0, 1)])
     write_run(tmp_path, "task-2", ROWS)
 
-    path = tables.write(runs.find_runs(tmp_path), tmp_path / "out")[-1]
+    *_, path, _ = tables.write(runs.find_runs(tmp_path), tmp_path / "out")
 
     assert path.name == "table-energy.csv"
     frame = pd.read_csv(path)
