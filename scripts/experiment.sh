@@ -38,6 +38,8 @@ events_log=''                           # of a server whose events are not sorte
 folder=''                               # of the results, once it is ours
 complete=' '                            # the repeats that are there already, with spaces around each
 interrupted='' signalled=0              # the exit code that a signal asks for; how many came
+drawing=''                              # whether all that is left to do is the figures
+started_in=$PWD                         # from where the user sees all files
 
 # A terminal that was closed, or a pipe without a reader, takes nothing from the run.
 say() {
@@ -76,7 +78,9 @@ run_experiment() {
         [[ $worst -ne 0 ]] || worst=4
     fi
     say "Drawing the figures"
-    KAAS_PYTHON=$python scripts/report "$folder"
+    drawing=yes
+    KAAS_FROM=$started_in KAAS_PYTHON=$python scripts/report "$folder"
+    drawing=''
     tell_earlier_runs
     see_what_was_expected || worst=$?
     [[ $worst -ne 4 ]] || fail "the run is not what it was to be: see above" 4
@@ -313,7 +317,7 @@ sort_events() {
     [[ -n $events_log ]] || return 0
     local log=$events_log
     events_log=''
-    "$python" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv"
+    "$python" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv" >/dev/null # it says how many there are
 }
 
 # While the load runs it is told, and all else follows when it has ended: in order the first time, at once the second.
@@ -324,6 +328,8 @@ on_signal() {
     signalled=$((signalled + 1))
     if [[ -n $load_pid ]]; then
         tell TERM "$load_pid"
+    elif [[ -n $drawing ]]; then
+        fail "interrupted while the figures were drawn: all data are there, and scripts/report $ROOT/$folder draws them" "$1"
     else
         say "Interrupted: ending what was started"
         exit "$1"

@@ -117,12 +117,26 @@ def test_a_second_ctrl_c_does_not_wait_for_requests(project: Project) -> None:
     eventually((project.folder / "hangs").exists)
 
     os.killpg(process.pid, signal.SIGINT)
-    before = read_until(process, "told to end: ending in order, a signal ends at once; the data stay\n")
+    before = read_until(process, "told to end: finishing the requests in flight; Ctrl-C again stops at once\n")
     os.killpg(process.pid, signal.SIGINT)
 
     said, _ = process.communicate()
     assert process.returncode == 130, [*before, said]
-    assert "ending at once" in said
+    assert "stopping at once" in said
+
+
+def test_ctrl_c_while_figures_are_drawn_says_that_all_data_are_there_and_what_draws_them() -> None:
+    script = """
+        source "$ROOT/scripts/experiment.sh"
+        folder=results-mine drawing=yes
+        trap 'on_signal 130' INT
+        kill -INT $$
+    """
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"ROOT": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert f"all data are there, and scripts/report {ROOT}/results-mine draws them" in done.stderr
 
 
 def test_sigterm_ends_everything_in_order(project: Project) -> None:

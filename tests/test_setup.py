@@ -105,6 +105,7 @@ def test_setup_installs_the_cuda_libraries_that_fit_the_gpus(bare: BareProject, 
 
 def test_setup_installs_what_is_asked_for_once_and_anew_after_the_other(bare: BareProject) -> None:
     dev, cu12, cu13 = "requirements-dev.txt", "requirements-gpu-cu12.txt", "requirements-gpu.txt"
+    lab = "requirements-lab.txt"
     for options, expected in [
         (["--gpu-cu13"], [cu13]),
         (["--gpu-cu13"], []),
@@ -115,8 +116,39 @@ def test_setup_installs_what_is_asked_for_once_and_anew_after_the_other(bare: Ba
         (["--dev"], [dev, cu13]),  # whose NumPy is another one
         (["--gpu-cu13", "--dev"], []),
         (["--gpu-cu12", "--dev"], [dev, cu12]),
+        (["--lab"], [lab, cu12]),
+        (["--lab"], []),
     ]:
         assert bare.installed(*options) == expected, options
+
+
+def test_the_notebook_s_script_installs_jupyterlab_once_and_opens_the_notebook_with_the_folder(
+    bare: BareProject, tmp_path: Path
+) -> None:
+    script = bare.folder / "scripts" / "notebook"
+    shutil.copy(ROOT / "scripts" / "notebook", script)
+    stand_in = tmp_path / "of jupyterlab"
+    (stand_in / "jupyterlab").mkdir(parents=True)
+    (stand_in / "jupyterlab" / "__init__.py").touch()
+    (stand_in / "jupyterlab" / "__main__.py").write_text(
+        "import os, sys; print(sys.argv[1:], os.environ['KAAS_RESULTS'])"
+    )
+    python = bare.bin / "python"
+    python.write_text(python.read_text().replace("*) exec", f'*) PYTHONPATH="{stand_in}" exec'))
+    results = tmp_path / "results-mine"
+    results.mkdir()
+    said = f"{[str(bare.folder / 'plot-autoscaling.ipynb'), '--no-browser']} {results}"
+
+    for installed in (["requirements-lab.txt"], []):
+        (bare.folder / "pip-calls").write_text("")
+        code, out, err = bare.setup(str(results), "--no-browser", script=script)
+
+        assert (code, err, out.splitlines()[-1]) == (0, "", said)
+        calls = (bare.folder / "pip-calls").read_text().splitlines()
+        assert [Path(call.split()[-1]).name for call in calls] == installed
+
+    code, _, err = bare.setup("nothing", script=script)
+    assert (code, "no folder nothing" in one_line(err)) == (2, True)
 
 
 def test_setup_for_gpus_without_one_says_what_to_do(bare: BareProject) -> None:
@@ -355,7 +387,7 @@ def pinned(file: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for line in file.read_text().splitlines():
         if line and not line.lstrip().startswith("#"):
-            found.setdefault(line.partition("==")[0], set()).add(line.strip())
+            found.setdefault(line.partition("==")[0], set()).add(line.partition(" ;")[0].strip())
     return found
 
 
@@ -365,7 +397,7 @@ def test_the_sets_pin_the_same_versions_but_for_numpy_which_is_an_older_one_for_
         own = pinned(file)
         for name in own.keys() & base.keys() - {"numpy"}:
             assert own[name] == base[name], f"{file.name}: {name}"
-        if file.name not in {"requirements.txt", "requirements-dev.txt"}:
+        if file.name not in {"requirements.txt", "requirements-dev.txt", "requirements-lab.txt"}:
             (numpy,) = own["numpy"]
             # numba-cuda 0.30.4 uses np.row_stack, which NumPy 2.5 has no more.
             assert tuple(map(int, numpy.partition("==")[2].split(".")[:2])) < (2, 5), file.name

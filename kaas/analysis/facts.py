@@ -117,8 +117,7 @@ def _repeat(run: Run, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
 
 def _boots(boots: pd.DataFrame, task: str) -> list[dict[str, Any]]:
     """Give each GPU's first boot, of those that were booted."""
-    of_task = boots.swaplevel(axis="columns").reindex(columns=[(task, column) for column in _BOOTS]).dropna(how="all")
-    of_task.columns = pd.Index(_BOOTS)
+    of_task = boots[boots.index.get_level_values("task") == task].droplevel("task").dropna(how="all")
     return [
         {"gpu": int(str(gpu)), **{name: _number(row[column]) for column, name in _BOOTS.items()}}
         for gpu, row in of_task.iterrows()

@@ -40,7 +40,7 @@ def test_clients_are_added_step_by_step_and_every_row_says_how_many_were_running
     assert {row.concurrency for row in rows} == {2, 4, 6}
     assert {row.copy for row in rows} == set(range(6))
     assert {row.status for row in rows} == {"ok"}
-    assert "step 3/3 | 6 clients" in said
+    assert "step 3/3: clients 6," in said
     assert "ok, warm" in said
 
 
@@ -205,7 +205,7 @@ def test_a_second_signal_ends_it_though_a_request_hangs(load: Load) -> None:
     eventually((load.folder / "hangs").exists)
 
     process.send_signal(signal.SIGINT)
-    before = read_until(process, "Ctrl-C: ending in order, a signal ends at once; the data stay\n")
+    before = read_until(process, "Ctrl-C: finishing the requests in flight; Ctrl-C again stops at once\n")
     process.send_signal(signal.SIGINT)
 
     said, _ = process.communicate()
@@ -313,7 +313,7 @@ def test_clients_that_take_long_to_prepare_are_late_which_is_said_noted_and_an_e
     code, said = load.run(client, "--max-parallel", "3", "--interval", "1.5")
 
     assert code == 3, said
-    assert [f"step {step}/3 | " in said for step in (1, 2, 3)] == [True, True, True]
+    assert [f"step {step}/3: " in said for step in (1, 2, 3)] == [True, True, True]
     facts = description.read(load.rows_file.with_suffix(".md"))
     assert "step 2/3 had its 2 clients" in facts["Late steps"]
     assert facts["Late steps"].split("; ")[0] in said
