@@ -12,7 +12,7 @@ from kaas import cli, kernels
 from kaas.client import split_address
 from kaas.errors import UsageError
 from kaas.load.generator import Settings, generate
-from kaas.load.ramp import Ramp
+from kaas.ramp import Ramp
 from kaas.results import RunFiles
 
 

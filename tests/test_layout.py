@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted(ROOT.glob("*.py"))
 BASH = sorted(ROOT.glob("*.sh"))
 ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-PURE = {"placement.py", "policy.py", "load/ramp.py"}
+PURE = {"placement.py", "policy.py", "ramp.py"}
 MAY_IMPORT = {"server": {"pool"}, "simulation": {"pool"}}
 """Of the rooms, beside their own."""
 IMPURE = {"time", "datetime", "asyncio", "socket", "threading", "multiprocessing", "os", "subprocess", "signal"}

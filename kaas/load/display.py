@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kaas.load.pacer import Step
-from kaas.load.ramp import Shape
 from kaas.load.tally import ENOUGH_FOR_P95, Figures, Tally, percentile
+from kaas.ramp import Shape
 
 
 class Now(NamedTuple):
