@@ -1,0 +1,219 @@
+"""An engine of the pool whose workers and GPUs are a model: they take their time, and compute nothing."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Protocol
+
+from kaas import wire
+from kaas.pool.engine import Tell
+from kaas.simulation.loop import VirtualLoop
+from kaas.simulation.model import Model
+from kaas.simulation.sharing import Host, Sharing
+from kaas.wire import Pieces, Reply, ReplyFrame
+
+Spans = list[tuple[float, float]]
+"""Begins and ends, in seconds of virtual time."""
+_TO_END = 0.01
+"""Seconds that a worker takes to end."""
+
+
+class Gpu(Protocol):
+    """What runs kernels."""
+
+    def run(self, kernel: float, done: Callable[[], object]) -> None:
+        """Run a kernel of so many seconds alone; `done()` when it has ended."""
+
+
+class OneAfterTheOther:
+    """Kernels first come, first served.
+
+    Args:
+        loop: tells the time.
+        busy: is told when each kernel runs.
+    """
+
+    def __init__(self, loop: VirtualLoop, busy: Callable[[float, float], object]) -> None:
+        self._loop = loop
+        self._busy = busy
+        self._free = 0.0
+
+    def run(self, kernel: float, done: Callable[[], object]) -> None:
+        """Run a kernel when those before it are over."""
+        begin = max(self._loop.time(), self._free)
+        self._free = end = begin + kernel
+        self._busy(begin, end)
+        self._loop.at(end, done)
+
+
+class Shared:
+    """Kernels at once, `n` of them at an `n`-th of the speed each."""
+
+    def __init__(self, loop: VirtualLoop, busy: Callable[[float, float], object]) -> None:
+        self._sharing = Sharing(loop, lambda number: 1.0 / number, busy)
+
+    def run(self, kernel: float, done: Callable[[], object]) -> None:
+        """Run a kernel beside the others."""
+        self._sharing.add(kernel, done)
+
+
+class Gpus:
+    """The engine (kaas.pool.engine).
+
+    Args:
+        model: says how long everything takes.
+        loop: in which it happens.
+        random: draws it.
+        clients: tells how many clients run.
+        hosts: the machines, of `gpus_per_host` GPUs each.
+        observed: whether to keep in `kernels` and `transfers` when each GPU had any.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loop: VirtualLoop,
+        random: Random,
+        clients: Callable[[], int],
+        hosts: Sequence[Host],
+        gpus: int,
+        gpus_per_host: int,
+        *,
+        observed: bool,
+    ) -> None:
+        self.model, self.loop, self.random = model, loop, random
+        self.clients = clients
+        self.hosts = hosts
+        self.in_flight = [0] * len(hosts)  # on each
+        self.kernels: list[Spans] = [[] for _ in range(gpus)]
+        self.transfers: list[Spans] = [[] for _ in range(gpus)]
+        self.lost = 0  # requests that were given to a worker that had left
+        self.observed = observed
+        self._alive = 0
+        self._gpus_per_host = gpus_per_host
+        kind = Shared if model.kernels_shared else OneAfterTheOther
+        self._gpus: list[Gpu] = [kind(loop, self._keeper(spans)) for spans in self.kernels]
+        self._boots: dict[int, tuple[float, float]] = {}  # of each GPU, when its last one began and will be done
+
+    async def start(self) -> None:
+        """There is nothing to load."""
+
+    def spawn(self, number: int, gpu: int, tell: Tell) -> "Worker":
+        """Start a worker; those of one boot are ready at once."""
+        now, (begun, ready) = self.loop.time(), self._boots.get(gpu, (-1.0, 0.0))
+        if begun != now:
+            ready = now + self._boot()
+            self._boots[gpu] = now, ready
+        self._alive += 1
+        return Worker(self, self._gpus[gpu], gpu, gpu // self._gpus_per_host, tell, ready)
+
+    def unused(self, gpu: int) -> None:
+        """Its next boot is one like any other."""
+
+    async def close(self) -> None:
+        """Return when every worker has ended."""
+        while self._alive:
+            done = self.loop.create_future()
+            self.loop.at(self.loop.time() + _TO_END, done.set_result, None)
+            await done
+
+    def abort(self) -> None:
+        """End nothing at once: whoever wants that ends the loop."""
+
+    def ended(self) -> None:
+        """Take note that a worker has ended."""
+        self._alive -= 1
+
+    def draw(self, mean: float, spread: float) -> float:
+        """Draw a time of at least 0, in seconds."""
+        return max(0.0, self.random.gauss(mean, spread)) if spread else mean
+
+    def draw_rest(self, host: int) -> float:
+        """Draw what a request takes besides its setup and the kernel module, in seconds."""
+        model = self.model
+        return self.draw(model.rest + model.rest_per_client * len(self.hosts[host]), model.rest_spread)
+
+    def _boot(self) -> float:
+        model = self.model
+        mean = model.boot + model.boot_per_client * self.clients() if self._boots else model.boot_first
+        return self.draw(mean, model.boot_spread)
+
+    def _keeper(self, spans: Spans) -> Callable[[float, float], object]:
+        return (lambda begin, end: spans.append((begin, end))) if self.observed else lambda begin, end: None
+
+
+class Worker:
+    """One worker (kaas.pool.engine): upload, kernel, download, and what else it does until its place is free."""
+
+    pid: int | None = None
+
+    def __init__(self, engine: Gpus, device: Gpu, gpu: int, host: int, tell: Tell, ready: float) -> None:
+        self._engine, self._device, self._gpu, self._host, self._tell = engine, device, gpu, host, tell
+        self._at, self._time = engine.loop.at, engine.loop.time
+        self._in_call = self._stopped = self._ended = False
+        self._called = 0.0
+        self._unused_since = ready
+        self._at(ready, self._ready)
+
+    def call(self, frame: Pieces) -> None:
+        """Serve an invocation; or not, if it has left."""
+        engine, now = self._engine, self._time()
+        self._in_call, self._called = True, now
+        leaves_after = engine.model.leaves_after
+        if leaves_after and now - self._unused_since > leaves_after:
+            engine.lost += 1
+            return
+        engine.in_flight[self._host] += 1
+        self._transfer(engine.model.upload, self._uploaded)
+
+    def stop(self) -> None:
+        """End after the call that it may be in; not, if it has left during that."""
+        self._stopped = True
+        if not self._in_call:
+            self._at(self._time() + _TO_END, self._end)
+
+    def kill(self) -> None:
+        """End, whatever it is in."""
+        self._stopped = True
+        self._at(self._time() + _TO_END, self._end)
+
+    def _ready(self) -> None:
+        if not self._stopped:
+            self._tell.ready({})
+
+    def _transfer(self, mean: float, done: Callable[[], object]) -> None:
+        engine, now = self._engine, self._time()
+        model = engine.model
+        mean += model.transfer_per_request * engine.in_flight[self._host]
+        end = now + engine.draw(mean, model.transfer_spread)
+        if engine.observed:
+            engine.transfers[self._gpu].append((now, end))
+        self._at(end, done)
+
+    def _uploaded(self) -> None:
+        model = self._engine.model
+        self._device.run(self._engine.draw(model.kernel, model.kernel_spread), self._computed)
+
+    def _computed(self) -> None:
+        self._transfer(self._engine.model.download, self._downloaded)
+
+    def _downloaded(self) -> None:
+        engine, now = self._engine, self._time()
+        held = engine.model.rest_held * engine.draw_rest(self._host)
+        self._at(now + held, self._reply, now - self._called)
+
+    def _reply(self, inner: float) -> None:
+        now = self._unused_since = self._time()
+        self._engine.in_flight[self._host] -= 1
+        self._in_call = False
+        if self._stopped:
+            self._at(now + _TO_END, self._end)
+            return
+        nanoseconds = int(inner * 1e9)
+        frame: Pieces = [wire.encode_reply(Reply("ok", kernel_ns=nanoseconds))]
+        self._tell.replied(ReplyFrame("ok", nanoseconds, frame))
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._engine.ended()
+            self._tell.ended("ended with exit code 0", True)
