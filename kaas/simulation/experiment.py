@@ -11,42 +11,20 @@ from random import Random
 
 from kaas import wire
 from kaas.events import Event
-from kaas.policy import Paper, Policy
 from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
-from kaas.ramp import Ramp, Shape
 from kaas.results import Row
 from kaas.simulation.gpus import Gpus
 from kaas.simulation.loop import VirtualLoop
 from kaas.simulation.model import Model
+from kaas.simulation.setting import Setting
 from kaas.simulation.sharing import Host
 from kaas.wire import Pieces, Request, RequestFrame
 
-PAPER = Ramp(1, 48, 1, 10.0)
-"""One client more every ten seconds, from 1 to 48."""
 FINISH_TIMEOUT = 60.0
 """Seconds after the end of the ramp in which the last replies may come (the load generator's --finish-timeout)."""
 _FRAME = wire.encode_request(Request(wire.INVOKE))
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is simulated, besides the model; the defaults are the paper's.
-
-    Seconds; `idle_timeout` as of the server, which the original did not have; `backoff` as of the load generator.
-    `gpus_per_host` GPUs and their share of the clients are on one machine.
-    """
-
-    gpus: int = 8
-    workers_per_gpu: int = 4
-    shape: Shape = PAPER
-    policy: Callable[[], Policy] = Paper
-    idle_timeout: float = 0.0
-    backoff: float = 0.0
-    gpus_per_host: int = 8
-    observed: bool = True
-    """Whether to keep when each GPU was busy."""
 
 
 @dataclass
@@ -79,21 +57,12 @@ class Experiment:
         self, setting: Setting, model: Model, seed: int, loop: VirtualLoop, keep: Callable[[Row], object]
     ) -> None:
         self.setting, self.model, self.loop, self.keep = setting, model, loop, keep
-        self.random = Random(seed)
+        self.random = Random(seed)  # noqa: S311 - it is to be the same again
         self.running = 0
         self.is_over = False
         self.decode = wire.reply_decoder().feed
         self.hosts = [Host(model, loop, self.random) for _ in range(-(-setting.gpus // setting.gpus_per_host))]
-        self.gpus = Gpus(
-            model,
-            loop,
-            self.random,
-            lambda: self.running,
-            self.hosts,
-            setting.gpus,
-            setting.gpus_per_host,
-            observed=setting.observed,
-        )
+        self.gpus = Gpus(model, loop, self.random, self.hosts, setting, lambda: self.running)
         self.events: list[Event] = []
         settings = Settings(
             Path("simulated"),

@@ -34,6 +34,7 @@ def estimate(pool: Observed, of: Callable[[Flags], Floats]) -> tuple[Floats, Flo
 
 
 def fits(pool: Observed, of: Callable[[Flags], Sequence[float]], sources: dict[str, str]) -> Fits:
+    """Fit parameters, none below 0: those whose sources are given, in their order."""
     values, errors = estimate(pool, lambda chosen: np.array(of(chosen)))
     return {
         name: Fit(max(0.0, float(value)), float(error), source)
@@ -42,6 +43,7 @@ def fits(pool: Observed, of: Callable[[Flags], Sequence[float]], sources: dict[s
 
 
 def robust(values: Floats) -> float:
+    """Give the standard deviation, whatever a few outliers are; 0.0 of nothing."""
     return float(_ROBUST * np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
 
 

@@ -1,14 +1,17 @@
 """Fits a model to the requests of a run: each parameter by what it alone explains, none by when GPUs were booted.
 
 Only `rest_held` has to do with boots: it is found by which requests were cold starts. What a run does not tell is
-assumed, and said to be. Uncertainties are standard errors of a jackknife over stretches of time, since what follows each
-other is alike.
+assumed, and said to be. Uncertainties are standard errors of a jackknife over stretches of time, since what follows
+each other is alike.
 """
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kaas.errors import ResultsError
-from kaas.simulation import observed
+from kaas.simulation import calibration, observed
 from kaas.simulation.fits import ASSUMED, Fit, Fits, estimate, fits, line, robust
 from kaas.simulation.fitting_gpus import fit_gpus, fit_held
 from kaas.simulation.model import Model
@@ -23,6 +26,32 @@ _TOGETHER = 0.5
 """Setups that begin within so many seconds have most of what the host does in common."""
 _NOISE_TIME, _NOISE_FROM, _NOISE_FULL = 0.5, 8.0, 16.0
 _LEAVES_AFTER = 60.0
+
+
+def calibrate(folder: Path, repeat: int | None, gpus: int, workers_per_gpu: int, output: Path) -> str:
+    """Fit all parameters to the runs of a results folder, write them as a calibration, and say what was not told.
+
+    Args:
+        folder: of a run of ours or a published one.
+        repeat: use this run only, counted from 1 in the order of their names.
+        gpus: of the server.
+        workers_per_gpu: of each.
+        output: the calibration's file.
+
+    Raises:
+        ResultsError: there is no such run, it tells too little, or the file is there already.
+    """
+    runs = observed.read(folder)
+    if repeat is not None:
+        if repeat > len(runs):
+            raise ResultsError(f"there is no run {repeat} in {folder}: it has {len(runs)}")
+        runs = runs[repeat - 1 : repeat]
+    found = fit(runs, gpus, workers_per_gpu)
+    values: dict[str, Any] = {name: one.value for name, one in found.items()}
+    Model(**values)  # whatever comes of odd data, it can be loaded
+    calibration.write(found, f"fitted to {', '.join(run.name for run in runs)}", output)
+    unclear = [name for name, one in found.items() if one.source.startswith("assumed")]
+    return f"{len(found)} parameters in {output}; assumed, since the run does not tell them: {', '.join(unclear)}"
 
 
 def fit(runs: list[Observed], gpus: int, workers_per_gpu: int) -> Fits:
@@ -85,7 +114,7 @@ def _spreads(runs: list[Observed], pool: Observed, model: Model) -> Fits:
 
     def spreads(chosen: Flags) -> tuple[float, ...]:
         few = [(one, robust(work[chosen & (np.rint(pool.company) == one)])) for one in range(1, int(_NOISE_FROM) + 1)]
-        intercept, slope, _ = line(*np.array([pair for pair in few if pair[1]] or [(1.0, 0.0)]).T)
+        intercept, slope, _ = line(*np.array([pair for pair in few if pair[1]] or [(1, 0.0)]).T)
         many = work[chosen & (pool.company >= _NOISE_FULL)]
         here = pairs[chosen[pairs]]
         common = max(float(np.mean(work[here] * work[follows[here]])), 0.0) if len(here) >= _ENOUGH else 0.0

@@ -66,10 +66,10 @@ def fit_held(runs: list[Observed], rest_gone: Floats, gpus: int, workers_per_gpu
         workers_per_gpu: of each.
     """
     scores = np.zeros(len(_HELD), dtype=int)
-    for run, gone in zip(runs, np.split(rest_gone, np.cumsum([len(run) for run in runs])[:-1]), strict=True):
+    for run, usual in zip(runs, np.split(rest_gone, np.cumsum([len(run) for run in runs])[:-1]), strict=True):
         served, silent = run.part(run.ok), _never_released(run)
-        rest, gone = served.outer - served.setup - served.inner, gone[run.ok]
-        over = np.where(served.cold, gone, rest)  # what a cold start takes besides is that it waits
+        rest = served.outer - served.setup - served.inner
+        over = np.where(served.cold, usual[run.ok], rest)  # what a cold start takes besides is that it waits
         for number, held in enumerate(_HELD):
             released = served.arrival + served.inner + rest - over + held * over
             arrivals = list(map(Arrival, served.arrival.tolist(), released.tolist())) + silent

@@ -8,6 +8,7 @@ from kaas import wire
 from kaas.pool.engine import Tell
 from kaas.simulation.loop import VirtualLoop
 from kaas.simulation.model import Model
+from kaas.simulation.setting import Setting
 from kaas.simulation.sharing import Host, Sharing
 from kaas.wire import Pieces, Reply, ReplyFrame
 
@@ -63,9 +64,9 @@ class Gpus:
         model: says how long everything takes.
         loop: in which it happens.
         random: draws it.
+        hosts: the machines.
+        setting: of the experiment.
         clients: tells how many clients run.
-        hosts: the machines, of `gpus_per_host` GPUs each.
-        observed: whether to keep in `kernels` and `transfers` when each GPU had any.
     """
 
     def __init__(
@@ -73,25 +74,22 @@ class Gpus:
         model: Model,
         loop: VirtualLoop,
         random: Random,
-        clients: Callable[[], int],
         hosts: Sequence[Host],
-        gpus: int,
-        gpus_per_host: int,
-        *,
-        observed: bool,
+        setting: Setting,
+        clients: Callable[[], int],
     ) -> None:
         self.model, self.loop, self.random = model, loop, random
         self.clients = clients
         self.hosts = hosts
         self.in_flight = [0] * len(hosts)  # on each
-        self.kernels: list[Spans] = [[] for _ in range(gpus)]
-        self.transfers: list[Spans] = [[] for _ in range(gpus)]
+        self.kernels: list[Spans] = [[] for _ in range(setting.gpus)]
+        self.transfers: list[Spans] = [[] for _ in range(setting.gpus)]
         self.lost = 0  # requests that were given to a worker that had left
-        self.observed = observed
+        self.observed = setting.observed  # whether to keep in `kernels` and `transfers` when each GPU had any
         self._alive = 0
-        self._gpus_per_host = gpus_per_host
+        self.gpus_per_host = setting.gpus_per_host
         kind = Shared if model.kernels_shared else OneAfterTheOther
-        self._gpus: list[Gpu] = [kind(loop, self._keeper(spans)) for spans in self.kernels]
+        self.gpus: list[Gpu] = [kind(loop, self._keeper(spans)) for spans in self.kernels]
         self._boots: dict[int, tuple[float, float]] = {}  # of each GPU, when its last one began and will be done
 
     async def start(self) -> None:
@@ -104,7 +102,7 @@ class Gpus:
             ready = now + self._boot()
             self._boots[gpu] = now, ready
         self._alive += 1
-        return Worker(self, self._gpus[gpu], gpu, gpu // self._gpus_per_host, tell, ready)
+        return Worker(self, gpu, tell, ready)
 
     def unused(self, gpu: int) -> None:
         """Its next boot is one like any other."""
@@ -146,8 +144,9 @@ class Worker:
 
     pid: int | None = None
 
-    def __init__(self, engine: Gpus, device: Gpu, gpu: int, host: int, tell: Tell, ready: float) -> None:
-        self._engine, self._device, self._gpu, self._host, self._tell = engine, device, gpu, host, tell
+    def __init__(self, engine: Gpus, gpu: int, tell: Tell, ready: float) -> None:
+        self._engine, self._gpu, self._tell = engine, gpu, tell
+        self._device, self._host = engine.gpus[gpu], gpu // engine.gpus_per_host
         self._at, self._time = engine.loop.at, engine.loop.time
         self._in_call = self._stopped = self._ended = False
         self._called = 0.0

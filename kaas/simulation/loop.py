@@ -5,9 +5,10 @@ import heapq
 from collections.abc import Callable
 from contextvars import Context
 from itertools import count
-from typing import Any
+from typing import Any, TypeVarTuple
 
 _NEVER = float("inf")
+_Ts = TypeVarTuple("_Ts")
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -38,13 +39,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # What the base class is asked for while the agenda is worked off
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         """Do something next."""
         self._touched = True
         return super().call_soon(callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Do something at a time; it can be cancelled."""
         self._touched = True

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +108,8 @@ _ARRAYS = tuple(one.name for one in fields(Observed) if one.name not in {"interv
 
 def pooled(runs: Sequence[Observed]) -> Observed:
     """Put the requests of several runs one after the other."""
-    return replace(runs[0], **{name: np.concatenate([getattr(run, name) for run in runs]) for name in _ARRAYS})
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(run, name) for run in runs]) for name in _ARRAYS}
+    return replace(runs[0], **arrays)
 
 
 def number_at(at: Floats, begins: Floats, ends: Floats) -> Numbers:
