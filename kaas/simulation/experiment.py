@@ -24,6 +24,8 @@ from kaas.wire import Pieces, Request, RequestFrame
 
 FINISH_TIMEOUT = 60.0
 """Seconds after the end of the ramp in which the last replies may come (the load generator's --finish-timeout)."""
+_UNTIL_DRAINED = 0.1
+"""Seconds after the last reply until the server is told to end."""
 _FRAME = wire.encode_request(Request(wire.INVOKE))
 
 
@@ -62,7 +64,7 @@ class Experiment:
         self.is_over = False
         self.decode = wire.reply_decoder().feed
         self.hosts = [Host(model, loop, self.random) for _ in range(-(-setting.gpus // setting.gpus_per_host))]
-        self.gpus = Gpus(model, loop, self.random, self.hosts, setting, lambda: self.running)
+        self.gpus = Gpus(model, loop, self.random, self.hosts, setting, clients=lambda: self.running)
         self.events: list[Event] = []
         settings = Settings(
             Path("simulated"),
@@ -83,6 +85,9 @@ class Experiment:
         ended, unanswered = self.loop.time(), 0
         for client in self._clients:
             unanswered += client.leave()
+        drained = self.loop.create_future()
+        self.loop.at(ended + _UNTIL_DRAINED, drained.set_result, None)
+        await drained
         await self.pool.drain()
         return ended, unanswered
 

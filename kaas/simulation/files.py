@@ -18,20 +18,21 @@ from kaas.simulation.observed import Floats
 EPOCH = 946_684_800.0
 """The first run begins at 2000-01-01 00:00:00 UTC: nobody takes that for a time at which something was measured."""
 NOT_MEASURED = "Not measured"
-"""The name in a description whose value says that, and how, it was made up (kaas.analysis.run)."""
+"""The name in a description whose value says how what looks like a measurement was made (kaas.analysis.run)."""
 _TIMES = ("inner_time_ms", "outer_time_ms", "setup_time", "queued_ms", "kernel_ms")
 _EVERY = 0.1
 """Seconds between two samples."""
 
 
-def write(run: Simulated, model: Model, files: RunFiles, facts: dict[str, object], begun: float) -> None:
+def write(run: Simulated, model: Model, files: RunFiles, facts: dict[str, object], *, seed: int, begun: float) -> None:
     """Write all files of a run.
 
     Args:
         run: what was simulated.
         model: by which.
         files: where to.
-        facts: what else there is to say of it; `Calibration` and `Seed` are said of its machine, too.
+        facts: what else there is to say of it; of its machine, it is said by which `Calibration`.
+        seed: of what was drawn.
         begun: the time of its begin, in seconds since the epoch.
 
     Raises:
@@ -42,11 +43,11 @@ def write(run: Simulated, model: Model, files: RunFiles, facts: dict[str, object
         for row in sorted(run.rows, key=lambda one: one.timestamp + one.outer_time_ms / 1000):
             times = {name: round(getattr(row, name), 4) for name in _TIMES}
             rows.append(row._replace(timestamp=round(begun + row.timestamp, 6), **times))
-    machine = f"SIMULATED (calibration {facts['Calibration']}, seed {facts['Seed']})"
+    machine = f"SIMULATED (calibration {facts['Calibration']})"
     description.begin(files.description, files.requests, begun, _parameters(run, files) | facts, {"Host": machine})
     counts = Counter(row.status for row in run.rows)
     told: dict[str, object] = {f"Requests {status}": number for status, number in counts.items()}
-    told |= {"Clients without a reply": run.unanswered, "Ended": "at the end of the ramp"}
+    told |= {"Seed": seed, "Clients without a reply": run.unanswered, "Ended": "at the end of the ramp"}
     description.end(files.description, begun + run.ended, run.ended, told)
     log = files.folder / f"{files.task}-server.log"
     try:

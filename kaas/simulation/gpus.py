@@ -76,6 +76,7 @@ class Gpus:
         random: Random,
         hosts: Sequence[Host],
         setting: Setting,
+        *,
         clients: Callable[[], int],
     ) -> None:
         self.model, self.loop, self.random = model, loop, random

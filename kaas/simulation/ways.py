@@ -70,7 +70,7 @@ def run(
             "Seed": seed,
         }
         target = RunFiles.of(experiment, f"{experiment}-{number}", parent)
-        files.write(one, model, target, facts | {"Way": way.name}, begun)
+        files.write(one, model, target, facts, seed=seed, begun=begun)
         begun += one.ended + _BETWEEN
         found.append(one)
     return found
