@@ -27,7 +27,7 @@ class Model:
     """
 
     setup_alone: float = _parameter("s", "a client's setup with no other at it")
-    setup_clients: tuple[float, ...] = _parameter("1", "clients in setup at once", (1.0,))
+    setup_clients: tuple[float, ...] = _parameter("1", "clients in setup at once", ())
     setup_seconds: tuple[float, ...] = _parameter(
         "s", "the setup of each of so many; beyond the last, in proportion", ()
     )
@@ -76,7 +76,7 @@ class Model:
             set(self.setup_clients)
         ):
             raise UsageError("setup_clients must rise, and setup_seconds have a value for each of them")
-        if min(self.setup_seconds, default=0.0) <= 0.0 or self.setup_clients[0] != 1.0 or not self.setup_alone:
+        if self.setup_clients[:1] != (1.0,) or min(self.setup_seconds) <= 0.0 or not self.setup_alone:
             raise UsageError("setup_clients must begin with 1, and setup_seconds and setup_alone be above 0")
         if self.host_noise_full <= self.host_noise_from:
             raise UsageError("host_noise_full must be above host_noise_from")

@@ -26,7 +26,7 @@ class Arrival(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What became of a request; GPU and worker are None if it was refused or has no reply."""
+    """What became of a request: its status, or `unanswered`; GPU and worker are None if it had no place."""
 
     status: str
     cold_start: bool
@@ -106,11 +106,16 @@ def decide(
         def take(invocation: Invocation, frame: Pieces) -> None:
             (replies[invocation.request.id],) = decoder.feed(b"".join(frame))
 
+        asked = []
+        for number in range(len(arrivals)):
+            frame: Pieces = [wire.encode_request(Request(wire.INVOKE, id=number))]
+            asked.append(Invocation(RequestFrame(wire.INVOKE, number, 0.0, frame), take))
+
         async def run() -> None:
             done = loop.create_future()
-            for number, arrival in enumerate(arrivals):
-                frame: Pieces = [wire.encode_request(Request(wire.INVOKE, id=number))]
-                loop.at(arrival.at, pool.submit, Invocation(RequestFrame(wire.INVOKE, number, 0.0, frame), take))
+            for invocation, arrival in zip(asked, arrivals, strict=True):
+                # Twice, so that it comes after all that happens at its time.
+                loop.at(arrival.at, loop.at, arrival.at, pool.submit, invocation)
             last = max((max(one.at, one.released or 0.0) for one in arrivals), default=0.0)
             loop.at(last + _LONG_AFTER, done.set_result, None)
             await done
@@ -119,8 +124,8 @@ def decide(
     finally:
         loop.close()
     decisions = []
-    for number in range(len(arrivals)):
-        reply = replies.get(number, Reply("unanswered"))
-        gpu, worker = (reply.gpu, reply.worker) if number in replies else engine.called.get(number, (None, None))
-        decisions.append(Decision(reply.status, reply.cold_start, gpu, worker))
+    for number, invocation in enumerate(asked):
+        status = replies[number].status if number in replies else "unanswered"
+        gpu, worker = engine.called.get(number, (None, None))
+        decisions.append(Decision(status, invocation.cold_start, gpu, worker))
     return decisions

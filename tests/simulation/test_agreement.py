@@ -1,0 +1,64 @@
+"""The simulation agrees with the published run, and does not if any part of the mechanism is another."""
+
+import math
+
+import agreement
+import numpy as np
+import pytest
+from agreement import MANY
+
+from kaas import ROOT
+from kaas.errors import ResultsError
+from kaas.simulation import observed
+from kaas.simulation.experiment import Simulated
+from kaas.simulation.observed import Observed
+
+FEW = 4
+WRONG = tuple(agreement.wrong(agreement.published()))
+
+
+@pytest.fixture(scope="module")
+def few() -> list[Simulated]:
+    return agreement.run(agreement.published(), range(1, FEW + 1))
+
+
+@pytest.fixture(scope="module")
+def measured() -> list[Observed]:
+    try:
+        return observed.read(ROOT.parent / "shared" / "paper-results")
+    except ResultsError as error:
+        pytest.skip(f"the published results are not here: {error}")
+
+
+def test_a_simulated_run_agrees_with_the_published_ones(few: list[Simulated]) -> None:
+    assert agreement.disagreements(few) == []
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_with_a_wrong_mechanism_it_does_not(what: str) -> None:
+    assert agreement.disagreements(agreement.run(agreement.wrong(agreement.published())[what], range(1, FEW + 1))) != []
+
+
+def test_completion_times_agree_at_every_step(few: list[Simulated], measured: list[Observed]) -> None:
+    simulated = agreement.completion(few)
+    means = {one: np.mean([run.completion()[one] for run in measured]) for one in simulated}
+    off = {one: simulated[one] / means[one] - 1 for one in simulated}
+    assert {one: round(by, 3) for one, by in off.items() if abs(by) > 0.1} == {}
+    assert np.mean(np.abs(list(off.values()))) < 0.05
+
+
+@pytest.mark.slow
+def test_many_simulated_runs_scatter_as_the_published_ones_do() -> None:
+    assert agreement.disagreements(agreement.run(agreement.published(), range(1, MANY + 1))) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", WRONG)
+def test_with_a_wrong_mechanism_many_do_not(what: str) -> None:
+    said = agreement.disagreements(agreement.run(agreement.wrong(agreement.published())[what], range(1, MANY + 1)))
+    assert len(said) >= 2, "hardly another mechanism"
+
+
+def test_whether_repeats_agree_can_fail_for_each_number(few: list[Simulated]) -> None:
+    assert agreement.disagreements(few[:1]) != [], "one repeat has one peak only"
+    assert not math.isnan(agreement.completion(few)[48])
