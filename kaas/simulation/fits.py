@@ -47,6 +47,11 @@ def robust(values: Floats) -> float:
     return float(_ROBUST * np.median(np.abs(values - np.median(values)))) if len(values) else 0.0
 
 
+def median(values: Floats) -> float:
+    """Give the median; NaN of nothing."""
+    return float(np.median(values)) if len(values) else float("nan")
+
+
 def line(x: Floats, y: Floats) -> tuple[float, float, float]:
     """Fit a straight line, and again without what is far from it: intercept, slope and spread around it."""
     kept = np.ones(len(x), dtype=bool)

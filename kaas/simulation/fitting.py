@@ -12,7 +12,7 @@ import numpy as np
 
 from kaas.errors import ResultsError
 from kaas.simulation import calibration, observed
-from kaas.simulation.fits import ASSUMED, Fit, Fits, estimate, fits, line, robust
+from kaas.simulation.fits import ASSUMED, Fit, Fits, estimate, fits, line, median, robust
 from kaas.simulation.fitting_gpus import fit_gpus, fit_held
 from kaas.simulation.model import Model
 from kaas.simulation.observed import Flags, Floats, Observed
@@ -88,7 +88,7 @@ def _setups(runs: list[Observed], pool: Observed) -> Fits:
         raise ResultsError("no client was ever alone with its setup: begin the ramp with 1 client")
 
     def medians(chosen: Flags) -> Floats:
-        return np.array([np.median(pool.setup[chosen & (near == one)]) for one in companies])
+        return np.array([median(pool.setup[chosen & (near == one)]) for one in companies])
 
     seconds, errors = estimate(pool, medians)
     table = tuple(float(one) for one in np.maximum.accumulate(seconds))
