@@ -139,7 +139,8 @@ def test_everything_public_has_a_docstring(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["gpu-server-scaling.py", "load.py", "gpu-monitor.py", "sortserverlogs.py", "cuda-matmul-client.py"]
+    "name",
+    ["gpu-server-scaling.py", "load.py", "gpu-monitor.py", "simulate.py", "sortserverlogs.py", "cuda-matmul-client.py"],
 )
 def test_a_script_explains_itself(name: str, tmp_path: Path) -> None:
     done = subprocess.run(

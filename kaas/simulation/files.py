@@ -2,6 +2,7 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -24,7 +25,9 @@ _EVERY = 0.1
 """Seconds between two samples."""
 
 
-def write(run: Simulated, model: Model, files: RunFiles, facts: dict[str, object], *, seed: int, begun: float) -> None:
+def write(
+    run: Simulated, model: Model, files: RunFiles, facts: Mapping[str, object], *, seed: int, begun: float
+) -> None:
     """Write all files of a run.
 
     Args:
@@ -44,7 +47,9 @@ def write(run: Simulated, model: Model, files: RunFiles, facts: dict[str, object
             times = {name: round(getattr(row, name), 4) for name in _TIMES}
             rows.append(row._replace(timestamp=round(begun + row.timestamp, 6), **times))
     machine = f"SIMULATED (calibration {facts['Calibration']})"
-    description.begin(files.description, files.requests, begun, _parameters(run, files) | facts, {"Host": machine})
+    description.begin(
+        files.description, files.requests, begun, _parameters(run, files) | dict(facts), {"Host": machine}
+    )
     counts = Counter(row.status for row in run.rows)
     told: dict[str, object] = {f"Requests {status}": number for status, number in counts.items()}
     told |= {"Seed": seed, "Clients without a reply": run.unanswered, "Ended": "at the end of the ramp"}

@@ -62,13 +62,9 @@ def run(
     """
     begun, found = files.EPOCH, []
     model, setting = way.model(calibration.model), way.setting(setting)
+    facts = {"Calibration": calibration.name, "Calibration about": calibration.about, "Way": way.name}
     for number, seed in enumerate(seeds, 1):
         one = simulate(model, setting, seed)
-        facts: dict[str, object] = {
-            "Calibration": calibration.name,
-            "Calibration about": calibration.about,
-            "Seed": seed,
-        }
         target = RunFiles.of(experiment, f"{experiment}-{number}", parent)
         files.write(one, model, target, facts, seed=seed, begun=begun)
         begun += one.ended + _BETWEEN
