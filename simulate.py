@@ -13,7 +13,7 @@ from pathlib import Path
 from kaas import cli
 from kaas.errors import UsageError
 from kaas.ramp import Ramp
-from kaas.simulation import calibration, fitting, ways
+from kaas.simulation import calibration, fitting, policies, ways
 from kaas.simulation.setting import Setting
 
 _PAPER = Setting()
@@ -59,6 +59,9 @@ def parse_arguments() -> argparse.Namespace:
         fit.add_argument(
             f"--{name}", type=cli.positive_int, default=default, metavar="N", help=f"{help_text} (default %(default)s)"
         )
+    compare = commands.add_parser("policies", help="put policies side by side", description=compare_policies.__doc__)
+    compare.add_argument("--seeds", type=cli.positive_int, default=10, metavar="N", help="default %(default)s")
+    compare.add_argument("--output", type=Path, default=Path("policies.csv"), help="default %(default)s")
     return parser.parse_args()
 
 
@@ -69,6 +72,16 @@ def fit_runs(arguments: argparse.Namespace) -> None:
             arguments.folder, arguments.repeat, arguments.num_gpus, arguments.max_req_per_gpu, arguments.output
         )
     )
+
+
+def compare_policies(arguments: argparse.Namespace) -> None:
+    """Simulate every policy on the same load and seeds, and write what each costs and gives as a table."""
+    model = calibration.load(arguments.calibration).model
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    found = policies.compare(model, setting_of(arguments), seeds)
+    policies.write(found, arguments.output)
+    print(policies.table(found))
+    print(f"Means over {len(seeds)} simulated runs, 95 % interval; *: not by chance, p < 0.01. See {arguments.output}")
 
 
 def setting_of(arguments: argparse.Namespace) -> Setting:
@@ -93,6 +106,9 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.command == "calibrate":
         fit_runs(arguments)
+        return
+    if arguments.command == "policies":
+        compare_policies(arguments)
         return
     calibrated, setting = calibration.load(arguments.calibration), setting_of(arguments)
     seeds = range(arguments.seed, arguments.seed + arguments.repeats)

@@ -123,13 +123,17 @@ def table(ways: dict[str, Summary]) -> str:
         ("served in the last minute [1/s]", lambda one: one.throughput),
     ]
     text = [["", *ways]] + [[name, *(_mean(of(one)) for one in ways.values())] for name, of in lines]
+    return columns(text)
+
+
+def columns(text: list[list[str]]) -> str:
+    """Write rows of cells below each other, the first of each to the left."""
     widths = [max(map(len, column)) for column in zip(*text, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in text
-    )
+    lines = []
+    for first, *others in text:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
 
 
 def _mean(values: Floats) -> str:
