@@ -7,7 +7,6 @@ the same whenever and wherever it is simulated.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 
 from kaas import wire
 from kaas.events import Event
@@ -15,6 +14,7 @@ from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
 from kaas.results import Row
+from kaas.simulation.chance import normals
 from kaas.simulation.gpus import Gpus
 from kaas.simulation.loop import VirtualLoop
 from kaas.simulation.model import Model
@@ -59,12 +59,12 @@ class Experiment:
         self, setting: Setting, model: Model, seed: int, loop: VirtualLoop, keep: Callable[[Row], object]
     ) -> None:
         self.setting, self.model, self.loop, self.keep = setting, model, loop, keep
-        self.random = Random(seed)  # noqa: S311 - it is to be the same again
+        drawn = normals(seed)
         self.running = 0
         self.is_over = False
         self.decode = wire.reply_decoder().feed
-        self.hosts = [Host(model, loop, self.random) for _ in range(-(-setting.gpus // setting.gpus_per_host))]
-        self.gpus = Gpus(model, loop, self.random, self.hosts, setting, clients=lambda: self.running)
+        self.hosts = [Host(model, loop, drawn) for _ in range(-(-setting.gpus // setting.gpus_per_host))]
+        self.gpus = Gpus(model, loop, drawn, self.hosts, setting, clients=lambda: self.running / len(self.hosts))
         self.events: list[Event] = []
         settings = Settings(
             Path("simulated"),

@@ -1,7 +1,6 @@
 """An engine of the pool whose workers and GPUs are a model: they take their time, and compute nothing."""
 
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from kaas import wire
@@ -63,23 +62,23 @@ class Gpus:
     Args:
         model: says how long everything takes.
         loop: in which it happens.
-        random: draws it.
+        normals: what is drawn.
         hosts: the machines.
         setting: of the experiment.
-        clients: tells how many clients run.
+        clients: tells how many clients run for each host.
     """
 
     def __init__(
         self,
         model: Model,
         loop: VirtualLoop,
-        random: Random,
+        normals: Iterator[float],
         hosts: Sequence[Host],
         setting: Setting,
         *,
-        clients: Callable[[], int],
+        clients: Callable[[], float],
     ) -> None:
-        self.model, self.loop, self.random = model, loop, random
+        self.model, self.loop, self.normals = model, loop, normals
         self.clients = clients
         self.hosts = hosts
         self.in_flight = [0] * len(hosts)  # on each
@@ -124,7 +123,10 @@ class Gpus:
 
     def draw(self, mean: float, spread: float) -> float:
         """Draw a time of at least 0, in seconds."""
-        return max(0.0, self.random.gauss(mean, spread)) if spread else mean
+        if not spread:
+            return mean
+        drawn = mean + spread * next(self.normals)
+        return drawn if drawn > 0.0 else 0.0
 
     def draw_rest(self, host: int) -> float:
         """Draw what a request takes besides its setup and the kernel module, in seconds."""

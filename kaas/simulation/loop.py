@@ -59,10 +59,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         Raises:
             RuntimeError: nothing is due, now or ever, and somebody waits all the same.
         """
-        agenda, until = self._agenda, _NEVER if timeout is None else self._now + timeout
+        agenda, pop, until = self._agenda, heapq.heappop, _NEVER if timeout is None else self._now + timeout
         self._touched = False
         while agenda and agenda[0][0] <= until:
-            when, _, deed, values = heapq.heappop(agenda)
+            when, _, deed, values = pop(agenda)
             self._now = max(self._now, when)
             deed(*values)
             if self._touched:

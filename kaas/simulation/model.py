@@ -51,7 +51,7 @@ class Model:
     rest_held: float = _parameter("1", "the part of the rest in which the request still holds its place")
     boot_first: float = _parameter("s", "from the first boot of all until its workers are ready")
     boot: float = _parameter("s", "the same, of any other")
-    boot_per_client: float = _parameter("s", "the same, more for each client that runs; not of the first")
+    boot_per_client: float = _parameter("s", "the same, more for each client that runs on the host; not of the first")
     boot_spread: float = _parameter("s", "its standard deviation; the workers of a GPU are ready at once")
     leaves_after: float = _parameter(
         "s", "without a request, a worker leaves unnoticed, and its place is lost; 0: never"

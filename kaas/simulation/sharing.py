@@ -2,9 +2,8 @@
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
-from random import Random
 from typing import Any
 
 from kaas.simulation.loop import VirtualLoop
@@ -77,15 +76,15 @@ class Sharing:
 class Host:
     """One machine's memory: how long clients take to set up their input, with others at it.
 
-    Its speed wanders: the logarithm is an Ornstein-Uhlenbeck process, read whenever the number of clients changes.
+    Its speed wanders: the logarithm is an Ornstein-Uhlenbeck process, looked at whenever the number of clients changes.
     """
 
-    def __init__(self, model: Model, loop: VirtualLoop, random: Random) -> None:
+    def __init__(self, model: Model, loop: VirtualLoop, normals: Iterator[float]) -> None:
         self._model = model
         self._loop = loop
-        self._random = random
+        self._normals = normals
         self._sharing = Sharing(loop, self._speed)
-        self._noise = random.gauss(0.0, 1.0)
+        self._noise = next(normals)
         self._noise_at = 0.0
 
     def __len__(self) -> int:
@@ -95,17 +94,17 @@ class Host:
         """Copy one client's input; `done(*values)` then."""
         model, company = self._model, len(self._sharing) + 1
         spread = min(model.setup_spread + model.setup_spread_per_client * company, model.setup_spread_most)
-        work = model.setup_alone * (math.exp(self._random.gauss(0.0, spread)) if spread else 1.0)
+        work = model.setup_alone * (math.exp(spread * next(self._normals)) if spread else 1.0)
         self._sharing.add(work, done, *values)
 
     def _speed(self, number: int) -> float:
         model = self._model
         speed = model.setup_alone / model.setup(number)
-        if not model.host_noise:
+        if not model.host_noise or number <= model.host_noise_from:
             return speed
         now = self._loop.time()
         kept = math.exp((self._noise_at - now) / model.host_noise_time)
-        self._noise = kept * self._noise + math.sqrt(1.0 - kept * kept) * self._random.gauss(0.0, 1.0)
+        self._noise = kept * self._noise + math.sqrt(1.0 - kept * kept) * next(self._normals)
         self._noise_at = now
-        over = (number - model.host_noise_from) / (model.host_noise_full - model.host_noise_from)
-        return speed * math.exp(model.host_noise * self._noise * min(max(over, 0.0), 1.0))
+        part = (number - model.host_noise_from) / (model.host_noise_full - model.host_noise_from)
+        return speed * math.exp(model.host_noise * self._noise * min(part, 1.0))

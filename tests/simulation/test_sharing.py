@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
-from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kaas.simulation.chance import normals
 from kaas.simulation.loop import VirtualLoop
 from kaas.simulation.model import Model
 from kaas.simulation.sharing import Host, Sharing
@@ -69,7 +69,7 @@ def test_no_work_is_lost_or_made(work: list[tuple[float, float]]) -> None:
 
 
 def test_a_host_takes_as_long_as_its_table_says(loop: VirtualLoop) -> None:
-    host, ends = Host(HOST, loop, Random(1)), list[float]()
+    host, ends = Host(HOST, loop, normals(1)), list[float]()
     for _ in range(2):
         host.set_up(lambda: ends.append(loop.time()))
     assert len(host) == 2
@@ -79,7 +79,7 @@ def test_a_host_takes_as_long_as_its_table_says(loop: VirtualLoop) -> None:
 
 def test_a_host_with_noise_is_about_as_fast_as_one_without(loop: VirtualLoop) -> None:
     noisy = replace(HOST, host_noise=0.1, host_noise_from=0.0, host_noise_full=1.0)
-    host, ends = Host(noisy, loop, Random(1)), list[float]()
+    host, ends = Host(noisy, loop, normals(1)), list[float]()
 
     def again() -> None:
         ends.append(loop.time())
