@@ -124,7 +124,7 @@ class Client:
 
     def __init__(self, experiment: Experiment, number: int, host: int) -> None:
         self._experiment, self._number, self._host = experiment, number, host
-        self._set_up = experiment.hosts[host].set_up
+        self._set_up, self._gpus = experiment.hosts[host].set_up, experiment.gpus
         self._at, self._time = experiment.loop.at, experiment.loop.time
         self._submit = experiment.pool.submit
         self._began = self._arrived = 0.0
@@ -158,10 +158,10 @@ class Client:
     def _answered(self, _: Invocation, frame: Pieces) -> None:
         self._invocation = None
         (reply,) = self._experiment.decode(b"".join(frame))
-        experiment, model = self._experiment, self._experiment.model
-        rest = experiment.gpus.draw_rest(self._host)
-        if reply.status == "ok":
-            rest *= 1.0 - model.rest_held
+        if reply.worker is not None and reply.status == "ok":
+            rest = self._gpus.rests[reply.worker] * (1.0 - self._gpus.model.rest_held)
+        else:
+            rest = self._gpus.draw_rest(self._host)
         self._at(self._time() + rest, self._end, reply)
 
     def _end(self, reply: wire.Reply) -> None:

@@ -84,6 +84,7 @@ class Gpus:
         self.in_flight = [0] * len(hosts)  # on each
         self.kernels: list[Spans] = [[] for _ in range(setting.gpus)]
         self.transfers: list[Spans] = [[] for _ in range(setting.gpus)]
+        self.rests: dict[int, float] = {}  # what the last request of each worker takes besides setup and kernel module
         self.lost = 0  # requests that were given to a worker that had left
         self.observed = setting.observed  # whether to keep in `kernels` and `transfers` when each GPU had any
         self._alive = 0
@@ -102,7 +103,7 @@ class Gpus:
             ready = now + self._boot()
             self._boots[gpu] = now, ready
         self._alive += 1
-        return Worker(self, gpu, tell, ready)
+        return Worker(self, number, gpu, tell, ready=ready)
 
     def unused(self, gpu: int) -> None:
         """Its next boot is one like any other."""
@@ -147,12 +148,12 @@ class Worker:
 
     pid: int | None = None
 
-    def __init__(self, engine: Gpus, gpu: int, tell: Tell, ready: float) -> None:
-        self._engine, self._gpu, self._tell = engine, gpu, tell
+    def __init__(self, engine: Gpus, number: int, gpu: int, tell: Tell, *, ready: float) -> None:
+        self._engine, self._number, self._gpu, self._tell = engine, number, gpu, tell
         self._device, self._host = engine.gpus[gpu], gpu // engine.gpus_per_host
         self._at, self._time = engine.loop.at, engine.loop.time
         self._in_call = self._stopped = self._ended = False
-        self._called = 0.0
+        self._called = self._rest = 0.0
         self._unused_since = ready
         self._at(ready, self._ready)
 
@@ -165,7 +166,10 @@ class Worker:
             engine.lost += 1
             return
         engine.in_flight[self._host] += 1
-        self._transfer(engine.model.upload, self._uploaded)
+        uploaded = now + self._transfer_time(engine.model.upload)
+        if engine.observed:
+            engine.transfers[self._gpu].append((now, uploaded))
+        self._at(uploaded, self._uploaded)
 
     def stop(self) -> None:
         """End after the call that it may be in; not, if it has left during that."""
@@ -182,26 +186,22 @@ class Worker:
         if not self._stopped:
             self._tell.ready({})
 
-    def _transfer(self, mean: float, done: Callable[[], object]) -> None:
-        engine, now = self._engine, self._time()
+    def _transfer_time(self, mean: float) -> float:
+        engine = self._engine
         model = engine.model
-        mean += model.transfer_per_request * engine.in_flight[self._host]
-        end = now + engine.draw(mean, model.transfer_spread)
-        if engine.observed:
-            engine.transfers[self._gpu].append((now, end))
-        self._at(end, done)
+        return engine.draw(mean + model.transfer_per_request * engine.in_flight[self._host], model.transfer_spread)
 
     def _uploaded(self) -> None:
         model = self._engine.model
         self._device.run(self._engine.draw(model.kernel, model.kernel_spread), self._computed)
 
     def _computed(self) -> None:
-        self._transfer(self._engine.model.download, self._downloaded)
-
-    def _downloaded(self) -> None:
         engine, now = self._engine, self._time()
-        held = engine.model.rest_held * engine.draw_rest(self._host)
-        self._at(now + held, self._reply, now - self._called)
+        downloaded = now + self._transfer_time(engine.model.download)
+        if engine.observed:
+            engine.transfers[self._gpu].append((now, downloaded))
+        self._rest = rest = engine.draw_rest(self._host)
+        self._at(downloaded + engine.model.rest_held * rest, self._reply, downloaded - self._called)
 
     def _reply(self, inner: float) -> None:
         now = self._unused_since = self._time()
@@ -212,6 +212,7 @@ class Worker:
             return
         nanoseconds = int(inner * 1e9)
         frame: Pieces = [wire.encode_reply(Reply("ok", kernel_ns=nanoseconds))]
+        self._engine.rests[self._number] = self._rest
         self._tell.replied(ReplyFrame("ok", nanoseconds, frame))
 
     def _end(self) -> None:

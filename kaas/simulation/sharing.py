@@ -84,6 +84,7 @@ class Host:
         self._loop = loop
         self._normals = normals
         self._sharing = Sharing(loop, self._speed)
+        self._speeds: list[float] = []  # without noise, of so many
         self._noise = next(normals)
         self._noise_at = 0.0
 
@@ -99,7 +100,9 @@ class Host:
 
     def _speed(self, number: int) -> float:
         model = self._model
-        speed = model.setup_alone / model.setup(number)
+        while len(self._speeds) <= number:
+            self._speeds.append(model.setup_alone / model.setup(max(1, len(self._speeds))))
+        speed = self._speeds[number]
         if not model.host_noise or number <= model.host_noise_from:
             return speed
         now = self._loop.time()

@@ -61,7 +61,7 @@ def disagreements(found: list[Simulated]) -> list[str]:
     if not 3 <= told.unanswered.mean() <= 8:
         said.append(f"{told.unanswered.mean():.1f} clients ended")
     early, late = int((told.boots[3] < PEAKS[0]).sum()), int((told.boots[3] > PEAKS[1]).sum())
-    if not early or not late or early + late < 0.7 * len(found):
+    if not late or (len(found) >= MANY and (early < 3 or early + late < 0.8 * len(found))):
         said.append(f"GPU 3 has no two peaks: {np.sort(told.boots[3]).round(1).tolist()}")
     if len(found) >= MANY:
         last = told.boots[7][told.boots[7] <= RAMP_END]
