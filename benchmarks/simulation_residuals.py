@@ -31,7 +31,7 @@ def draw(published: Path) -> Figure:
     for run in each:
         above.plot(list(run), [100 * (run[one] / means[one] - 1) for one in run], ".", color="0.6")
     above.plot(list(simulated), [100 * (simulated[one] / means[one] - 1) for one in simulated], color="#0072B2")
-    above.set(xlabel="Clients", ylabel="Completion time off [%]\n(grey: each repeat)")
+    above.set(xlabel="Clients (step)", ylabel="Completion time off [%]\n(grey: each repeat)")
     boots = ways.summary(found).boots[1:]
     off = boots[:6] - np.array(agreement.BOOTED[1:])[:, None]
     below.errorbar(range(1, 7), off.mean(axis=1), off.std(axis=1, ddof=1), fmt="o", color="#0072B2", capsize=3)

@@ -84,9 +84,14 @@ class Observed:
         return float((self.ok & (self.end > begin) & (self.end <= end)).sum() / (end - begin))
 
     def completion(self) -> dict[int, float]:
-        """Give the mean completion time of the warm requests for each number of clients, in seconds."""
-        outer, clients = self.outer[self.warm], self.clients[self.warm]
-        return {int(one): float(outer[clients == one].mean()) for one in np.unique(clients)}
+        """Give the mean completion time of the warm requests begun in each step of `interval`, from 1, in seconds.
+
+        By when they began, since `clients` is not counted at the same moment by all: the original counted them when
+        a request had ended.
+        """
+        step = (self.begin // self.interval).astype(np.int64)[self.warm] + 1
+        outer = self.outer[self.warm]
+        return {int(one): float(outer[step == one].mean()) for one in np.unique(step)}
 
     def silent(self) -> list[tuple[int, float]]:
         """List the clients that fell silent: number, and when its last request ended (or, without, it must have begun).
