@@ -106,9 +106,16 @@ class Queue:
     """Like another policy, but `most` invocations may wait, first come first served."""
 
     def __init__(self, most: int, policy: Policy | None = None) -> None:
-        other = policy or Paper()
         self._most = most
-        self.choose, self.boot = other.choose, other.boot
+        self._policy = policy or Paper()
+
+    def choose(self, fleet: Fleet) -> int | None:
+        """Choose as the other does."""
+        return self._policy.choose(fleet)
+
+    def boot(self, fleet: Fleet, waiting: int) -> int | None:
+        """Boot as the other does."""
+        return self._policy.boot(fleet, waiting)
 
     def may_wait(self, fleet: Fleet, waiting: int) -> bool:
         """Tell whether there is room."""
