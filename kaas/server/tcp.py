@@ -16,7 +16,7 @@ from kaas.clock import Clock
 from kaas.errors import UsageError
 from kaas.events import Printer
 from kaas.orders import Orders, ignore_signals
-from kaas.policy import Paper, Queue
+from kaas.policy import named
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
 from kaas.pool.status import status
@@ -70,7 +70,7 @@ class _Server:
         self._listeners = clients
         self._metrics = _new_metrics(scrapes) if scrapes else None
         self._engine = LocalEngine(settings)
-        policy = Queue(settings.max_queue) if settings.when_full == "queue" else Paper()
+        policy = named(settings.policy, settings.max_queue if settings.when_full == "queue" else 0)
         observe = self._metrics.observe if self._metrics is not None else None
         self._pool = Pool(
             settings, self._engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe
