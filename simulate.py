@@ -13,7 +13,7 @@ from pathlib import Path
 from kaas import cli
 from kaas.errors import UsageError
 from kaas.ramp import Ramp
-from kaas.simulation import calibration, fitting, policies, ways
+from kaas.simulation import calibration
 from kaas.simulation.setting import Setting
 
 _PAPER = Setting()
@@ -67,6 +67,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def fit_runs(arguments: argparse.Namespace) -> None:
     """Fit the model's parameters to the runs of a results folder, and write them as TOML."""
+    from kaas.simulation import fitting  # noqa: PLC0415 - none of it is needed for --help
+
     print(
         fitting.calibrate(
             arguments.folder, arguments.repeat, arguments.num_gpus, arguments.max_req_per_gpu, arguments.output
@@ -76,6 +78,8 @@ def fit_runs(arguments: argparse.Namespace) -> None:
 
 def compare_policies(arguments: argparse.Namespace) -> None:
     """Simulate every policy on the same load and seeds, and write what each costs and gives as a table."""
+    from kaas.simulation import policies  # noqa: PLC0415 - see above
+
     model = calibration.load(arguments.calibration).model
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     found = policies.compare(model, setting_of(arguments), seeds)
@@ -101,15 +105,10 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
     return replace(_PAPER, shape=shape, gpus=gpus, workers_per_gpu=workers)
 
 
-def main() -> None:
-    """Do what the command line says."""
-    arguments = parse_arguments()
-    if arguments.command == "calibrate":
-        fit_runs(arguments)
-        return
-    if arguments.command == "policies":
-        compare_policies(arguments)
-        return
+def simulate(arguments: argparse.Namespace) -> None:
+    """Simulate each repeat in both ways, and write the files of their runs."""
+    from kaas.simulation import ways  # noqa: PLC0415 - see above
+
     calibrated, setting = calibration.load(arguments.calibration), setting_of(arguments)
     seeds = range(arguments.seed, arguments.seed + arguments.repeats)
     summaries = {}
@@ -122,6 +121,12 @@ def main() -> None:
     print(ways.table(summaries))
     name = arguments.experiment_name
     print(f"Simulated, not measured: results-{name}/ and results-{name}-harness/")
+
+
+def main() -> None:
+    """Do what the command line says."""
+    arguments = parse_arguments()
+    {"calibrate": fit_runs, "policies": compare_policies, None: simulate}[arguments.command](arguments)
 
 
 if __name__ == "__main__":
