@@ -41,7 +41,8 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_
     told = json.loads((project.results / "summary.json").read_text())
     assert [repeat["figures"]["cold_starts"] for repeat in told["repeats"]] == [2, 2]
     assert told["pooled"]["autoscaling-cuda-matmul-cpu-200"]["p50"]["repeats"] == 2
-    assert str(project.results / "summary.json") in said
+    assert "autoscaling-report.html" in said
+    assert "summary.json" in said
     rows = project.rows()
     assert {row.status for row in rows} == {"ok"}
     assert {row.concurrency for row in rows} == set(range(1, 5))
@@ -51,7 +52,6 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_
     assert max(busy) > 0
     for name in ("autoscaling-combined.pdf", "autoscaling-combined.png", "autoscaling-report.html"):
         assert (project.results / name).stat().st_size > 10_000
-        assert name.partition(".")[0] in said
     parameters = description.read(next(project.results.glob("*-1.md")))
     assert parameters["Maximum parallel requests"] == "4"
     assert parameters["EXPECT"] == expected
