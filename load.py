@@ -82,7 +82,7 @@ def main() -> int:
     if server is not None:
         split_address(server)
         os.environ["KAAS_ADDRESS"] = server  # the client's file may look, whoever imports it
-    ramp = ramp_of(arguments)
+    ramp, kept = ramp_of(arguments), segments.are_kept()
     if arguments.check:
         kernels.check_input(client, arguments.input)
         return 0
@@ -104,7 +104,7 @@ def main() -> int:
             "Interval": f"{arguments.interval:g}",
             "Backoff": f"{arguments.backoff:g}",
             "Server": arguments.server,
-            "Segments": "kept" if segments.are_kept() else "fresh",
+            "Segments": "kept" if kept else "fresh",
         },
         shape=ramp,
         server=server,

@@ -21,6 +21,7 @@ class Placement:
         self._in_flight: dict[int, int] = {}  # on each booted GPU
         self._by_load = [0] * workers_per_gpu  # booted GPUs that have an idle worker
         self._places = 0
+        self._taken = 0
         self._least_load = workers_per_gpu  # no GPU that has an idle worker has less in flight
 
     # For policies to look at (policy.Fleet)
@@ -44,7 +45,7 @@ class Placement:
     @property
     def taken(self) -> int:
         """How many invocations all booted GPUs have."""
-        return sum(self._in_flight.values())
+        return self._taken
 
     @property
     def places(self) -> int:
@@ -99,6 +100,7 @@ class Placement:
         load = self._in_flight[gpu]
         self._idle[gpu] = idle = idle ^ worker
         self._in_flight[gpu] = load + 1
+        self._taken += 1
         self._by_load[load] ^= 1 << gpu
         if idle:
             self._by_load[load + 1] ^= 1 << gpu
@@ -119,6 +121,7 @@ class Placement:
             self._by_load[load] ^= 1 << gpu
         self._idle[gpu] = idle | 1 << index
         self._in_flight[gpu] = load = load - 1
+        self._taken -= 1
         self._by_load[load] |= 1 << gpu
         self._least_load = min(self._least_load, load)
         return load

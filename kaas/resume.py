@@ -36,6 +36,8 @@ SETTINGS: Mapping[str, _Setting] = {
     "BACKOFF": _Setting("Backoff"),
     "AVAILABLE_GPUS": _Setting("Server number of GPUs"),
     "MAX_MPL_PER_GPU": _Setting("Server workers per GPU"),
+    "SEGMENTS": _Setting("Segments", "fresh"),
+    "POLICY": _Setting("Server policy", "paper"),
     "WHEN_FULL": _Setting("Server when full", "reject"),
     "IDLE_TIMEOUT": _Setting("Server idle timeout [s]", "60"),
     "CALL_TIMEOUT": _Setting("Server call timeout [s]", "0"),

@@ -126,7 +126,6 @@ see_what_was_expected() {
 set_up() {
     # shellcheck disable=SC2086 # options, with spaces between them
     [[ -n ${KAAS_PYTHON:-} ]] || "$ROOT/scripts/setup" $setup_options
-    check_python
 }
 
 # Without it nobody gets an answer from this run's server, other users of this machine included.
@@ -147,7 +146,7 @@ take_folder() {
     [[ -z $parent ]] || mkdir -p "$parent" || exit 2
     file=${parent:+${parent%/}/}.results-$EXPERIMENT.lock
     while [[ $code -eq 4 ]]; do # its last holder removes it
-        { : >>"$file"; } 2>/dev/null || fail "$file cannot be written in $ROOT: set RESULTS to a folder of yours"
+        { : >>"$file"; } 2>/dev/null || fail "$file cannot be written in ${parent:-$ROOT}: set RESULTS to a folder of yours"
         exec 9<>"$file"
         code=0
         other=$("$python" -m kaas.locks claim 9 "$file" $$) || code=$?
@@ -173,7 +172,8 @@ make_folder() {
         export_settings
         said=$("$python" -m kaas.resume "$wanted" "$aside" "${task%-*}" 2>&1) || fail "$(in_settings "$said")" 2
         complete="${said##*complete:} "
-        printf '%s\n' "$said" | sed '$d'
+        said=${said%complete:*}
+        [[ -z $said ]] || say "${said%$'\n'}"
     elif [[ -d $wanted ]]; then
         mv "$wanted" "$aside"
         say "The earlier run in $wanted is now in $aside"
@@ -329,7 +329,7 @@ on_signal() {
     if [[ -n $load_pid ]]; then
         tell TERM "$load_pid"
     elif [[ -n $drawing ]]; then
-        fail "interrupted while the figures were drawn: all data are there, and scripts/report $ROOT/$folder draws them" "$1"
+        fail "interrupted while the figures were drawn: all data are there, and scripts/report $full_folder draws them" "$1"
     else
         say "Interrupted: ending what was started"
         exit "$1"

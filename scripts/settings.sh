@@ -72,6 +72,8 @@ go_to_root() {
         CLIENT=$(absolute "$CLIENT")
         cd "$ROOT" || exit
     fi
+    [[ -z ${KAAS_PYTHON:-} ]] || command -v "$python" >/dev/null ||
+        fail "KAAS_PYTHON is '$python', and there is no such program" 2
 }
 
 # Where the results go: as short as can be, and in full.
@@ -98,7 +100,7 @@ use_other_defaults() {
 # Hand the settings to a program that reads them in its environment.
 export_settings() {
     export AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE INTERVAL OUTER_REPEATS N PORT CLIENT BACKOFF
-    export WHEN_FULL IDLE_TIMEOUT CALL_TIMEOUT
+    export POLICY WHEN_FULL IDLE_TIMEOUT CALL_TIMEOUT
 }
 
 # Look at everything that a run needs, and change nothing; it says what it found, and all that would fail.
@@ -111,20 +113,14 @@ preflight() {
     )
 }
 
-check_python() {
-    [[ -z ${KAAS_PYTHON:-} ]] || command -v "$python" >/dev/null ||
-        fail "KAAS_PYTHON is '$python', and there is no such program" 2
-}
-
 # Say what a run would need and, if that was asked for, what it would do; and do nothing.
 look_ahead() {
     local code=0
     go_to_root
-    check_python
     setting DESCRIPTION none
-    [[ $asked != --dry-run ]] || tell_plan
     preflight || code=$?
     [[ $code -ne 0 ]] || ! command -v "$python" >/dev/null || check_settings
+    [[ $asked != --dry-run ]] || tell_plan
     exit "$code"
 }
 
@@ -133,7 +129,9 @@ tell_plan() {
     name_results
     folder=$wanted
     flag RESUME
+    flag KEEP_GOING
     name_task 1
+    [[ ! $PORT =~ ^0+$ ]] || bound_port=PORT
     name_commands
     say "What would be run, in $ROOT:"
     [[ -n ${KAAS_PYTHON:-} || -x $python ]] || tell_command scripts/setup ${setup_options:+"$setup_options"}
@@ -144,10 +142,12 @@ tell_plan() {
             say "  $wanted is moved aside, to $wanted.<date>-<time>"
         fi
     fi
+    [[ ${MPS:-off} == off ]] ||
+        say "  scripts/gpu_guard.py sets the GPUs' compute mode, starts MPS, and puts all back as it was found"
     tell_command "${server_command[@]}"
     tell_command "${monitor_command[@]}"
     tell_command "${load_command[@]}"
-    [[ $OUTER_REPEATS -eq 1 ]] || say "  the same for the repeats 2 to $OUTER_REPEATS${REPEAT_UNTIL:+, or until: $REPEAT_UNTIL}"
+    [[ $OUTER_REPEATS == 1 ]] || say "  the same for the repeats 2 to $OUTER_REPEATS${REPEAT_UNTIL:+, or until: $REPEAT_UNTIL}"
     tell_command scripts/report "$wanted"
     [[ -z ${EXPECT:-} ]] || say "  and see whether $EXPECT"
 }

@@ -27,6 +27,7 @@ _OVERLAPS_AT_LEAST = 15
 def one_cold_start(setting: Setting) -> Finding:
     """Count boots and cold starts, and the boots in whose time there is none."""
     setting.needs_log()
+    setting.needs_papers_policy()
     cold = int(setting.run.requests["cold_start"].sum())
     boots = booted.boots(setting.run)
     found = f"{cold} cold starts, {len(boots)} boots"
@@ -39,6 +40,7 @@ def one_cold_start(setting: Setting) -> Finding:
 def all_used(setting: Setting) -> Finding:
     """Compare the first refusal with the last boot, and count the refusals while places were free."""
     setting.needs_log()
+    setting.needs_papers_policy()
     if setting.gpus is None:
         raise UnclearError("The number of GPUs is not known.")
     used, last_boot = len(setting.first_boots), setting.first_boots.iloc[-1]
@@ -79,6 +81,7 @@ def needed(setting: Setting) -> Finding:
     next such moment may be far.
     """
     setting.needs_log()
+    setting.needs_papers_policy()
     replayed, clocks = setting.replay, booted.CLOCKS_APART_S
     changes = booted.changes(setting.run).to_numpy().tolist()
     places, since, running = 0.0, 0.0, set[float]()

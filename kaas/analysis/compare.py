@@ -24,7 +24,7 @@ HOW_TO_READ = (
 )
 
 # They tell a run from its repeats, or how it ended, not what it was asked to do.
-_NO_PARAMETERS = ("Task name", "Ended")
+_NO_PARAMETERS = ("Task name", "Ended", "Server", "Seed")
 _COUNTS = "Requests "
 
 

@@ -34,7 +34,7 @@ HOW_TO_READ_NUMBERS = (
     "request' is that energy divided by the requests that were ok."
 )
 HOW_TO_READ_TABLE = (
-    "Read each line as one GPU: its energy is its mean power over the seconds covered, which are the duration of the "
+    "Each line is one GPU: its energy is its mean power over the seconds covered, which are the duration of the "
     "run if nothing is missing; the peak is its highest sample. Beside it stands what either method finds."
 )
 

@@ -48,9 +48,9 @@ class Table(NamedTuple):
 
 
 def known(run: Run) -> bool:
-    """Say if there is anything to tell: boots of GPUs that are none of a laptop's virtual ones, and not too much."""
+    """Say if there is anything to tell: the paper's policy's boots of GPUs that are not virtual, and not too much."""
     setting = setting_of(run)
-    told = not setting.first_boots.empty and bool(setting.gpus and setting.workers_per_gpu)
+    told = not setting.first_boots.empty and bool(setting.gpus and setting.workers_per_gpu) and setting.is_papers_policy
     return told and not setting.is_virtual and len(run.requests) <= _MOST_REQUESTS
 
 
@@ -65,7 +65,7 @@ def all_tables(found: Sequence[Run]) -> list[Table]:
             "boots-replayed",
             "Every boot, replayed",
             _by_task(settings, boots),
-            "Read each line as one boot: when the request that caused it came to the server (its begin plus its "
+            "Each line is one boot: when the request that caused it came to the server (its begin plus its "
             "setup), when the rule of placement, replayed over the requests of this run, boots that GPU, and by how "
             "much that is off. Beside it, when it would be booted if the requests that never had a reply held no "
             "place, and if a place were held until the client has its reply (instead of "
@@ -75,7 +75,7 @@ def all_tables(found: Sequence[Run]) -> list[Table]:
             "server-logs",
             "Whose clock the server's log bears",
             _by_task(settings, logs),
-            "Read each line as one boot: what the log says, less the begin of its cold start at the client, and less "
+            "Each line is one boot: what the log says, less the begin of its cold start at the client, and less "
             "that begin plus setup, which is when it came to the server. A server cannot boot before that: where the "
             "second is below 0, the log is none of the server's, and where the first is 0 it bears the client's time "
             "stamps.",
@@ -84,7 +84,7 @@ def all_tables(found: Sequence[Run]) -> list[Table]:
             "lost-places",
             "Lost places",
             _by_task(settings, lost_places),
-            "Read each line as one repeat: how many clients had a reply and then never asked again while others did, "
+            "Each line is one repeat: how many clients had a reply and then never asked again while others did, "
             f"and how many requests the replay sends to a worker that had been idle for more than {LEFT_AFTER_S:g} s "
             "since its last request or since it was ready; first until clients ended to begin requests, then after "
             "that. Were workers to leave unnoticed, the two would be the same.",
@@ -93,7 +93,7 @@ def all_tables(found: Sequence[Run]) -> list[Table]:
             "lost-requests",
             "Requests that never had a reply, and those sent to idle workers",
             _by_task(settings, lost_requests),
-            "Read each line as one request. Of a client that fell silent its last one, with the time at which it "
+            "Each line is one request. Of a client that fell silent its last one, with the time at which it "
             "must have come to the server, after a setup as long as others' were then; of the replay, one that was "
             f"sent to a worker idle for more than {LEFT_AFTER_S:g} s (or nearly so: from {LEFT_AFTER_S - 5:g} s on). "
             "Which of two requests that come at nearly the same time went to the idle worker is not told by the "
@@ -103,14 +103,14 @@ def all_tables(found: Sequence[Run]) -> list[Table]:
             "setup",
             "What a setup takes with others at it",
             setups(runs),
-            "Read each line as so many clients that set up their input at the same time (on average while one did): "
+            "Each line is so many clients that set up their input at the same time (on average while one did): "
             "how long it took them (median), and so how many setups the machine ends in a second.",
         ),
         Table(
             "host-or-gpus",
             "Where the clients are",
             where_clients_are(runs),
-            "Read each line as a part of the ramp, over all repeats: how many clients set up their input, how many "
+            "Each line is a part of the ramp, over all repeats: how many clients set up their input, how many "
             "had a request at the server, both on average over time, how many requests were served in a second, and "
             "how busy the booted GPUs were. Where more clients only make more of them set up, the machine under the "
             "clients is the limit, and not its GPUs.",
@@ -119,7 +119,7 @@ def all_tables(found: Sequence[Run]) -> list[Table]:
             "kernels",
             "The kernels of one GPU",
             _by_task(settings, kernels),
-            "Read each line as the steps of the ramp while there was one GPU: what so many clients got from it, how "
+            "Each line is the steps of the ramp while there was one GPU: what so many clients got from it, how "
             "busy it was, and the time from the end of a kernel to that of the next, where both requests were there "
             "at once. Kernels that run one after the other never end at less than one kernel's time from each other; "
             "kernels that share the GPU do, whenever they began so.",

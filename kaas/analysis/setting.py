@@ -40,6 +40,11 @@ class Setting:
         """Whether the GPUs are groups of processes on the machine's cores."""
         return bool(self.run.monitoring["bus_id"].str.startswith("virtual:").any())
 
+    @property
+    def is_papers_policy(self) -> bool:
+        """Whether invocations were placed by the paper's rule, with a queue or without."""
+        return self.run.parameters.get("Server policy", "paper") == "paper"
+
     def judged_if_cores_suffice(self, finding: Finding) -> Finding:
         """Say why more virtual GPUs do no more work; where their cores are few, the claim is not testable."""
         if finding.verdict == HOLDS or not self.is_virtual:
@@ -58,6 +63,12 @@ class Setting:
             raise UnclearError("The time stamps of this run cannot be trusted.")
         if not (self.run.requests["status"] == "ok").any():
             raise UnclearError("No request was served.")
+
+    def needs_papers_policy(self) -> None:
+        """Raise UnclearError where another rule than the paper's placed invocations and booted GPUs."""
+        if not self.is_papers_policy:
+            policy = self.run.parameters["Server policy"]
+            raise UnclearError(f"The claim is on the paper's policy, and this server's was {policy}.")
 
     def needs_log(self) -> None:
         """Raise UnclearError where no boot was logged."""

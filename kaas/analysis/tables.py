@@ -56,7 +56,7 @@ def per_repeat(found: Sequence[Run]) -> pd.DataFrame:
     `throughput in the last step` is that of the longest stretch of time with the most clients, which ends, if nothing
     else ends it, with the ramp (see `statistics.steps`). The clock of the monitoring is known only where its stamps
     were local (see `runs.Run`).
-    p95 takes 20 requests at least, and p99 takes 100. NaN, or `-` for the energy method, is what is not known: no time
+    p95 is given from 20 requests on, p99 from 100 on. NaN, or `-` for the energy method, is what is not known: no time
     of a run whose time stamps cannot be right, and no energy where too little of the run was sampled.
     """
     frame = pd.DataFrame([_numbers(run) for run in found], index=pd.Index([run.task for run in found], name="task"))

@@ -66,7 +66,7 @@ def run(link: socket.socket, config: Config) -> int:
             if hasattr(module, "cleanup"):
                 module.cleanup()
     except BaseException as error:
-        why = str(error) if isinstance(error, KaasError) else _why(error, module)
+        why = _why(error, module)
         with contextlib.suppress(ConnectionError):  # the load generator is gone
             link.sendall(" ".join(why.split()).encode(errors="replace") + b"\n")
         return 1
@@ -108,9 +108,9 @@ def failure(copy: int, request: Request, why: str) -> Row:
 
 def _why(error: BaseException, module: ModuleType) -> str:
     """Say what went wrong and at which line of the user's own files; or which function gave what is no result."""
-    what = f"{type(error).__name__}: {error}"
     if isinstance(error, KaasError):  # which says itself what to do
-        return what
+        return str(error)
+    what = f"{type(error).__name__}: {error}"
     path, ours = Path(str(module.__file__)), Path(__file__).parent.parent
     places = [
         (Path(frame.f_code.co_filename), line, frame.f_code.co_name)

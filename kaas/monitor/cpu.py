@@ -9,7 +9,7 @@ import psutil
 from kaas import cgroup, machine
 from kaas.client import Connection
 from kaas.errors import ConnectionFailed
-from kaas.monitor.samples import Sample
+from kaas.samples import Sample
 
 
 class CpuMonitor:

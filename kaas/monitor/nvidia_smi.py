@@ -27,9 +27,9 @@ from collections.abc import Callable, Sequence
 
 from kaas import nvidia
 from kaas.errors import UsageError
-from kaas.monitor.samples import Sample
 from kaas.monitor.stream import Ended, Stream
 from kaas.monitor.troubles import Troubles
+from kaas.samples import Sample
 
 FIELDS = {
     "index": "",

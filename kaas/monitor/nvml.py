@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from kaas.monitor.samples import Sample
+from kaas.samples import Sample
 
 
 class EnergyCounters:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from kaas import supervision
 from kaas.errors import ResultsError
-from kaas.samples import HEADER, encode
-from kaas.samples import Sample as Sample  # noqa: PLC0414 - it is had from here, too
+from kaas.samples import HEADER, Sample, encode
 
 
 def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, supervised: int) -> None:
