@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from kaas.events import Event
 from kaas.placement import Placement
@@ -65,8 +66,8 @@ class Pool:
         self._kernel_errors = Sparing(log, clock)
         self._refused = Sparing(log, clock, LONGEST_PAUSE)
         self._no_gpu = ""  # why no GPU is left
-        # So many boots can fail for one invocation; those that the machine refuses, for longer.
-        self._most_moves = MOST_FAILED_BOOTS * settings.gpus * settings.workers_per_gpu
+        self.nodes: dict[int, str] = {}  # of each GPU, where the engine has several
+        self.about_engine: Callable[[], dict[str, Any]] = dict  # more for the status, if the engine has it
         self.draining = False
         self.account = self.invocations.account
         self.abandon = self.invocations.abandon  # the client is gone, and nobody waits for what comes of it
@@ -97,6 +98,24 @@ class Pool:
         self._end("the server was told to end at once")
         self.engine.abort()
 
+    def offer(self, gpus: list[int], node: str) -> None:
+        """There are more GPUs, on a node; or these are back (pool.engine.Fleet)."""
+        for gpu in gpus:
+            self.placement.offer(gpu)
+            self.nodes[gpu] = node
+        self._no_gpu = ""
+        self._serve_waiting()
+
+    def withdraw(self, gpus: list[int], why: str) -> None:
+        """GPUs are gone with their node (pool.engine.Fleet); what their workers had is answered or placed elsewhere."""
+        gone = {gpu: self.runners.pop(gpu) for gpu in gpus if gpu in self.runners}
+        for gpu in gpus:
+            self.placement.withdraw(gpu)
+        for gpu, runner in gone.items():
+            runner.vanish(why)
+            self._tell("stopped", gpu, len(runner.slots), detail=why)
+        self._reject_if_none_is_left(why)
+
     def __repr__(self) -> str:
         return f"<Pool {self.placement!r}, {len(self.invocations)} in flight, {len(self._waiting)} queued>"
 
@@ -106,7 +125,7 @@ class Pool:
         """A worker has loaded the kernel."""
         self.placement.set_ready(slot.number, ready=True)
         detail = ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in phases.items())
-        self._emit(Event("ready", self.clock(), slot.gpu, 1, slot.number, detail))
+        self._tell("ready", slot.gpu, 1, slot.number, detail)
         if self._observe is not None:
             self._observe("boot", seconds, slot.gpu)
 
@@ -126,7 +145,7 @@ class Pool:
         """A worker has ended that should not have."""
         more = f"; left out after {slot.failed_boots} failed boots" if slot.state == "left out" else ""
         self.lost_workers[slot.gpu] += 1
-        self._emit(Event("lost", self.clock(), slot.gpu, 1, slot.number, reason + more))
+        self._tell("lost", slot.gpu, 1, slot.number, reason + more)
         warn = self._refused.warning if refused else log.warning
         warn("worker %d on GPU %d was lost: %s%s", slot.number, slot.gpu, reason, more)
 
@@ -152,10 +171,7 @@ class Pool:
             self._stop(slot.gpu, f"left out: {reason}")
         elif had and not self.placement.in_flight(slot.gpu):
             self.runners[slot.gpu].idle_since = self.clock()
-        if self.placement.exhausted:
-            self._no_gpu = f"no GPU is left, for no worker boots (see the server's log): {reason}"
-            for waiting in list(self._waiting):
-                self._reject(waiting)
+        self._reject_if_none_is_left(f"no worker boots (see the server's log): {reason}")
         self._boot_ahead()
 
     def idle(self, gpu: int) -> None:
@@ -194,7 +210,8 @@ class Pool:
     def _move(self, invocation: Invocation) -> bool:
         """Give an invocation that was not begun another place, or the first turn; tell whether there is one."""
         invocation.moves += 1
-        if invocation.moves > self._most_moves:
+        # So many boots can fail for one invocation; those that the machine refuses, for longer.
+        if invocation.moves > MOST_FAILED_BOOTS * self.placement.gpus * self.settings.workers_per_gpu:
             return False
         if not self._place(invocation):
             if not self._wait(invocation, behind=0):
@@ -214,12 +231,12 @@ class Pool:
 
     def _boot(self, gpu: int) -> None:
         numbers = self.placement.boot(gpu)
-        self._emit(Event("booted", self.clock(), gpu, len(numbers)))
+        self._tell("booted", gpu, len(numbers))
         self.runners[gpu] = TaskRunner(gpu, numbers, self)
 
     def _stop(self, gpu: int, why: str) -> None:
         runner = self.runners.pop(gpu)
-        self._emit(Event("stopped", self.clock(), gpu, len(runner.slots), detail=why))
+        self._tell("stopped", gpu, len(runner.slots), detail=why)
         runner.stop()
         self.engine.unused(gpu)
 
@@ -228,8 +245,17 @@ class Pool:
         for gpu in list(self.runners):
             self._stop(gpu, "shutdown")
 
+    def _reject_if_none_is_left(self, why: str) -> None:
+        if self.placement.exhausted:
+            self._no_gpu = f"no GPU is left, for {why}"
+            for waiting in list(self._waiting):
+                self._reject(waiting)
+
+    def _tell(self, event: str, gpu: int, workers: int, worker: int | None = None, detail: str = "") -> None:
+        self._emit(Event(event, self.clock(), gpu, workers, worker, detail, self.nodes.get(gpu, "")))
+
     def _reject(self, invocation: Invocation) -> None:
-        full = f"all {self.settings.gpus} x {self.settings.workers_per_gpu} workers are busy"
+        full = f"all {self.placement.gpus} x {self.settings.workers_per_gpu} workers are busy"
         why = self._no_gpu or (f"{full}, and the queue is full" if self._waiting else full)
         self._emit(Event("rejected", self.clock(), detail=self._no_gpu))
         self.invocations.answer(invocation, "rejected", why)

@@ -19,8 +19,9 @@ def status(pool: "Pool") -> dict[str, Any]:
             for slot in runner.slots.values()
         ],
         "counters": dict(pool.account),
-        "by_gpu": [_status_of(gpu, pool) for gpu in range(settings.gpus)],
-        "gpus": settings.gpus,
+        "by_gpu": [_status_of(gpu, pool) for gpu in range(pool.placement.gpus)],
+        "gpus": pool.placement.gpus,
+        "engine": pool.about_engine(),
         "workers_per_gpu": settings.workers_per_gpu,
         "kernel": settings.kernel.name,
         "draining": pool.draining,
@@ -38,6 +39,7 @@ def _status_of(gpu: int, pool: "Pool") -> dict[str, Any]:
     booted = gpu in pool.runners
     return {
         "gpu": gpu,
+        "node": pool.nodes.get(gpu, ""),
         "booted": booted,
         "in_flight": pool.placement.in_flight(gpu) if booted else 0,
         "workers": len(pool.placement.workers(gpu)),
