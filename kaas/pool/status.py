@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 def status(pool: "Pool") -> dict[str, Any]:
     """Say how the pool stands."""
     settings = pool.settings
+    engine = pool.about_engine() or {"name": "local"}
     return {
         "in_flight": len(pool.invocations),
         "task_runners": len(pool.runners),
@@ -21,7 +22,7 @@ def status(pool: "Pool") -> dict[str, Any]:
         "counters": dict(pool.account),
         "by_gpu": [_status_of(gpu, pool) for gpu in range(pool.placement.gpus)],
         "gpus": pool.placement.gpus,
-        "engine": pool.about_engine(),
+        "engine": engine,
         "workers_per_gpu": settings.workers_per_gpu,
         "kernel": settings.kernel.name,
         "draining": pool.draining,
@@ -31,6 +32,8 @@ def status(pool: "Pool") -> dict[str, Any]:
             "Call timeout [s]": settings.call_timeout,
             "Message size [bytes]": settings.message_size,
             "Kernel file": str(settings.kernel),
+            "Engine": engine["name"],
+            **({"Nodes": engine["text"]} if "text" in engine else {}),
         },
     }
 

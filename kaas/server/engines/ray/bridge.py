@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kaas import ROOT
-from kaas.errors import UsageError
+from kaas.errors import KaasError, UsageError
 from kaas.server.engines.ray.agent import Agent
 from kaas.server.engines.ray.lines import Lines, Message
 from kaas.server.engines.ray.local_ray import LocalRay, remove_folder
@@ -177,8 +177,9 @@ def main() -> None:
         try:
             address = address or ours.start(settings["nodes"], settings["gpus"])
             _connect(ray, address, ships=bool(settings["address"]), kernel=settings["kernel"])
-        except UsageError as error:
-            control.sendall(json.dumps({"error": str(error)}).encode() + b"\n")
+        except KaasError as error:
+            kind = "error" if isinstance(error, UsageError) else "failed"
+            control.sendall(json.dumps({kind: str(error)}).encode() + b"\n")
             return
         at_the_end.callback(ray.shutdown)
         head = ray.get_runtime_context().gcs_address

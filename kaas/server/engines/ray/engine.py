@@ -116,8 +116,13 @@ class RayEngine:
 
     def status(self) -> dict[str, Any]:
         """Say what the status query's answer tells of the engine."""
-        nodes = {agent.node.label: agent.gpus for agent in self._agents.values() if agent.offered}
-        return {"name": "ray", "nodes": nodes, "links_refused": self.links.refused}
+        there = sorted((agent.gpus, agent.node.label) for agent in self._agents.values() if agent.offered)
+        return {
+            "name": "ray",
+            "nodes": {name: gpus for gpus, name in there},
+            "text": "; ".join(f"{name}: GPUs {', '.join(map(str, gpus))}" for gpus, name in there),
+            "links_refused": self.links.refused,
+        }
 
     def tell_bridge(self, message: Message) -> None:
         """Tell the bridge something."""

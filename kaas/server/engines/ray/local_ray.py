@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from kaas.errors import ProcessFailed
+
 _OBJECT_STORE = 80 * 1024 * 1024
 """Bytes; Ray takes no less than 75 MiB. Nothing goes through it."""
 _LONGEST_FOLDER = 24
@@ -46,14 +48,23 @@ class LocalRay:
         os.environ.update(
             RAY_TMPDIR=folder,
             RAY_enable_worker_prestart="0",
+            RAY_raylet_start_wait_time_s="120",  # a busy machine
             RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # which has Ray take the loopback for this machine's address
         )
 
     def start(self, nodes: int, gpus: int) -> str:
-        """Start nodes with so many GPUs in all; return the address."""
+        """Start nodes with so many GPUs in all; return the address. Raises ProcessFailed if they do not start."""
         from ray.cluster_utils import Cluster  # noqa: PLC0415
 
         self._cluster = Cluster(shutdown_at_exit=True)
+        try:
+            self._start_nodes(nodes, gpus)
+        except Exception as error:  # Ray has very many
+            text = str(error).partition("\n")[0]
+            raise ProcessFailed(f"no Ray can be started on this machine: {text}") from None
+        return str(self._cluster.address)
+
+    def _start_nodes(self, nodes: int, gpus: int) -> None:
         for index in range(nodes):
             options: dict[str, Any] = {"_system_config": _NOTICE} if index == 0 else {}
             if nodes > 1:
@@ -69,7 +80,6 @@ class LocalRay:
                 **options,
             )
         self._cluster.wait_for_nodes()
-        return str(self._cluster.address)
 
     def stop(self) -> None:
         """End it."""

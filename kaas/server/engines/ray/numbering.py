@@ -1,7 +1,8 @@
 """Which numbers the GPUs of the nodes have. Pure: what it was told before is all that it goes by.
 
-Numbers run over all nodes in the order of their addresses, then names, then devices. They stay: a node that joins
-later gets the next ones, and one that comes back, or another with the same address and name, has those that it had.
+Numbers run over all nodes in the order of their addresses, then devices, then names (simulated nodes have one address).
+They stay: a node that joins later gets the next ones, and one that comes back, or another with the same address and
+name, has those that it had.
 """
 
 import ipaddress
@@ -45,20 +46,22 @@ class Numbering:
         for node in there.values():
             if node.id not in self._keys:
                 self._keys[node.id] = self._free_key(node)
-        return {each: self._numbers_of(self._keys[each], node.gpus) for each, node in there.items()}
+        wanted = []
+        for node in there.values():
+            key = self._keys[node.id]
+            had = len(self._numbers.setdefault(key, []))
+            wanted += [(key[:3], device, key) for device in range(had, node.gpus)]
+        for _, _, key in sorted(wanted):
+            if self._most is None or self._given < self._most:
+                self._numbers[key].append(self._given)
+                self._given += 1
+        return {each: self._numbers[self._keys[each]][: node.gpus] for each, node in there.items()}
 
     def _free_key(self, node: Node) -> Key:
         taken, occurrence = set(self._keys.values()), 0
         while (key := (*_place(node), occurrence)) in taken:
             occurrence += 1
         return key
-
-    def _numbers_of(self, key: Key, gpus: int) -> list[int]:
-        numbers = self._numbers.setdefault(key, [])
-        while len(numbers) < gpus and (self._most is None or self._given < self._most):
-            numbers.append(self._given)
-            self._given += 1
-        return numbers[:gpus]
 
 
 def _place(node: Node) -> tuple[bool, int, str, str]:
