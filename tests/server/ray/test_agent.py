@@ -42,6 +42,13 @@ class Tell:
     def ended(self, how: str, counts: bool) -> None:
         self.told.put_nowait(("ended", (how, counts)))
 
+    async def end(self) -> tuple[str, bool]:
+        """Wait for the worker's end, whatever is told before."""
+        while (told := await self.next())[0] != "ended":
+            pass
+        how, counts = told[1]
+        return how, counts
+
     async def next(self) -> tuple[str, Any]:
         return await asyncio.wait_for(self.told.get(), LIMIT)
 
@@ -104,7 +111,7 @@ def test_an_agent_starts_workers_kills_them_and_tells_how_they_ended_and_leaves_
         assert (what, status, said["CUDA_VISIBLE_DEVICES"], said["WORKER_GPU"]) == ("replied", "ok", "GPU-b", "0")
         assert said["pid"] == worker.pid
         worker.kill()
-        assert [await tell.next(), await tell.next()][-1] == ("ended", ("ended by SIGKILL", True))
+        assert await tell.end() == ("ended by SIGKILL", True)
         other = Tell()
         left = engine.spawn(14, 7, other)
         assert (await other.next())[0] == "ready"
@@ -130,9 +137,7 @@ def test_the_end_of_an_agent_is_the_end_of_its_workers_also_of_one_that_hangs(ma
         worker.call(invocation(str(tmp_path / "never").encode()))
         assert engine.process is not None
         engine.process.kill()
-        assert (await tell.next())[0] == "broken"
-        what, (how, counts) = await tell.next()
-        assert (what, how, counts) == ("ended", "its agent's connection has ended", False)
+        assert await tell.end() == ("its agent's connection has ended", False)
         await engine.close()
 
     asyncio.run(run())
