@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What does an engine cost? A kernel that gives back its 16 bytes, in one run, in turns:
+"""What does an engine cost? Measured with a kernel that gives back its 16 bytes, in one run, in turns.
 
 local: workers of this machine. ray: workers on one node, or on two simulated ones, of a Ray. A bare Ray actor's call,
 and Ray Serve's HTTP where it is installed (pip install "ray[serve]"), are what invocations would cost if they passed

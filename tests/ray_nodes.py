@@ -19,7 +19,8 @@ needs_ray = pytest.mark.skipif(
 BOOT_TIMEOUT = ("--boot-timeout", str(LIMIT))
 
 CLUSTER = """
-import json, os, sys
+import sys
+sys.path.insert(0, sys.argv[4])  # and not in the environment, which the nodes have, too
 from kaas.server.engines.ray.local_ray import LocalRay
 folder, name = sys.argv[1], "simulated-{}"
 ray = LocalRay(folder)
@@ -70,8 +71,8 @@ class Cluster:
     def __init__(self, folder: Path, nodes: int, gpus: int, environment: dict[str, str]) -> None:
         (folder / "ray").mkdir(parents=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER, str(folder), str(nodes), str(gpus)],
-            env=environment | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", CLUSTER, str(folder), str(nodes), str(gpus), str(ROOT)],
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -178,6 +178,8 @@ def test_nodes_of_a_ray_that_runs_already_are_used_and_one_that_joins_later_and_
     eventually(lambda: server.status()["engine"]["nodes"] == before, what="it has the number that it had")
     with server.connection() as kaas:
         assert kaas.invoke(b"x").status == "ok"
+    (worker,) = server.workers("idle")
+    assert "working_dir_files" in " ".join(psutil.Process(worker["pid"]).cmdline()), "its code was shipped"
     assert server.stop() == 0
     assert ray.process.poll() is None, "it is not the server's, and stays"
 

@@ -20,11 +20,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kaas import ROOT
+from kaas import ROOT, addresses
 from kaas.errors import KaasError, UsageError
 from kaas.server.engines.ray.agent import Agent
 from kaas.server.engines.ray.lines import Lines, Message
-from kaas.server.engines.ray.local_ray import LocalRay, remove_folder
+from kaas.server.engines.ray.local_ray import LocalRay, remove_folder, stay_on_the_loopback
 
 _EVERY = 1.0
 """Seconds between two looks at the nodes."""
@@ -137,7 +137,7 @@ def _connect(ray: Any, address: str, ships: bool, kernel: str) -> None:
         folders = [] if Path(kernel).is_absolute() else [f"!/{Path(kernel).parts[0]}"]
         options["runtime_env"] = {
             "working_dir": str(ROOT),
-            "excludes": ["/*", "!/kaas", "!/*.py", *folders, "__pycache__", ".kernel_cache"],
+            "excludes": ["/*", "!/.", "!/kaas", "!/*.py", *folders, "__pycache__", ".kernel_cache"],
         }
     if ":" in address:
         host, _, port = address.rpartition(":")
@@ -152,11 +152,18 @@ def _connect(ray: Any, address: str, ships: bool, kernel: str) -> None:
         raise UsageError(f"Ray at {address} cannot be joined from this machine: {_first_words(error)}") from None
 
 
+def _is_loopback(address: str) -> bool:
+    try:
+        return addresses.is_loopback(address.rpartition(":")[0].strip("[]"))
+    except UsageError:
+        return False
+
+
 def _first_words(error: BaseException) -> str:
-    """Say in one line what one of Ray's errors says first, or that of the agent which caused it."""
+    """Say in one line what one of Ray's errors says first, or that of the agent's which caused it, the last one."""
     error = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:_LONGEST_TEXT]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if "creation task" in lines[0] else 0][:_LONGEST_TEXT]
 
 
 def main() -> None:
@@ -172,6 +179,8 @@ def main() -> None:
             at_the_end.callback(remove_folder, folder)
             ours = LocalRay(folder)
             at_the_end.callback(ours.stop)
+        elif _is_loopback(address):
+            stay_on_the_loopback()
         import ray  # noqa: PLC0415 - it reads its environment when it is imported
 
         try:

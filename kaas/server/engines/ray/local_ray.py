@@ -37,6 +37,11 @@ def remove_folder(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def stay_on_the_loopback() -> None:
+    """Have a Ray, which is yet to be imported, take the loopback for this machine's address."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
 class LocalRay:
     """Starts a Ray, which is yet to be imported, with its files in a folder.
 
@@ -45,11 +50,11 @@ class LocalRay:
 
     def __init__(self, folder: str) -> None:
         self._cluster: Any = None
+        stay_on_the_loopback()
         os.environ.update(
             RAY_TMPDIR=folder,
             RAY_enable_worker_prestart="0",
             RAY_raylet_start_wait_time_s="120",  # a busy machine
-            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # which has Ray take the loopback for this machine's address
         )
 
     def start(self, nodes: int, gpus: int) -> str:
