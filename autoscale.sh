@@ -72,6 +72,8 @@ setting MONITOR_MS 100
 setting BACKOFF 0.1
 setting READY_TIMEOUT 150
 setting EXPERIMENT autoscaling
+monitor_source=nvidia-smi
+check_engine
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 
 guard_pid='' # of the process that holds the GPUs, and puts them back
@@ -153,6 +155,5 @@ if [[ $found -lt $AVAILABLE_GPUS ]]; then
 fi
 setting DESCRIPTION "Autoscaling: $AVAILABLE_GPUS GPUs x $MAX_MPL_PER_GPU workers of $FN, MPS $MPS"
 setup_options=--gpu
-monitor_source=nvidia-smi
 
 run_experiment

@@ -127,8 +127,7 @@ def _measure_one_client(report: Report, options: Options, servers: dict[str, Ser
 def _measure_many_clients(report: Report, options: Options, servers: dict[str, Server]) -> None:
     number, seconds = (4, 0.3) if options.quick else (CLIENTS, 2.0)
     measures = {
-        name: lambda server=server: clients.one_each(server, number, seconds).rate  # type: ignore[misc]
-        for name, server in servers.items()
+        name: lambda server=server: clients.one_each(server, number, seconds).rate for name, server in servers.items()
     }
     found: dict[str, list[float]] = common.alternate(measures, options.rounds)
     for name in ("ray, one node", "ray, two nodes"):

@@ -102,6 +102,15 @@ def test_setup_installs_the_cuda_libraries_that_fit_the_gpus(bare: BareProject, 
     assert bare.installed("--gpu") == [requirements]
 
 
+def test_setup_installs_ray_where_it_is_asked_for_below_what_gpus_need(bare: BareProject) -> None:
+    assert bare.installed("--ray") == ["requirements-ray.txt"]
+    assert bare.installed("--dev", "--ray", "--gpu-cu12") == [
+        "requirements-dev.txt",
+        "requirements-ray.txt",
+        "requirements-gpu-cu12.txt",
+    ]
+
+
 def test_setup_installs_what_is_asked_for_once_and_anew_after_the_other(bare: BareProject) -> None:
     dev, cu12, cu13 = "requirements-dev.txt", "requirements-gpu-cu12.txt", "requirements-gpu.txt"
     for options, expected in [

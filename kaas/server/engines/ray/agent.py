@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from kaas import ROOT
+from kaas.addresses import socket_addresses
 from kaas.children import ForkServer
 from kaas.errors import ProcessFailed
 from kaas.server.engines.local import preloaded
@@ -43,7 +44,8 @@ class Agent:
 
 class _Agent:
     def __init__(self, orders: dict[str, Any]) -> None:
-        self._at = orders["host"], orders["port"]
+        host, port = orders["host"], orders["port"]
+        self._family, self._at = socket_addresses(host, port)[0]
         self._secret = orders["secret"]
         self._kernel = ROOT / orders["kernel"]
         self._link = Lines(self._told, self._link_ended)
@@ -113,14 +115,13 @@ class _Agent:
 
     async def _connect(self, secret: str) -> socket.socket:
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(*self._at, type=socket.SOCK_STREAM)
-        link = socket.socket(found[0][0], socket.SOCK_STREAM)
+        link = socket.socket(self._family, socket.SOCK_STREAM)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(link.close)
             watch_over(link)
             link.setblocking(False)
             async with asyncio.timeout(_PATIENCE):
-                await loop.sock_connect(link, found[0][4])
+                await loop.sock_connect(link, self._at)
                 await loop.sock_sendall(link, bytes.fromhex(secret))
             link.setblocking(True)  # for the worker, whose the open file is, too
             on_failure.pop_all()
