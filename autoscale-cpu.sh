@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # The autoscaling experiment on a laptop: virtual GPUs, each a group of worker processes on the CPU.
 #
+#   ./autoscale-cpu.sh             check, run, draw the figures
+#   ./autoscale-cpu.sh --check     only check, and say what would fail
+#   ./autoscale-cpu.sh --dry-run   say, too, what would be run; nothing is done
+#
 # Sets up .venv when first run. Every setting can be given in the environment, as in:
 #
 #   INTERVAL=1 MAX_MPL=6 N=200 AVAILABLE_GPUS=2 ./autoscale-cpu.sh
@@ -13,6 +17,7 @@
 #   FN=cuda-matmul-cpu          the kernel: a name or a path
 #   CLIENT=cuda-matmul-client   the client module
 #   N=500                       the client's input: the matrix's size
+#   SEGMENTS=fresh              kept: shared memory stays over a client's requests, instead of being new for each
 #   PORT=8080                   where the server listens, on this machine only; 0: on any free port
 #   MONITOR_MS=250              milliseconds between two samples of the utilization
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
@@ -27,6 +32,12 @@
 #   MAX_LATE=                   seconds by which a step's clients may come late, else the exit code is 3; empty: 0.25 x INTERVAL
 #   KEEP_GOING=                 1: go on after a step of which every request failed
 #   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
+#   RESULTS=                    the folder in which that is made; empty: this project's
+#   SMOKE=                      1: everything in some 20 s: 2 GPUs, 6 clients, N=200, unless these are set
+#   RESUME=                     1: go on with the repeats that the results lack; complete ones stay as they are
+#   REPEAT_UNTIL=               "throughput 5%": repeat until the 95 % interval of its mean is +-5 %, OUTER_REPEATS times
+#                               at most (20, unless set); if it is wider then, the exit code is 4
+#   EXPECT=                     "failed=0, p95<=200ms": else the exit code is 4; the names are those of docs/summary.md
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
@@ -48,8 +59,9 @@ ROOT=$(cd "$(dirname "$self")" && pwd)
 # shellcheck source=scripts/experiment.sh
 source "$ROOT/scripts/experiment.sh"
 
-show_help_if_asked "$self" "$@"
+read_option "$self" "$@"
 
+use_other_defaults
 setting AVAILABLE_GPUS 8
 setting MAX_MPL_PER_GPU 4
 setting MIN_MPL 1
@@ -60,6 +72,8 @@ setting OUTER_REPEATS 1
 setting FN cuda-matmul-cpu
 setting CLIENT cuda-matmul-client
 setting N 500
+setting SEGMENTS fresh
+export SEGMENTS
 setting PORT 8080
 setting MONITOR_MS 250
 setting BACKOFF 0.1
@@ -68,5 +82,7 @@ setting EXPERIMENT autoscaling
 setting ENGINE local
 [[ $ENGINE != ray ]] || setup_options=--ray
 setting DESCRIPTION "Autoscaling on a laptop: $AVAILABLE_GPUS virtual GPUs x $MAX_MPL_PER_GPU workers of $FN"
+preflight_options=--virtual
 
+[[ -z $asked ]] || look_ahead
 run_experiment

@@ -3,6 +3,7 @@
 #
 #   ./autoscale.sh             check, run, draw the figures
 #   ./autoscale.sh --check     only check, and say what would fail
+#   ./autoscale.sh --dry-run   say, too, what would be run; nothing is done
 #   ./autoscale.sh --restore   put compute modes and MPS back as a run found them that was cut off (power, kill -9)
 #
 # Sets up .venv when first run. Every setting can be given in the environment:
@@ -15,6 +16,7 @@
 #   FN=cuda-matmul-fn           the kernel: a name or a path
 #   CLIENT=cuda-matmul-client   the client module
 #   N=10000                     the client's input: the matrix's size
+#   SEGMENTS=fresh              kept: shared memory stays over a client's requests, instead of being new for each
 #   PORT=8080                   where the server listens, on this machine only; 0: on any free port
 #   MPS=on                      off: change no setting of any GPU, and run without MPS
 #   SUDO=sudo                   how to become root, for setting the compute mode (empty: not at all; unset if root)
@@ -30,6 +32,13 @@
 #   MAX_LATE=                   seconds by which a step's clients may come late, else the exit code is 3; empty: 0.25 x INTERVAL
 #   KEEP_GOING=                 1: go on after a step of which every request failed
 #   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
+#   RESULTS=                    the folder in which that is made; empty: this project's
+#   SMOKE=                      1: everything in some 20 s: 2 GPUs, 6 clients, N=200, unless these are set
+#   RESUME=                     1: go on with the repeats that the results lack; complete ones stay as they are
+#   REPEAT_UNTIL=               "throughput 5%": repeat until the 95 % interval of its mean is +-5 %, OUTER_REPEATS times
+#                               at most (20, unless set); if it is wider then, the exit code is 4
+#   EXPECT=                     "failed=0, p95<=200ms": else the exit code is 4; the names are those of docs/summary.md
+#   ENGINE=local                what starts the workers; there is no other here
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
@@ -51,11 +60,10 @@ ROOT=$(cd "$(dirname "$self")" && pwd)
 # shellcheck source=scripts/experiment.sh
 source "$ROOT/scripts/experiment.sh"
 
-case ${1:-} in
-    --check | --restore) [[ $# -eq 1 ]] || show_help_if_asked "$self" "$@" ;;
-    *) show_help_if_asked "$self" "$@" ;;
-esac
+options+=' --restore'
+read_option "$self" "$@"
 
+use_other_defaults
 setting AVAILABLE_GPUS 8
 setting MAX_MPL_PER_GPU 4
 setting MIN_MPL 1
@@ -66,6 +74,8 @@ setting OUTER_REPEATS 5
 setting FN cuda-matmul-fn
 setting CLIENT cuda-matmul-client
 setting N 10000
+setting SEGMENTS fresh
+export SEGMENTS
 setting PORT 8080
 setting MPS on
 setting MONITOR_MS 100
@@ -77,15 +87,6 @@ check_engine
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 
 guard_pid='' # of the process that holds the GPUs, and puts them back
-any_python=$python
-command -v "$any_python" >/dev/null || any_python=python3
-
-# Look at everything that a run needs, and change nothing; it says what it found, and all that would fail.
-preflight() {
-    AVAILABLE_GPUS=$AVAILABLE_GPUS MAX_MPL_PER_GPU=$MAX_MPL_PER_GPU MIN_MPL=$MIN_MPL MAX_MPL=$MAX_MPL \
-        STEP_SIZE=$STEP_SIZE INTERVAL=$INTERVAL OUTER_REPEATS=$OUTER_REPEATS N=$N PORT=$PORT MPS=$MPS SUDO=${SUDO:-} \
-        CLIENT=$CLIENT KAAS_PYTHON=$python "$any_python" "$ROOT/scripts/preflight.py" "$@"
-}
 
 before_run() {
     [[ $MPS != off ]] || return 0
@@ -130,30 +131,24 @@ after_run() {
     wait "$pid"
 }
 
-case ${1:-} in
-    --check)
-        preflight
-        if command -v "$python" >/dev/null; then
-            cd "$ROOT"
-            setting DESCRIPTION none
-            check_settings
-        fi
-        exit
-        ;;
+setup_options=--gpu
+monitor_source=nvidia-smi
+case $asked in
+    '') ;;
     --restore)
         SUDO=${SUDO:-} "$any_python" "$ROOT/scripts/gpu_guard.py" restore
         exit
         ;;
-    *) ;;
+    *) look_ahead ;;
 esac
 
-{ gpu_ids=$(preflight --list-gpus 2>&3) || exit 2; } 3>&1
+go_to_root
+{ gpu_ids=$(preflight_options=--list-gpus preflight 2>&3) || exit 2; } 3>&1
 found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
 if [[ $found -lt $AVAILABLE_GPUS ]]; then
     say "Only $found of $AVAILABLE_GPUS GPUs are there: the experiment uses $found"
     AVAILABLE_GPUS=$found
 fi
 setting DESCRIPTION "Autoscaling: $AVAILABLE_GPUS GPUs x $MAX_MPL_PER_GPU workers of $FN, MPS $MPS"
-setup_options=--gpu
 
 run_experiment

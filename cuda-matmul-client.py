@@ -3,7 +3,8 @@
 
 As a script (./cuda-matmul-client.py 500) it makes one request and prints its times. As a client module it makes one
 request at each `run_client`. The server is at $KAAS_ADDRESS (127.0.0.1:8080); $KAAS_TIMEOUT is the seconds after which
-a request is given up (600). The matrix file lies in $KAAS_SCRATCH, which the clients of a run share, and nobody else.
+a request is given up (600); $SEGMENTS says whether shared memory is `fresh` for each request (the default) or `kept`.
+The matrix file lies in $KAAS_SCRATCH, which the clients of a run share, and nobody else.
 """
 
 import json
@@ -19,7 +20,7 @@ from kaas import cli  # first: it says what is missing
 # isort: split
 import numpy as np
 
-from kaas import matrices
+from kaas import matrices, pairs, segments
 from kaas.client import Connection
 from kaas.errors import KaasError, UsageError
 from kaas.leftovers import Scratch
@@ -38,6 +39,7 @@ class MatmulClient:
         self._connection = Connection()
         resource_tracker.ensure_running()  # else the first request would start it, in its time
         self._own = None
+        self._pairs: pairs.Fresh | pairs.Kept | None = None
         if not os.environ.get("KAAS_SCRATCH"):
             self._own = Scratch()
             os.environ["KAAS_RUN"] = self._own.run
@@ -45,6 +47,7 @@ class MatmulClient:
             folder = self._own.folder if self._own else Path(os.environ["KAAS_SCRATCH"])
             path = matrices.matrix_file(n, folder)
             self._matrix: Matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._pairs = pairs.of(self._matrix)
         except BaseException:
             self.close()
             raise
@@ -52,10 +55,12 @@ class MatmulClient:
     def run(self) -> Outcome:
         """Make one request. Everything is in its time but the check of the first product.
 
-        The setup is all that becomes of its shared memory here: both segments created, one filled, and both freed.
+        The setup is all that becomes of its shared memory here: one segment filled and, unless they are kept, both
+        created and freed.
         """
+        assert self._pairs is not None
         begun = time.perf_counter()
-        with matrices.shared_matrix(self.n, content=self._matrix) as a, matrices.shared_matrix(self.n) as c:
+        with self._pairs.filled() as (a, c):
             sent = time.perf_counter()
             reply = self._connection.invoke(Task(a.name, c.name, self.n).encode(), self._timeout)
             replied = time.perf_counter()
@@ -63,11 +68,15 @@ class MatmulClient:
             self._checked = self._checked or reply.status == "ok"
             checked = time.perf_counter()
         setup = sent - begun + time.perf_counter() - checked
+        if reply.status != "ok":
+            self._pairs.forget()
         return _outcome(reply, wrong, (setup + replied - sent) * 1000, setup * 1000)
 
     def close(self) -> None:
-        """Close the connection, and remove the matrix file unless it belongs to a whole run."""
+        """Close the connection, free what is kept, and remove the matrix file unless it belongs to a whole run."""
         self._connection.close()
+        if self._pairs is not None:
+            self._pairs.forget()
         if self._own is not None:
             self._own.close()
             del os.environ["KAAS_RUN"]
@@ -105,6 +114,7 @@ _client: MatmulClient | None = None
 def check(arg: str) -> None:
     """Check what all clients will be handed, before anything begins."""
     matrices.matrix_size(arg)
+    segments.are_kept()
 
 
 def prepare(arg: str, copy: int) -> None:

@@ -177,7 +177,7 @@ def multiply(a: Matrix, c: Matrix) -> None:
 
 def call(payload: bytes) -> bytes:
     """Serve one invocation: a matrix task (kaas.matrices)."""
-    return matrices.answer(payload, multiply)
+    return matrices.answer(payload, multiply, gpu.registered)
 
 
 def prepare(phase: Phase) -> None:

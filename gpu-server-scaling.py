@@ -13,7 +13,7 @@ import os
 from kaas import cli, kernels, nvidia, outlet, wire
 from kaas.errors import UsageError
 from kaas.pool.settings import Settings
-from kaas.server.tcp import check_address, serve
+from kaas.server import listener
 
 MOST_WORKERS = 100_000
 
@@ -192,9 +192,11 @@ def main() -> None:
         link_host=arguments.link_host,
     )
     if arguments.check:
-        check_address(settings)
-    else:
-        serve(settings)
+        listener.check(settings)
+        return
+    from kaas.server import tcp  # noqa: PLC0415 - a check, or --help, has its answer before all that is imported
+
+    tcp.serve(settings)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ import argparse
 import os
 from pathlib import Path
 
-from kaas import cli, kernels
+from kaas import cli, kernels, segments
 from kaas.client import split_address
 from kaas.errors import UsageError
-from kaas.load.generator import Settings, generate
 from kaas.load.ramp import Ramp
 from kaas.results import RunFiles
 
@@ -25,6 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--experiment-name", type=cli.file_name, required=True, help="names the folder: results-<experiment name>")
     add("--task-name", type=cli.file_name, required=True, help="names the files in it")
     add("--experiment-description", default="", help="a sentence for the description file")
+    add("--results", type=Path, default=Path(), metavar="FOLDER", help="where that folder is made (default: here)")
     add("--min-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the start")
     add("--max-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the end")
     add("--step-size", type=cli.positive_int, default=1, metavar="N", help="clients added at each step (default 1)")
@@ -82,12 +82,16 @@ def main() -> int:
     if server is not None:
         split_address(server)
         os.environ["KAAS_ADDRESS"] = server  # the client's file may look, whoever imports it
+    ramp = ramp_of(arguments)
     if arguments.check:
         kernels.check_input(client, arguments.input)
+        return 0
+    from kaas.load.generator import Settings, generate  # noqa: PLC0415 - a check, or --help, is answered without it
+
     settings = Settings(
         client=client,
         input=arguments.input,
-        files=RunFiles.of(arguments.experiment_name, arguments.task_name, Path.cwd()),
+        files=RunFiles.of(arguments.experiment_name, arguments.task_name, arguments.results.absolute()),
         parameters={
             "Client": arguments.client,
             "Input": arguments.input,
@@ -100,8 +104,9 @@ def main() -> int:
             "Interval": f"{arguments.interval:g}",
             "Backoff": f"{arguments.backoff:g}",
             "Server": arguments.server,
+            "Segments": "kept" if segments.are_kept() else "fresh",
         },
-        shape=ramp_of(arguments),
+        shape=ramp,
         server=server,
         backoff=arguments.backoff,
         ready_timeout=arguments.ready_timeout,
@@ -111,7 +116,7 @@ def main() -> int:
         keep_going=arguments.keep_going,
         supervised=arguments.supervised,
     )
-    return 0 if arguments.check else generate(settings)
+    return generate(settings)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import psutil
 import serving
-from relay import MESSAGE
-from serving import Server
+from front import Front
+from relay import MESSAGE, Yardstick
+from serving import TIMEOUT, Server
 
 from kaas import wire
 from kaas.client import Connection, split_address
@@ -71,7 +72,12 @@ def percentile(times: list[int], percent: float) -> int:
 
 def one_each(server: Server, number: int, seconds: float) -> Load:
     """Have a number of processes with a connection each send requests, by kaas.client."""
-    return _load(server, [lambda window: _one(server.address, window)] * number, seconds)
+    return _load(server, [lambda window: _by_kaas(server.address, window)] * number, seconds)
+
+
+def one_each_bare(front: Front, number: int, seconds: float) -> Load:
+    """Have a number of processes with a connection each send the yardstick's messages."""
+    return _load(front, [lambda window: _bare(front, window)] * number, seconds)
 
 
 def many_each(server: Server, number: int, seconds: float, processes: int = 2) -> Load:
@@ -163,19 +169,32 @@ def _sleep_until(moment: int) -> None:
     time.sleep(max(moment - time.perf_counter_ns(), 0) / 1e9)
 
 
-def _one(address: str, window: Callable[[], Window]) -> Served:
-    clock, times, replies = time.perf_counter_ns, array("q"), 0
+def _by_kaas(address: str, window: Callable[[], Window]) -> Served:
     with Connection(address) as kaas:
-        serving.check_served(kaas.invoke(MESSAGE))
-        begin, end = window()
-        while (sent := clock()) < end:
-            reply = kaas.invoke(MESSAGE)
-            replied = clock()
+
+        def exchange() -> None:
+            reply = kaas.invoke(MESSAGE, TIMEOUT)
             if reply.status != "ok" or len(reply.payload) != len(MESSAGE):
                 serving.check_served(reply, len(MESSAGE))
-            if begin <= sent:
-                times.append(replied - sent)
-            replies += begin <= replied < end
+
+        return _closed_loop(exchange, window)
+
+
+def _bare(front: Front, window: Callable[[], Window]) -> Served:
+    with front.connection() as connection:
+        return _closed_loop(Yardstick(connection, front.process.pid).exchange, window)
+
+
+def _closed_loop(exchange: Callable[[], None], window: Callable[[], Window]) -> Served:
+    clock, times, replies = time.perf_counter_ns, array("q"), 0
+    exchange()
+    begin, end = window()
+    while (sent := clock()) < end:
+        exchange()
+        replied = clock()
+        if begin <= sent:
+            times.append(replied - sent)
+        replies += begin <= replied < end
     return times, replies
 
 

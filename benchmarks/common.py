@@ -161,10 +161,11 @@ def alternate(
 ) -> dict[str, list[Value]]:
     """Measure all of them in each round, every other round in the opposite order; give each one's values.
 
-    One round more, the first, is a warm-up and does not count, unless nothing of it would last.
+    One round more, the first, is a warm-up and does not count, unless nothing of it would last; nor is there one where
+    the figures mean nothing anyway.
     """
     values: dict[str, list[Value]] = {name: [] for name in measures}
-    for name in measures if warm_up else ():
+    for name in measures if warm_up and rounds >= LEAST_ROUNDS else ():
         say(f"warm-up: {name}")
         measures[name]()
     for at in range(rounds):
@@ -221,7 +222,7 @@ def _main(
         if path is not None and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: there is no such folder")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    for name in [name for name in os.environ if name.startswith("KAAS_")]:
+    for name in [name for name in os.environ if name.startswith("KAAS_") or name == "SEGMENTS"]:
         del os.environ[name]  # a server that the user has elsewhere is none of ours
     os.environ.update(SINGLE_THREADED)
     begun = time.monotonic()

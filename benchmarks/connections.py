@@ -29,11 +29,12 @@ def measure(options: Options) -> Report:
     """Measure without and with idle connections, in turns."""
     assert __doc__ is not None
     report = Report("Idle connections", __doc__.partition("\n\n")[2])
-    seconds, busy, idle = (0.3, 4, 50) if options.quick else (2.0, GPUS * WORKERS_PER_GPU, IDLE)
+    gpus, seconds, idle = (1, 0.05, 50) if options.quick else (GPUS, 2.0, IDLE)
+    busy = gpus * WORKERS_PER_GPU
     descriptors.raise_limit()
-    arguments = ("-g", str(GPUS), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
+    arguments = ("-g", str(gpus), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
     with serving.started(MODULES / "echo.py", *arguments) as server:
-        serving.invoke_together(server.address, GPUS * WORKERS_PER_GPU, MESSAGE)
+        serving.invoke_together(server.address, busy, MESSAGE)
         found = common.alternate(
             {
                 "without": lambda: clients.one_each(server, busy, seconds),

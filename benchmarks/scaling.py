@@ -55,8 +55,8 @@ def measure(options: Options) -> Report:
     assert __doc__ is not None
     report = Report("How cost grows", __doc__.partition("\n\n")[2])
     descriptors.raise_limit()
-    seconds, calls, sizes = (0.2, 500, 2) if options.quick else (0.8, 20_000, None)
-    measures = {("connections", number): (ON_GPUS, number) for number in CONNECTIONS[:sizes]}
+    on_gpus, seconds, calls, sizes = (2, 0.05, 500, 2) if options.quick else (ON_GPUS, 0.8, 20_000, None)
+    measures = {("connections", number): (on_gpus, number) for number in CONNECTIONS[:sizes]}
     measures |= {("GPUs", number): (number, number * WORKERS_PER_GPU) for number in GPUS[:sizes]}
     found = common.alternate(
         {f"{number} {kind}": partial(measure_point, *at, seconds) for (kind, number), at in measures.items()},
@@ -89,7 +89,7 @@ def measure(options: Options) -> Report:
     for size, times in on_few.items():
         report.add(f"placement, {size}: acquire and release", "µs", times)
     for kind, title in (
-        ("connections", f"Connections, on {ON_GPUS} GPUs x {WORKERS_PER_GPU}"),
+        ("connections", f"Connections, on {on_gpus} GPUs x {WORKERS_PER_GPU}"),
         ("GPUs", f"GPUs, {WORKERS_PER_GPU} workers each, and as many connections as workers"),
     ):
         report.add_table(title, (kind, *COLUMNS), [(number, *point) for number, point in points[kind].items()])

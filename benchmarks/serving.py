@@ -21,6 +21,8 @@ from kaas.errors import KaasError
 from kaas.events import Event
 from kaas.wire import Request
 
+TIMEOUT = 600.0
+"""Seconds that a measured invocation may take: those of cuda-matmul-client.py, and so of every run."""
 _LIMIT = 60.0
 _LISTENING = re.compile(r"listening on (\S+:\d+): ")
 
@@ -61,13 +63,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(kernel: Path, *arguments: str) -> Iterator[Server]:
+def started(kernel: Path, *arguments: str, **environment: str) -> Iterator[Server]:
     """Start a server for a kernel on a port of its own, and end it."""
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as said:
         line = [sys.executable, str(common.ROOT / "gpu-server-scaling.py"), str(kernel), "--port", "0"]
         supervised = ["--supervised", str(os.getpid())]
         process = subprocess.Popen(
-            [*line, *supervised, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=said
+            [*line, *supervised, *arguments],
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=said,
         )
 
         def listens() -> bool:

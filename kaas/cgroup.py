@@ -5,6 +5,8 @@ admin-guide/cgroup-v2 (`cpu.max`, `cpu.stat`, `memory.max`), scheduler/sched-bwc
 """
 
 import contextlib
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,12 @@ def cpu_quota(process: Path = _SELF) -> float | None:
     """Give the cores' worth of CPU time that this process may use with those of its group; None if all."""
     quotas = [quota for folder in _folders("cpu", process) if (quota := _quota(folder))]
     return min(quotas, default=None)
+
+
+def cores() -> float:
+    """Give the cores' worth of CPU time that this process and those beside it may use: the least of mask and quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(float(allowed), cpu_quota() or math.inf)
 
 
 def memory_limit(process: Path = _SELF) -> int | None:

@@ -5,8 +5,10 @@ with Connection("127.0.0.1:8080") as kaas:
 """
 
 import json
+import math
 import os
 import socket
+import struct
 import threading
 import time
 from types import TracebackType
@@ -21,6 +23,8 @@ DEFAULT_ADDRESS = "127.0.0.1:8080"
 _CONNECT_TIMEOUT = 10.0
 _GRACE = 5.0
 """Seconds beyond an invocation's own timeout in which the server's `timeout` reply may arrive."""
+_TIMEVAL = struct.Struct("ll")
+"""What the system takes for a time: seconds and microseconds, which on macOS are an int with as many bytes behind."""
 _LAST_WORDS = ("bad_request", "unauthorized")
 """Replies after which the server closes the connection."""
 
@@ -43,6 +47,7 @@ class Connection:
         self._token = os.environ.get("KAAS_TOKEN", "") if token is None else token
         self._socket: socket.socket | None = None
         self._decoder: Decoder[Reply]  # of the open connection
+        self._limit: float | None  # of what waits for it
         self._last_id = 0
         self._process = os.getpid()
         self._turn = threading.Lock()
@@ -52,7 +57,8 @@ class Connection:
 
         Args:
             payload: the kernel's input.
-            timeout: seconds after which the server answers `timeout`; none by default.
+            timeout: seconds after which the server answers `timeout`; none by default. A server that does not is
+                waited for a little longer, and as long again after each signal that is handled meanwhile.
 
         Raises:
             ConnectionFailed: the server cannot be reached, or the connection broke.
@@ -111,8 +117,7 @@ class Connection:
         deadline = None if limit is None else time.monotonic() + limit
         try:
             connection = self._connected(_CONNECT_TIMEOUT if limit is None else min(limit, _CONNECT_TIMEOUT))
-            if connection.gettimeout() != limit:
-                connection.settimeout(limit)
+            self._limit_to(limit)
             for piece in pieces:
                 connection.sendall(piece)
             while True:
@@ -126,11 +131,11 @@ class Connection:
                             self.close()
                         return reply
                 if deadline is not None:
-                    connection.settimeout(max(deadline - time.monotonic(), 0.001))
+                    self._limit_to(max(deadline - time.monotonic(), 0.001))
         except FrameError as error:
             self.close()
             raise ConnectionFailed(f"{self.address} does not answer like a KaaS server: {error}") from None
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             self.close()
             raise ConnectionFailed(f"{self.address} gave no answer within {limit or _CONNECT_TIMEOUT:g} s") from None
         except (OSError, UnicodeError) as error:  # a host's name that cannot be one is a UnicodeError
@@ -145,13 +150,27 @@ class Connection:
         if self._socket is None:
             self._decoder = wire.reply_decoder()
             try:
-                self._socket = _connect(self._host, self._port, limit)
+                self._socket, self._limit = _connect(self._host, self._port, limit), None
             except ConnectionRefusedError as error:
                 hint = "start a server there" + ", or set KAAS_ADDRESS to where one is" * self._by_default
                 raise ConnectionFailed(f"{self.address}: {error.strerror}: {hint}") from None
+            self._socket.settimeout(None)  # from here on, `_limit_to`
             if self._token:
+                self._limit_to(limit)
                 self._socket.sendall(wire.encode_request(wire.Request(wire.TOKEN, os.fsencode(self._token))))
         return self._socket
+
+    def _limit_to(self, limit: float | None) -> None:
+        """Have what waits for the open connection wait so many seconds at most.
+
+        The system sees to it: Python would first ask, each time, whether the socket is ready.
+        """
+        if limit != self._limit:
+            assert self._socket is not None
+            microseconds = 0 if limit is None else max(math.ceil(limit * 1e6), 1)  # 0 is no limit
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(microseconds, 10**6)))
+            self._limit = limit
 
 
 def _connect(host: str, port: int, limit: float) -> socket.socket:

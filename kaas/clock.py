@@ -57,6 +57,15 @@ class Clock(NamedTuple):
         return f"{self.epoch!r}:{self.monotonic!r}"
 
 
+def in_words(seconds: float) -> str:
+    """Say how long something takes: `3 s`, `1 min 40 s`, `1 h 5 min`."""
+    whole = max(round(seconds), 0)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    larger, smaller = (f"{hours} h", f"{minutes} min") if hours else (f"{minutes} min", f"{rest} s")
+    return f"{rest} s" if whole < 60 else larger if smaller.startswith("0 ") else f"{larger} {smaller}"  # noqa: PLR2004
+
+
 class Readings(NamedTuple):
     """The machine's clocks at one moment, in seconds; `suspended` is how long it has slept since it was started."""
 

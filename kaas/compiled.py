@@ -17,12 +17,13 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from kaas import ROOT
+from kaas.errors import ProcessFailed
 
 _VARIABLE = "NUMBA_CACHE_DIR"
 _GIVEN = os.environ.get(_VARIABLE)  # by the user: it is set here, too, later
@@ -38,10 +39,12 @@ def find_room() -> None:
     global _spare  # noqa: PLW0603 - what is forked from here is handed nothing else
     if not why_unwritable(_root()):
         return
-    with contextlib.suppress(OSError):
-        spare = Path(tempfile.mkdtemp(prefix="kaas-compiled-"))
-        atexit.register(_remove, spare, os.getpid())
-        _spare = None if why_unwritable(spare) else spare
+    from kaas.leftovers import Scratch  # noqa: PLC0415 - hardly any run needs it, and what it imports takes its time
+
+    with contextlib.suppress(ProcessFailed):
+        scratch = Scratch("compiled-")
+        atexit.register(_close, scratch.close, os.getpid())
+        _spare = None if why_unwritable(scratch.folder) else scratch.folder
 
 
 def keep_apart(path: Path, name: str, sources: Iterable[Path]) -> None:
@@ -155,9 +158,9 @@ def _root() -> Path:
     return Path(_GIVEN) / "loaded" if _GIVEN else ROOT / ".kernel_cache"
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _close(close: Callable[[], None], owner: int) -> None:
     if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        close()
 
 
 def _warn_once(text: str) -> None:

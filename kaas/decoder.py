@@ -52,7 +52,7 @@ class Decoder(Generic[Frame]):
         self._begun = b""  # of the next frame
         self._large: Large | None = None  # or its payload
 
-    def buffer(self) -> memoryview:
+    def buffer(self, sizehint: int = -1) -> memoryview:
         """Give the room for the next bytes; all decoders share it, so one thread only may read this way."""
         return _scratch if self._large is None else self._large.room()
 
@@ -95,8 +95,15 @@ class Decoder(Generic[Frame]):
         return bool(self._begun) or self._large is not None
 
     def _cut(self, data: bytes) -> Iterator[Frame]:
-        start, end, size = 0, len(data), self._header.size
         self._begun = b""
+        if len(data) >= self._header.size:
+            fields = self._header.unpack_from(data)
+            if fields[0] == PREFIX and self._header.size + fields[-1] == len(data) and fields[-1] <= self.limit:
+                return iter((self._make(fields, data, None),))  # one that is whole: what comes nearly always
+        return self._cut_any(data)
+
+    def _cut_any(self, data: bytes) -> Iterator[Frame]:
+        start, end, size = 0, len(data), self._header.size
         while start < end:
             if end - start < size:
                 _check_magic(data[start:])

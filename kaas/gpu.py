@@ -6,11 +6,12 @@ are forked from never initialises it (importing numba.cuda may load it, which a 
 
 import contextlib
 import functools
+import mmap
 import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -89,8 +90,18 @@ def prepare_gpu(phase: Phase, compile_kernels: Callable[[], None], multiply: Mul
             multiply(np.ones((1, 1), dtype), np.empty((1, 1), dtype))
 
 
+@contextlib.contextmanager
+def registered(segment: mmap.mmap) -> Iterator[None]:
+    """Register a segment that stays with the driver: copies then need no staging. They work without, too."""
+    with contextlib.suppress(Exception), contextlib.ExitStack() as known:
+        with contextlib.suppress(Exception):
+            known.enter_context(cuda.pinned(np.frombuffer(segment, np.uint8)))
+        yield
+
+
 def close_gpu() -> None:
     """Close the context, after the last invocation: MPS wants its clients to leave in order."""
+    matrices.let_go(registered)
     cuda.close()
 
 

@@ -1,7 +1,8 @@
 """What a run has on this machine besides its results: a scratch folder, and segments of shared memory.
 
 All of it goes with the run. Where all processes of a run were killed at once, nobody was left to see to that: so each
-run has a file, whose lock ends with it, and the next run removes what those left that are dead.
+run has a file, whose lock ends with it, and the next run removes what those left that are dead. The temporary folders
+of scripts/setup, report and test-gpu have such a file in them (scripts/hold.py).
 """
 
 import contextlib
@@ -16,21 +17,26 @@ from kaas import locks, segments
 from kaas.errors import ProcessFailed
 from kaas.locks import Holder
 
-_PREFIX = "kaas-"
+LOCK = "lock"
+"""The file in a script's temporary folder that says whose it is."""
+_PREFIXES = ("kaas-", "kaas.")
 _LONGEST = 10_000
 
 
 class Scratch:
     """A run's own folder, and the digits that its segments share.
 
+    Args:
+        kind: what the folder is for, for its name.
+
     Raises:
         ProcessFailed: there is no room for a folder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "") -> None:
         self._lock = -1
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self.folder = Path(tempfile.mkdtemp(prefix=f"kaas-{kind}"))
         except OSError as error:
             raise ProcessFailed(f"no folder can be made in {tempfile.gettempdir()}: {error.strerror}") from None
         while True:
@@ -74,14 +80,15 @@ def forget(run: str) -> None:
 def sweep() -> str:
     """Remove what dead runs of this user have left on this machine; say in one line what that was, if anything."""
     number = size = folders = 0
-    for path in _home().glob("kaas_*.lock"):
-        run = path.stem.removeprefix("kaas_")
-        with _dead(path) as folder:
-            if folder is None or not segments.RUN.fullmatch(run):
+    for path in (*_home().glob("kaas_*.lock"), *_of_scripts()):
+        with _dead(path) as left:
+            run = path.stem.removeprefix("kaas_")
+            if left is None or not (path.name == LOCK or segments.RUN.fullmatch(run)):
                 continue
-            count, length = segments.unlink_all(run)
-            number, size = number + count, size + length
-            if _is_ours(folder):
+            if path.name != LOCK:
+                count, length = segments.unlink_all(run)
+                number, size = number + count, size + length
+            for folder in filter(_is_ours, left):
                 shutil.rmtree(folder, ignore_errors=True)
                 folders += 1
             path.unlink(missing_ok=True)
@@ -93,8 +100,8 @@ def sweep() -> str:
 
 
 @contextlib.contextmanager
-def _dead(path: Path) -> Iterator[Path | None]:
-    """Hold the file of a dead run and give its folder; None if that run is alive, or it is not for us to say."""
+def _dead(path: Path) -> Iterator[list[Path] | None]:
+    """Hold the file of a dead run and give its folders; None if that run is alive, or it is not for us to say."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -104,7 +111,8 @@ def _dead(path: Path) -> Iterator[Path | None]:
         about = os.fstat(descriptor)
         is_ours = stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid()
         if is_ours and _is_dead(descriptor) and locks.is_at(descriptor, path):
-            yield Path(os.fsdecode(os.pread(descriptor, _LONGEST, 0).partition(b"\n")[2]))
+            _, *folders = os.pread(descriptor, _LONGEST, 0).split(b"\n")
+            yield [Path(os.fsdecode(folder)) for folder in folders]
         else:
             yield None
     finally:
@@ -122,8 +130,13 @@ def _is_ours(folder: Path) -> bool:
     """Tell whether there is such a folder, and a run of this user has made it."""
     with contextlib.suppress(OSError):
         about = folder.lstat()
-        return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and folder.name.startswith(_PREFIX)
+        return stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid() and folder.name.startswith(_PREFIXES)
     return False
+
+
+def _of_scripts() -> Iterator[Path]:
+    for folder in filter(_is_ours, Path(tempfile.gettempdir()).glob("kaas-*")):
+        yield from folder.glob(LOCK)
 
 
 def _file_of(run: str) -> Path:

@@ -1,8 +1,6 @@
 """What machine and what software a run was made with, so that it can be understood a year later."""
 
 import contextlib
-import importlib.metadata
-import math
 import os
 import platform
 import sys
@@ -32,20 +30,16 @@ def describe() -> dict[str, str]:
         "GPUs": _gpus(),
         "Python": f"{platform.python_version()} ({sys.executable})",
     }
+    from importlib import metadata  # noqa: PLC0415 - the monitor needs none of it, and it takes long
+
     for library in _LIBRARIES:
         try:
-            facts[f"Library {library}"] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
+            facts[f"Library {library}"] = metadata.version(library)
+        except metadata.PackageNotFoundError:
             continue
     facts["Git revision"] = revision()
     facts["Time zone"] = f"{time.strftime('%Z')} (UTC{time.strftime('%z')})"
     return facts
-
-
-def cores() -> float:
-    """Give the cores' worth of CPU time that this process and those beside it may use: the least of mask and quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(float(allowed), cgroup.cpu_quota() or math.inf)
 
 
 class CpuUse:
@@ -108,7 +102,7 @@ def _processor() -> str:
 
 def _usable() -> str:
     quota = cgroup.cpu_quota()
-    return f"{cores():g} threads' worth" + (f" (a quota of {quota:g} is set)" if quota else "")
+    return f"{cgroup.cores():g} threads' worth" + (f" (a quota of {quota:g} is set)" if quota else "")
 
 
 def _memory() -> str:

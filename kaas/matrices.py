@@ -9,6 +9,7 @@ both. The kernel attaches to them by name and never unlinks. What travels is a `
 
 import contextlib
 import fcntl
+import functools
 import json
 import mmap
 import os
@@ -33,6 +34,8 @@ Multiply = Callable[[Matrix, Matrix], None]
 
 DTYPES = ("float64", "float32")
 _LARGEST_N = 10**6
+_MOST_ATTACHED = 32
+"""Segments that a worker keeps attached: those of the 16 clients that it served last."""
 _BLOCK = 2**17  # elements of a matrix that are checked at a time
 _OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -104,14 +107,16 @@ def shared_matrix(n: int, dtype: str = "float64", content: Matrix | None = None)
 
 
 @contextlib.contextmanager
-def attached_matrix(name: str, n: int, dtype: str) -> Iterator[Segment]:
-    """Attach to the segment that somebody else created and will unlink.
+def attached_matrix(
+    name: str, n: int, dtype: str, attachments: segments.Attachments | None = None
+) -> Iterator[Segment]:
+    """Attach to the segment that somebody else created and will unlink; `attachments` keep it attached.
 
     Raises:
         TaskError: there is none, or it is smaller than such a matrix.
     """
     try:
-        mapping = segments.attach(name)
+        mapping = attachments.attach(name) if attachments else segments.attach(name)
     except (OSError, ValueError) as error:
         raise TaskError(f"segment {name}: {error}") from None
     try:
@@ -120,21 +125,28 @@ def attached_matrix(name: str, n: int, dtype: str) -> Iterator[Segment]:
             raise TaskError(f"segment {name} has {len(mapping)} bytes, but {n} x {n} of {dtype} need {wanted}")
         yield Segment(name, mapping, n, dtype)
     finally:
-        with contextlib.suppress(BufferError):  # a matrix that somebody holds; the mapping ends with it
-            mapping.close()
+        if not attachments:
+            with contextlib.suppress(BufferError):  # a matrix that somebody holds; the mapping ends with it
+                mapping.close()
 
 
-def answer(payload: bytes, multiply: Multiply) -> bytes:
+def answer(payload: bytes, multiply: Multiply, hold: segments.Hold = contextlib.nullcontext) -> bytes:
     """Serve a matrix task: attach, multiply, and report the time that `multiply` took.
+
+    Args:
+        payload: the task.
+        multiply: computes.
+        hold: is entered for a segment that stays attached, as long as it does.
 
     Raises:
         TaskError: the payload is no task, or its segments do not fit it.
+        UsageError: SEGMENTS says neither `fresh` nor `kept`.
         Exception: whatever `multiply` raises.
     """
-    task = Task.decode(payload)
+    task, attachments = Task.decode(payload), _attachments(hold)
     with contextlib.ExitStack() as attached:
-        a = attached.enter_context(attached_matrix(task.a, task.n, task.dtype))
-        c = attached.enter_context(attached_matrix(task.c, task.n, task.dtype))
+        a = attached.enter_context(attached_matrix(task.a, task.n, task.dtype, attachments))
+        c = attached.enter_context(attached_matrix(task.c, task.n, task.dtype, attachments))
         try:
             inner_ms = _milliseconds(multiply, a.matrix, c.matrix)
         except Exception as error:
@@ -144,6 +156,17 @@ def answer(payload: bytes, multiply: Multiply) -> bytes:
         answer = _Answer(json.dumps({"inner_time_ms": inner_ms}).encode())
         answer.attached = attached.pop_all()
         return answer
+
+
+@functools.cache
+def _attachments(hold: segments.Hold) -> segments.Attachments | None:
+    return segments.Attachments(_MOST_ATTACHED, hold) if segments.are_kept() else None
+
+
+def let_go(hold: segments.Hold) -> None:
+    """Detach what stays attached and is held in this way."""
+    if attachments := _attachments(hold):
+        attachments.let_go()
 
 
 class _Answer(bytes):

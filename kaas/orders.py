@@ -30,12 +30,12 @@ class Orders:
         if supervisor:
             # These go to the whole group of processes; the script decides in which order they end.
             self._loop.add_signal_handler(signal.SIGINT, lambda: None)
-            if not is_ignored(signal.SIGHUP):
+            if not supervision.is_ignored(signal.SIGHUP):
                 self._loop.add_signal_handler(signal.SIGHUP, lambda: None)
             self._watch()
         else:
             self._loop.add_signal_handler(signal.SIGINT, self._queue.put_nowait, "Ctrl-C")
-            if not is_ignored(signal.SIGHUP):
+            if not supervision.is_ignored(signal.SIGHUP):
                 self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
     async def next(self) -> str:
@@ -69,11 +69,6 @@ class Orders:
         self._told_until = self._loop.time() + PARENT_CHECK
         self._queue.put_nowait("the parent process is gone")
         return True
-
-
-def is_ignored(number: signal.Signals) -> bool:
-    """Tell whether a signal is ignored, as under nohup: so it must stay."""
-    return signal.getsignal(number) == signal.SIG_IGN
 
 
 def ignore_signals() -> None:

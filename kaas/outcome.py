@@ -3,7 +3,8 @@
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any, NamedTuple, get_args
 
 from kaas import wire
 
@@ -49,6 +50,8 @@ _KINDS: Mapping[Any, tuple[Callable[[Any], object], str]] = {
 }
 _FIELDS = tuple((name, *_KINDS[kind]) for name, kind in Outcome.__annotations__.items())
 _FIELDS_AT_LEAST = 4
+_EXACT_TYPES = frozenset(product(*(get_args(kind) or (kind,) for kind in Outcome.__annotations__.values())))
+"""Those of an outcome's fields, if each is of its own kind."""
 
 
 def sound(result: object) -> Outcome:
@@ -60,6 +63,10 @@ def sound(result: object) -> Outcome:
     Raises:
         ValueError: it is not `(outer_ms, inner_ms, setup_ms, cold_start, ...)`, or a value is none of its kind.
     """
+    if type(result) is Outcome and tuple(map(type, result)) in _EXACT_TYPES and result.status in STATUSES:
+        times = result.outer_ms, result.inner_ms, result.setup_ms, result.queued_ms, result.kernel_ms
+        if min(times) >= 0.0 and sum(times) < math.inf:  # as nearly all are; a sum with a NaN is not less
+            return result
     if not isinstance(result, tuple | list) or len(result) < _FIELDS_AT_LEAST:
         raise ValueError(f"run_client returned {result!r:.80}: return (outer_ms, inner_ms, setup_ms, cold_start)")
     given = dict(zip(Outcome._fields[:_FIELDS_AT_LEAST], result, strict=False))

@@ -53,6 +53,11 @@ class Outlet:
         self._torn = False
 
     @property
+    def is_behind(self) -> bool:
+        """Whether something is still to be written."""
+        return bool(self._lines)
+
+    @property
     def has_room(self) -> bool:
         """Whether one more line may wait."""
         return len(self._lines) < _MOST

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,14 +17,14 @@ _STATE, _PARENT, _START = 0, 1, 19
 
 def parent_of(process: int) -> int:
     """Give the number of a process's parent; 0 if that is not known."""
-    with contextlib.suppress(OSError, ValueError, IndexError, subprocess.SubprocessError):
+    with contextlib.suppress(OSError, ValueError, IndexError):
         return int(_stat(process)[_PARENT] if sys.platform == "linux" else _ps(process, "ppid="))
     return 0
 
 
 def start_of(process: int) -> str:
     """Say when a process started, in some words of the system; "" if it has ended, reaped or not."""
-    with contextlib.suppress(OSError, IndexError, subprocess.SubprocessError):
+    with contextlib.suppress(OSError, IndexError):
         if sys.platform == "linux":
             stat = _stat(process)
             return "" if stat[_STATE] in "ZX" else stat[_START]
@@ -49,7 +48,12 @@ def _stat(process: int) -> list[str]:
 
 
 def _ps(process: int, fields: str) -> str:
+    import subprocess  # noqa: PLC0415 - where there is /proc nobody needs it
+
     command = ["ps", "-o", fields, "-p", str(process)]
     environment = os.environ | {"LC_ALL": "C", "TZ": "UTC"}
-    done = subprocess.run(command, capture_output=True, env=environment, text=True, timeout=_PS_LIMIT, check=True)
+    try:
+        done = subprocess.run(command, capture_output=True, env=environment, text=True, timeout=_PS_LIMIT, check=True)
+    except subprocess.SubprocessError as error:
+        raise OSError(str(error)) from None
     return done.stdout.strip()

@@ -113,15 +113,11 @@ def make_row(timestamp: float, copy: int, concurrency: int, result: object) -> R
 
 def encode_row(row: Row) -> bytes:
     """Write a row as one line of CSV, with its line end."""
-    return (",".join(map(_cell, row)) + "\n").encode(errors="backslashreplace")
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str) and _TO_QUOTE.search(value):
-        return '"' + value.replace('"', '""') + '"'
-    return str(value)
+    *values, error = row
+    if _TO_QUOTE.search(error):  # the one free text
+        error = '"' + error.replace('"', '""') + '"'
+    cells = ["" if value is None else str(value) for value in values]
+    return (",".join((*cells, error)) + "\n").encode(errors="backslashreplace")
 
 
 _TO_QUOTE = re.compile(r'[,"\r\n]')
@@ -139,11 +135,11 @@ def decode_row(fields: Mapping[str, str]) -> Row:
         inner_time_ms=inner,
         outer_time_ms=float(fields["outer_time_ms"]),
         setup_time=float(fields["setup_time"]),
-        cold_start=_boolean(fields["cold_start"]),
+        cold_start=_BOOLEANS[fields["cold_start"]],
         copy=int(fields["copy"]),
         concurrency=int(fields["concurrency"]),
         status=fields.get("status") or ("ok" if inner > 0 else "rejected"),
-        waited_for_boot=_boolean(fields.get("waited_for_boot") or "False"),
+        waited_for_boot=_BOOLEANS[fields.get("waited_for_boot") or "False"],
         gpu=int(fields["gpu"]) if fields.get("gpu") else None,
         worker=int(fields["worker"]) if fields.get("worker") else None,
         queued_ms=float(fields.get("queued_ms") or 0.0),
@@ -152,8 +148,7 @@ def decode_row(fields: Mapping[str, str]) -> Row:
     )
 
 
-def _boolean(text: str) -> bool:
-    return {"True": True, "False": False}[text]
+_BOOLEANS = {"True": True, "False": False}
 
 
 class RowWriter:

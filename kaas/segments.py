@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import secrets
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -20,8 +21,22 @@ NAME = re.compile(r"kaas_[0-9a-f]{20}")
 RUN = re.compile(r"[0-9a-f]{8}")
 FOLDER = Path("/dev/shm")  # noqa: S108
 """Where Linux shows the segments that there are."""
+MODES = ("fresh", "kept")
+Hold = Callable[[mmap.mmap], contextlib.AbstractContextManager[object]]
 _kept: list[SharedMemory] = []
 """Segments to be closed once nobody holds their memory."""
+
+
+def are_kept() -> bool:
+    """Tell whether SEGMENTS has clients keep their segments, and workers keep them attached.
+
+    Raises:
+        UsageError: it is no such word.
+    """
+    mode = os.environ.get("SEGMENTS") or MODES[0]
+    if mode not in MODES:
+        raise UsageError(f"SEGMENTS is {mode[:40]!r}: give {' or '.join(MODES)}")
+    return mode == "kept"
 
 
 def draw_run() -> str:
@@ -101,11 +116,74 @@ def attach(name: str) -> mmap.mmap:
     Raises:
         OSError, ValueError: there is none, or it is empty.
     """
-    descriptor = _posixshmem.shm_open(f"/{name}", os.O_RDWR, 0)
+    descriptor = _open(name)
     try:
         return mmap.mmap(descriptor, os.fstat(descriptor).st_size)
     finally:
         os.close(descriptor)
+
+
+class Attachments:
+    """Segments that stay attached, those used last, until they are unlinked: looked for whenever one is asked for.
+
+    Args:
+        most: how many.
+        hold: is entered for each mapping as long as it is there.
+    """
+
+    def __init__(self, most: int, hold: Hold = contextlib.nullcontext) -> None:
+        self._most = most
+        self._hold = hold
+        self._attached: dict[str, tuple[int, mmap.mmap, contextlib.ExitStack]] = {}  # what was used last is last
+
+    def attach(self, name: str) -> mmap.mmap:
+        """Map a segment, or give the mapping that there is; it must not be closed. Raises what `attach` does."""
+        for other, (descriptor, *_) in list(self._attached.items()):
+            if not os.fstat(descriptor).st_nlink:
+                self._let_go(other)
+        descriptor = _open(name)
+        try:
+            about = os.fstat(descriptor)
+            if name in self._attached and not self._is(name, about):
+                self._let_go(name)
+            if name in self._attached:
+                self._attached[name] = self._attached.pop(name)
+                os.close(descriptor)
+            else:
+                mapping, held = mmap.mmap(descriptor, about.st_size), contextlib.ExitStack()
+                self._attached[name] = descriptor, mapping, held
+                held.enter_context(self._hold(mapping))
+        except BaseException:
+            self._attached.pop(name, None)
+            os.close(descriptor)
+            raise
+        if len(self._attached) > self._most:
+            self._let_go(next(iter(self._attached)))
+        return self._attached[name][1]
+
+    def let_go(self) -> None:
+        """Keep none attached any longer."""
+        for name in list(self._attached):
+            self._let_go(name)
+
+    def _is(self, name: str, about: os.stat_result) -> bool:
+        """Tell whether what is attached by a name is that very segment: a name may be used again."""
+        descriptor, mapping, _ = self._attached[name]
+        # macOS does not tell segments from each other: there none is the same.
+        same = about.st_ino and os.path.samestat(about, os.fstat(descriptor))
+        return bool(same) and len(mapping) == about.st_size
+
+    def _let_go(self, name: str) -> None:
+        descriptor, mapping, held = self._attached.pop(name)
+        os.close(descriptor)
+        held.close()
+        with contextlib.suppress(BufferError):  # a matrix that somebody holds; the mapping ends with it
+            mapping.close()
+
+
+def _open(name: str) -> int:
+    descriptor: int = _posixshmem.shm_open(f"/{name}", os.O_RDWR, 0)
+    return descriptor
 
 
 def remove_orphans(run: str) -> int:

@@ -39,6 +39,11 @@ def is_gone(supervisor: int) -> bool:
     return False
 
 
+def is_ignored(number: signal.Signals) -> bool:
+    """Tell whether a signal is ignored, as under nohup: so it must stay."""
+    return signal.getsignal(number) == signal.SIG_IGN
+
+
 def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -149,24 +149,15 @@ def request_pieces(request: Request) -> Pieces:
 
 def encode_reply(reply: Reply) -> bytes:
     """Write a reply as one frame."""
-    return b"".join(reply_pieces(reply))
+    status, payload, request_id, cold_start, waited_for_boot, gpu, worker, *times_ns = reply
+    flags = _COLD_START * cold_start | _WAITED_FOR_BOOT * waited_for_boot
+    numbers = [-1 if number is None else number for number in (gpu, worker)]
+    return _REPLY.pack(PREFIX, _CODES[status], flags, request_id, *numbers, *times_ns, len(payload)) + payload
 
 
-def reply_pieces(reply: Reply) -> Pieces:
-    """Write a reply's frame; a large payload stays a piece of its own, and is not copied."""
-    status, payload, request_id, cold_start, waited_for_boot, gpu, worker, queued_ns, kernel_ns = reply
-    header = _REPLY.pack(
-        PREFIX,
-        _CODES[status],
-        _flags(cold_start, waited_for_boot),
-        request_id,
-        -1 if gpu is None else gpu,
-        -1 if worker is None else worker,
-        queued_ns,
-        kernel_ns,
-        len(payload),
-    )
-    return _pieces(header, payload)
+def reply_pieces(status: str, payload: bytes, request_id: int = 0, kernel_ns: int = 0) -> Pieces:
+    """Write the frame of a reply of which no more is known, in the pieces of `request_pieces`."""
+    return _pieces(_REPLY.pack(PREFIX, _CODES[status], 0, request_id, -1, -1, 0, kernel_ns, len(payload)), payload)
 
 
 def complete_reply(
@@ -174,16 +165,17 @@ def complete_reply(
 ) -> None:
     """Fill in what only the server knows, `gpu` and `worker` -1 for none; the rest stays as it is."""
     frame[0] = header = bytearray(frame[0])
-    flags = (_COLD_START if cold_start else 0) | (_WAITED_FOR_BOOT if waited_for_boot else 0)
+    flags = _COLD_START * cold_start | _WAITED_FOR_BOOT * waited_for_boot
     _COMPLETION.pack_into(header, _COMPLETION_AT, flags, request_id, gpu, worker, queued_ns)
+
+
+def id_of(frame: Pieces) -> bytes:
+    """Give the id of a request's or a reply's frame, to be compared with another's."""
+    return bytes(frame[0][8:12])
 
 
 def _pieces(header: bytes, payload: bytes) -> Pieces:
     return [header + payload] if len(payload) < LARGE else [header, payload]
-
-
-def _flags(cold_start: bool, waited_for_boot: bool) -> int:
-    return (_COLD_START if cold_start else 0) | (_WAITED_FOR_BOOT if waited_for_boot else 0)
 
 
 def _request(fields: Fields, begin: bytes, large: Large | None) -> Request:
@@ -204,8 +196,10 @@ def _request_frame(fields: Fields, begin: bytes, large: Large | None) -> Request
 
 def _reply(fields: Fields, begin: bytes, large: Large | None) -> Reply:
     _, code, flags, request_id, gpu, worker, queued_ns, kernel_ns, _ = fields
+    if code >= len(STATUSES):
+        raise _no_reply(fields)
     return Reply(
-        _known_status(code, request_id),
+        STATUSES[code],
         begin[_REPLY.size :] if large is None else large.payload(),
         request_id,
         flags & _COLD_START != 0,
@@ -218,8 +212,10 @@ def _reply(fields: Fields, begin: bytes, large: Large | None) -> Reply:
 
 
 def _reply_frame(fields: Fields, begin: bytes, large: Large | None) -> ReplyFrame:
-    _, code, _, request_id, _, _, _, kernel_ns, _ = fields
-    return ReplyFrame(_known_status(code, request_id), kernel_ns, [begin] if large is None else [begin, large.view])
+    _, code, _, _, _, _, _, kernel_ns, _ = fields
+    if code >= len(STATUSES):
+        raise _no_reply(fields)
+    return ReplyFrame(STATUSES[code], kernel_ns, [begin] if large is None else [begin, large.view])
 
 
 def _no_request(fields: Fields) -> FrameError:
@@ -229,10 +225,8 @@ def _no_request(fields: Fields) -> FrameError:
     return FrameError(f"a request of kind {kind}, which is none of {KINDS}", request_id)
 
 
-def _known_status(code: int, request_id: int) -> str:
-    if code >= len(STATUSES):
-        raise FrameError(f"a reply of status {code}, which is none of 0 to {len(STATUSES) - 1}", request_id)
-    return STATUSES[code]
+def _no_reply(fields: Fields) -> FrameError:
+    return FrameError(f"a reply of status {fields[1]}, which is none of 0 to {len(STATUSES) - 1}", fields[3])
 
 
 def request_decoder(limit: int = DEFAULT_LIMIT) -> Decoder[Request]:

@@ -6,12 +6,17 @@
 # The server, the monitor and the load generator run with --supervised: they leave Ctrl-C and a terminal's end to this
 # script, which ends them in order (load, monitor, server), and they end by themselves, in order too, if it is killed.
 
+# shellcheck source=scripts/settings.sh
+source "${BASH_SOURCE[0]%/*}/settings.sh"
+
 # KAAS_PYTHON names a Python that has the libraries, where .venv is not to be set up.
 python=${KAAS_PYTHON:-$ROOT/.venv/bin/python}
 [[ $python != */* || $python == /* ]] || python=$PWD/$python
 # A Python of the user's has the user's settings; ours finds its libraries by itself.
 [[ -n ${KAAS_PYTHON:-} ]] || unset PYTHONPATH PYTHONHOME
 unset PYTHONSAFEPATH # without this folder's modules nothing runs
+any_python=$python # for what needs no library
+command -v "$any_python" >/dev/null || any_python=python3
 
 # What a script may set before it calls run_experiment: what scripts/setup is told, where the monitor looks, what CUDA
 # calls the GPUs, and functions for the moments before the first repeat, after each load (with the server still there),
@@ -31,7 +36,10 @@ lock='' keeper_pid=''                   # of the results' folder, and of what ke
 address='' bound_port=''                # where the server listens
 events_log=''                           # of a server whose events are not sorted yet
 folder=''                               # of the results, once it is ours
+complete=' '                            # the repeats that are there already, with spaces around each
 interrupted='' signalled=0              # the exit code that a signal asks for; how many came
+drawing=''                              # whether all that is left to do is the figures
+started_in=$PWD                         # from where the user sees all files
 
 # A terminal that was closed, or a pipe without a reader, takes nothing from the run.
 say() {
@@ -43,35 +51,8 @@ fail() {
     exit "${2:-1}"
 }
 
-# Print the comment at the head of a script, if its user asks for help; no other argument is known here.
-show_help_if_asked() {
-    local script=$1
-    shift
-    [[ $# -gt 0 ]] || return 0
-    if [[ $1 == --version ]]; then
-        sed -n "s/^__version__ = \"\(.*\)\"/${script##*/} \1/p" "$ROOT/kaas/__init__.py"
-        exit 0
-    fi
-    case $1 in
-        -h | --help) ;;
-        -*) fail "there is no option $1; ${script##*/} --help shows what there is" 2 ;;
-        *) fail "there is no argument such as '$1': settings stand before the command, as in N=200 ./${script##*/}" 2 ;;
-    esac
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
-    exit 0
-}
-
-# Give a setting its default, unless the environment has it.
-setting() {
-    [[ -n ${!1:-} ]] || printf -v "$1" '%s' "$2"
-}
-
 run_experiment() {
-    if [[ $PWD != "$ROOT" ]]; then
-        FN=$(absolute "$FN")
-        CLIENT=$(absolute "$CLIENT")
-        cd "$ROOT" || exit
-    fi
+    go_to_root
     trap on_exit EXIT
     trap 'on_signal 129' HUP
     trap 'on_signal 130' INT
@@ -81,54 +62,71 @@ run_experiment() {
     draw_token
     draw_clock
     check_settings
+    [[ -n $gpu_ids ]] || preflight || exit 2 # one with GPUs has done so to find them
     make_folder
     before_run
 
-    local repeat code worst=0
+    local repeat worst=0
     for ((repeat = 1; repeat <= OUTER_REPEATS; repeat++)); do
-        name_task "$repeat"
-        say "Repeat $repeat of $OUTER_REPEATS: $folder/$task"
-        start_server
-        start_monitor
-        code=0
-        run_load || code=$?
-        after_load || code=1
-        describe "Monitor interval [ms]" "$MONITOR_MS"
-        stop_monitor
-        stop_server || code=1
-        sort_events || code=1
-        [[ -z $interrupted ]] ||
-            fail "interrupted: what there is so far stays, and scripts/report $ROOT/$folder draws it" "$interrupted"
-        [[ -s $folder/$task.csv ]] || fail "the load generator could not begin: see above" "$code"
-        [[ $code -eq 0 ]] || worst=$code
-        grep -q '^Requests ok: ' "$folder/$task.md" || [[ -n ${KEEP_GOING:-} ]] ||
-            fail "no request was served, so what remains is left out; KEEP_GOING=1 goes on" "$worst"
+        [[ $complete != *" $repeat "* ]] || continue
+        ! are_enough "$((repeat - 1))" || break
+        run_repeat "$repeat"
     done
-
     after_run || worst=1
+    if [[ -n $REPEAT_UNTIL && $repeat -gt $OUTER_REPEATS ]] && ! are_enough "$OUTER_REPEATS"; then
+        say "OUTER_REPEATS allows no more than these $OUTER_REPEATS repeats"
+        [[ $worst -ne 0 ]] || worst=4
+    fi
     say "Drawing the figures"
-    KAAS_PYTHON=$python scripts/report "$folder"
+    drawing=yes
+    KAAS_FROM=$started_in KAAS_PYTHON=$python scripts/report "$folder"
+    drawing=''
     tell_earlier_runs
+    see_what_was_expected || worst=$?
+    [[ $worst -ne 4 ]] || fail "the run is not what it was to be: see above" 4
     [[ $worst -eq 0 ]] || fail "the run was not a clean one: see above" "$worst"
     exit 0
 }
 
-# A file named from where the user is keeps its meaning wherever the script goes.
-absolute() {
-    local file
-    for file in "$1" "$1.py"; do
-        if [[ -f $file ]]; then
-            printf '%s/%s' "$(cd "$(dirname "$file")" && pwd)" "${file##*/}"
-            return
-        fi
-    done
-    printf '%s' "$1"
+# One run of the load, with a server and a monitor of its own; `worst` is the exit code of the worst one.
+run_repeat() {
+    local code=0
+    name_task "$1"
+    say "Repeat $1 of $OUTER_REPEATS: $folder/$task"
+    start_server
+    start_monitor
+    run_load || code=$?
+    after_load || code=1
+    describe_settings
+    stop_monitor
+    stop_server || code=1
+    sort_events || code=1
+    [[ -z $interrupted ]] ||
+        fail "interrupted: what there is so far stays, and scripts/report $full_folder draws it" "$interrupted"
+    [[ -s $folder/$task.csv ]] || fail "the load generator could not begin: see above" "$code"
+    [[ $code -eq 0 ]] || worst=$code
+    grep -q '^Requests ok: ' "$folder/$task.md" || [[ -n $KEEP_GOING ]] ||
+        fail "no request was served, so what remains is left out; KEEP_GOING=1 goes on" "$worst"
+}
+
+# Whether the repeats that are there, so many at most, are all that REPEAT_UNTIL wants; three at least.
+are_enough() {
+    local code=0
+    [[ -n $REPEAT_UNTIL && $1 -ge 3 ]] || return 1
+    "$python" -m kaas.analysis.narrow "$folder" "$REPEAT_UNTIL" || code=$?
+    [[ $code -eq 0 || $code -eq 3 ]] || fail "whether more repeats are wanted cannot be told: see above"
+    return "$code"
+}
+
+# Say which of the limits in EXPECT are not kept.
+see_what_was_expected() {
+    [[ -z $EXPECT ]] || "$python" -m kaas.expectations hold "$folder/summary.json" "$EXPECT"
 }
 
 set_up() {
     # shellcheck disable=SC2086 # options, with spaces between them
     [[ -n ${KAAS_PYTHON:-} ]] || "$ROOT/scripts/setup" $setup_options
-    command -v "$python" >/dev/null || fail "KAAS_PYTHON is '$python', and there is no such program" 2
+    check_python
 }
 
 # Without it nobody gets an answer from this run's server, other users of this machine included.
@@ -142,93 +140,41 @@ draw_clock() {
     export KAAS_CLOCK
 }
 
-# As the original names its tasks: without the ending that only says that the module holds a function.
-name_task() {
-    local kernel=${FN##*/}
-    kernel=${kernel%.py}
-    task=$EXPERIMENT-${kernel%-fn}-${N//\//_}-$1
-}
-
-# Have each program check what it will be told, before anything is started or moved.
-check_settings() {
-    local name said
-    for name in OUTER_REPEATS AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE MONITOR_MS READY_TIMEOUT; do
-        [[ ${!name} =~ ^[1-9][0-9]{0,8}$ ]] || fail "$name is '${!name}': give a whole number of at least 1" 2
-    done
-    check_engine
-    name_task 1
-    [[ ! $PORT =~ ^0+$ ]] || bound_port=1 # none is bound yet, and any is as good for a check
-    name_commands
-    said=$("${server_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
-    said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
-}
-
-check_engine() {
-    case ${ENGINE:-local} in
-        local) ;;
-        ray)
-            [[ $monitor_source == cpu ]] || fail "ENGINE=ray is for ./autoscale-cpu.sh: MPS and the monitor know one machine" 2
-            [[ -z ${RAY_ADDRESS:-} ]] ||
-                fail "RAY_ADDRESS goes with gpu-server-scaling.py --engine ray: the monitor and the matrices know one machine" 2
-            ;;
-        *) fail "ENGINE is '$ENGINE': give local or ray" 2 ;;
-    esac
-}
-
-# What a program said of its options, said of the settings that the user typed; all that it said if it is something else.
-in_settings() {
-    local line
-    line=$(printf '%s\n' "$1" | grep -E '^[^ ]*\.py: ' | tail -n 1) || line=$1
-    printf '%s\n' "$line" | sed -e 's/^[^ ]*\.py: //' -e 's/^error: //' -e 's/^argument //' -e 's/^-p\///' \
-        -e 's/--num-gpus/AVAILABLE_GPUS/g' -e 's/--max-req-per-gpu/MAX_MPL_PER_GPU/g' -e 's/--min-parallel/MIN_MPL/g' \
-        -e 's/--max-parallel/MAX_MPL/g' -e 's/--experiment-name/EXPERIMENT/g' -e 's/--input/N/g' -e 's/--client/CLIENT/g' \
-        -e 's/--port/PORT/g' -e 's/--engine ray/ENGINE=ray/g' -e 's/--ray-nodes/RAY_NODES/g' \
-        -e 's/--interval/INTERVAL/g' -e 's/--backoff/BACKOFF/g' -e 's/--max-failed/MAX_FAILED/g' \
-        -e 's/--max-late/MAX_LATE/g' -e 's/--when-full/WHEN_FULL/g' -e 's/--max-queue/MAX_QUEUE/g' \
-        -e 's/--idle-timeout/IDLE_TIMEOUT/g' -e 's/--call-timeout/CALL_TIMEOUT/g' -e 's/--metrics-port/METRICS_PORT/g'
-}
-
-name_commands() {
-    address=127.0.0.1:${bound_port:-$PORT}
-    server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
-        --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$
-        ${WHEN_FULL:+--when-full "$WHEN_FULL"} ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"}
-        ${IDLE_TIMEOUT:+--idle-timeout "$IDLE_TIMEOUT"} ${CALL_TIMEOUT:+--call-timeout "$CALL_TIMEOUT"}
-        ${METRICS_PORT:+--metrics-port "$METRICS_PORT"} ${ENGINE:+--engine "$ENGINE"} ${RAY_NODES:+--ray-nodes "$RAY_NODES"})
-    monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
-        --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
-    load_command=("$python" load.py --client="$CLIENT" --input="$N" --experiment-name="$EXPERIMENT" --task-name="$task"
-        --experiment-description="$DESCRIPTION" --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
-        --step-size "$STEP_SIZE" --interval="$INTERVAL" --backoff="$BACKOFF" --server "$address" --supervised $$
-        ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
-}
-
 # Be the only run that writes to a folder. What has the lock's file open is all that may: this script and what it
 # starts; so the lock ends with the last of them, however they end (kaas/locks.py).
 take_folder() {
-    local wanted=$1 file=.$1.lock code=4 other=''
+    local file code=4 other=''
+    [[ -z $parent ]] || mkdir -p "$parent" || exit 2
+    file=${parent:+${parent%/}/}.results-$EXPERIMENT.lock
     while [[ $code -eq 4 ]]; do # its last holder removes it
-        { : >>"$file"; } 2>/dev/null || fail "$file cannot be written in $ROOT: clone the project into a folder of yours"
+        { : >>"$file"; } 2>/dev/null || fail "$file cannot be written in $ROOT: set RESULTS to a folder of yours"
         exec 9<>"$file"
         code=0
         other=$("$python" -m kaas.locks claim 9 "$file" $$) || code=$?
     done
     case $code in
         0) lock=$file ;;
-        3) fail "another run is writing to $ROOT/$wanted ($other): set EXPERIMENT to another name" 2 ;;
+        3) fail "another run is writing to $full_folder ($other): set EXPERIMENT to another name" 2 ;;
         *) fail "${other:-the lock of $wanted cannot be taken}" ;;
     esac
     "$python" -m kaas.locks keep 9 $$ &
     keeper_pid=$!
 }
 
-# Make an empty folder for the results. An earlier run is moved aside, never written over.
+# Make an empty folder for the results. An earlier run is moved aside, never written over; to resume it, only what is no
+# complete repeat is.
 make_folder() {
-    local wanted=results-$EXPERIMENT aside
-    take_folder "$wanted"
-    if [[ -d $wanted ]]; then
-        aside=$wanted.$(date -u +%Y%m%d-%H%M%S)
-        while [[ -e $aside ]]; do aside=$aside+; done
+    local wanted aside said
+    name_results
+    take_folder
+    aside=$wanted.$(date -u +%Y%m%d-%H%M%S)
+    while [[ -e $aside ]]; do aside=$aside+; done
+    if [[ -d $wanted && -n ${RESUME:-} ]]; then
+        export_settings
+        said=$("$python" -m kaas.resume "$wanted" "$aside" "${task%-*}" 2>&1) || fail "$(in_settings "$said")" 2
+        complete="${said##*complete:} "
+        printf '%s\n' "$said" | sed '$d'
+    elif [[ -d $wanted ]]; then
         mv "$wanted" "$aside"
         say "The earlier run in $wanted is now in $aside"
     fi
@@ -337,6 +283,15 @@ stop_monitor() {
     fi
 }
 
+# Add to the description of the run what the script was told and the programs were not.
+describe_settings() {
+    local name
+    describe "Monitor interval [ms]" "$MONITOR_MS"
+    for name in RESULTS SMOKE RESUME REPEAT_UNTIL EXPECT; do
+        [[ -z ${!name:-} ]] || describe "$name" "${!name}"
+    done
+}
+
 # Add a line to the description of the run, if there is one by now.
 describe() {
     [[ ! -e $folder/$task.md ]] || printf '%s: %s\n' "$1" "$2" >>"$folder/$task.md"
@@ -362,7 +317,7 @@ sort_events() {
     [[ -n $events_log ]] || return 0
     local log=$events_log
     events_log=''
-    "$python" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv"
+    "$python" sortserverlogs.py "$log" "$folder/$task-serverlogs.csv" >/dev/null # it says how many there are
 }
 
 # While the load runs it is told, and all else follows when it has ended: in order the first time, at once the second.
@@ -373,6 +328,8 @@ on_signal() {
     signalled=$((signalled + 1))
     if [[ -n $load_pid ]]; then
         tell TERM "$load_pid"
+    elif [[ -n $drawing ]]; then
+        fail "interrupted while the figures were drawn: all data are there, and scripts/report $ROOT/$folder draws them" "$1"
     else
         say "Interrupted: ending what was started"
         exit "$1"

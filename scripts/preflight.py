@@ -1,8 +1,11 @@
-"""What autoscale.sh needs, checked before anything is changed: every problem in one pass, exit code 2 if there is one.
+"""What a run needs, checked before anything is changed: every problem in one pass, exit code 2 if there is one.
 
+    preflight.py SCRIPT [--virtual | --list-gpus]
+
+SCRIPT is the one that would run, whose settings come in the environment. With --virtual its GPUs are virtual ones.
 With --list-gpus the report goes to stderr, and to stdout what CUDA calls the GPUs to be used, with commas between them.
 
-Uses the standard library only, since the libraries may not be set up yet. The settings come in the environment.
+Uses the standard library only, since the libraries may not be set up yet.
 """
 
 from __future__ import annotations
@@ -18,29 +21,40 @@ from pathlib import Path
 import bare_kaas
 import gpu_record
 from preflight_gpus import check_gpus, check_mps
-from preflight_settings import GIB, Report, Settings, gib, read_settings
+from preflight_settings import MIB, Report, Settings, amount, duration, note_near_names, read_settings
 
-from kaas import programs
+from kaas import cgroup, programs
 from kaas.nvidia import Gpu
 
 CONTEXT_BYTES = 400 * 2**20
 """What a worker's CUDA context and code take on a GPU, generously."""
-SECONDS_AROUND_A_RUN = 15
+RESULTS_BYTES = 256 * MIB
+"""What a run and its figures take on disk, generously."""
+LIBRARIES_BYTES = 620 * MIB, 1100 * MIB
+"""What scripts/setup puts into .venv, and what more for GPUs."""
+SECONDS_AROUND_A_REPEAT = {True: 4, False: 15}
+"""Of virtual GPUs and of real ones: the server's start and end, and the clients'."""
+SECONDS_TO_DRAW = 12
 IMPORT_LIMIT = 60.0
 
 
 def main() -> int:
-    lists = sys.argv[1:] == ["--list-gpus"]
+    script, options = Path(sys.argv[1]), sys.argv[2:]
+    lists, virtual = "--list-gpus" in options, "--virtual" in options
     report = Report(sys.stderr if lists else sys.stdout)
     report.title("Preflight: nothing is changed")
-    settings = read_settings(report)
-    if gpu_record.is_there():
+    note_near_names(report, script)
+    settings = read_settings(report, virtual=virtual)
+    if not virtual and gpu_record.is_there():
         report.note(f"an earlier run was cut off: a run with MPS, or --restore, puts back {gpu_record.RECORD}")
     gpus: list[Gpu] = []
     if settings is not None:
-        gpus = check_gpus(settings, report)
-        check_mps(settings, gpus, report)
-        check_python(settings, report)
+        if virtual:
+            tell_cores(settings, report)
+        else:
+            gpus = check_gpus(settings, report)
+            check_mps(settings, gpus, report)
+            check_python(settings, report)
         check_room(settings, gpus, report)
         check_port(settings, report)
         tell_duration(settings, report)
@@ -50,6 +64,16 @@ def main() -> int:
     if lists:
         print(",".join(gpu.uuid for gpu in gpus))
     return 0
+
+
+def tell_cores(settings: Settings, report: Report) -> None:
+    """Say how many workers would share how many cores."""
+    cores, busy = cgroup.cores(), min(settings.gpus * settings.workers_per_gpu, settings.max_clients)
+    text = f"cores: {cores:g}, and at most {busy} workers busy at once"
+    if busy <= cores:
+        report.ok(text)
+    else:
+        report.note(f"{text}, which take turns: throughput cannot grow as on GPUs")
 
 
 def check_python(settings: Settings, report: Report) -> None:
@@ -77,24 +101,41 @@ def check_python(settings: Settings, report: Report) -> None:
 def check_room(settings: Settings, gpus: Sequence[Gpu], report: Report) -> None:
     """See that matrices and results fit: on disk, in shared memory, on each GPU."""
     matrix, both = settings.matrices_bytes // 2, settings.matrices_bytes
+    libraries = sum(LIBRARIES_BYTES[: 1 if settings.virtual else 2]) * (shutil.which(settings.python) is None)
     for what, folder, wanted in (
-        ("results", bare_kaas.ROOT, GIB // 4),
+        ("libraries, set up once", bare_kaas.ROOT, libraries),
+        ("results", settings.results, RESULTS_BYTES),
         ("the clients' matrix file", Path(os.environ.get("TMPDIR", "/tmp")), matrix),  # noqa: S108 - as tempfile does
         ("the clients' matrices in shared memory", Path("/dev/shm"), settings.max_clients * both),  # noqa: S108
     ):
-        if wanted and folder.is_dir():
-            free = shutil.disk_usage(folder).free
-            text = f"{what}: {gib(wanted)} of {gib(free)} free in {folder}"
-            report.check(wanted <= free, text, f"{text}: not enough, lower N or MAX_MPL, or make room")
+        if wanted:
+            check_folder(what, folder, wanted, report)
     wanted = settings.workers_per_gpu * (both + CONTEXT_BYTES)
     for gpu in gpus:
         if gpu.total and wanted > gpu.free:  # some do not tell how much they have
             report.problem(
-                f"GPU {gpu.number}: {settings.workers_per_gpu} workers need {gib(wanted)}, of {gib(gpu.free)} free: "
-                "lower N or MAX_MPL_PER_GPU"
+                f"GPU {gpu.number}: {settings.workers_per_gpu} workers need {amount(wanted)}, and {amount(gpu.free)} "
+                "are free: lower N or MAX_MPL_PER_GPU"
             )
     if gpus and all(wanted <= gpu.free for gpu in gpus):
-        report.ok(f"GPU memory: about {gib(wanted)} of {gib(min(gpu.free for gpu in gpus))} free on each")
+        report.ok(f"GPU memory: needs about {amount(wanted)} on each, {amount(min(gpu.free for gpu in gpus))} are free")
+    place = existing(settings.results)
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        report.problem(f"results: {settings.results} cannot be written: set RESULTS to a folder of yours")
+
+
+def check_folder(what: str, folder: Path, wanted: int, report: Report) -> None:
+    if folder == Path("/dev/shm") and not folder.is_dir():  # noqa: S108 - as on macOS, which does not tell what is free
+        report.ok(f"{what}: needs {amount(wanted)}")
+        return
+    free = shutil.disk_usage(existing(folder)).free
+    text = f"{what}: needs {amount(wanted)}, {amount(free)} are free in {folder}"
+    report.check(wanted <= free, text, f"{text}: lower N or MAX_MPL, or make room")
+
+
+def existing(folder: Path) -> Path:
+    """Give a folder, or the nearest above it that is there already."""
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def check_port(settings: Settings, report: Report) -> None:
@@ -112,11 +153,11 @@ def check_port(settings: Settings, report: Report) -> None:
 
 def tell_duration(settings: Settings, report: Report) -> None:
     """Say how long the run will take."""
-    steps = 1 + -(-(settings.max_clients - settings.min_clients) // settings.step_size)
-    seconds = settings.repeats * (steps * settings.interval + SECONDS_AROUND_A_RUN)
-    report.ok(
-        f"duration: {settings.repeats} x {steps} steps x {settings.interval:g} s, about {seconds / 60:.0f} min in all"
-    )
+    each = settings.steps * settings.interval + SECONDS_AROUND_A_REPEAT[settings.virtual]
+    about = duration(settings.repeats * each + SECONDS_TO_DRAW)
+    most = "at most " if os.environ.get("REPEAT_UNTIL") else ""
+    steps = f"{settings.steps} step{'s' * (settings.steps != 1)}"
+    report.ok(f"duration: {most}{settings.repeats} x {steps} x {settings.interval:g} s, about {about}")
 
 
 if __name__ == "__main__":

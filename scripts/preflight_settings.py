@@ -1,15 +1,19 @@
-"""The settings of autoscale.sh as the preflight reads them from the environment, and the report that it gives."""
+"""The scripts' settings as the preflight reads them from the environment, and the report that it gives."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+import bare_kaas
+
 MATRIX_CLIENT = "cuda-matmul-client"
 GIB = 2**30
+MIB = 2**20
 
 
 class Settings(NamedTuple):
@@ -24,9 +28,16 @@ class Settings(NamedTuple):
     repeats: int
     n: int | None
     port: int
+    virtual: bool
     mps: bool
     sudo: str
     python: str
+    results: Path
+
+    @property
+    def steps(self) -> int:
+        """How many different numbers of clients there are."""
+        return 1 + -(-(self.max_clients - self.min_clients) // self.step_size)
 
     @property
     def matrices_bytes(self) -> int:
@@ -58,8 +69,8 @@ class Report:
         (self.ok if holds else self.problem)(good if holds else bad)
 
 
-def read_settings(report: Report) -> Settings | None:
-    """Read the settings; each that cannot work is a problem."""
+def read_settings(report: Report, *, virtual: bool) -> Settings | None:
+    """Read the settings, of virtual GPUs or real ones; each that cannot work is a problem."""
 
     def read(name: str, kind: Callable[[str], float], what: str) -> float:
         text = os.environ.get(name, "")
@@ -83,7 +94,7 @@ def read_settings(report: Report) -> Settings | None:
     # What N means is the client's business: only this project's own takes it for a matrix's size.
     is_matrix = Path(os.environ.get("CLIENT", "")).name.removesuffix(".py") == MATRIX_CLIENT
     n = whole("N") if is_matrix else None
-    mps = os.environ.get("MPS", "")
+    mps = "off" if virtual else os.environ.get("MPS", "")
     if mps not in {"on", "off"}:
         report.problem(f"MPS is {mps!r}: give on or off")
     if report.problems:
@@ -98,11 +109,49 @@ def read_settings(report: Report) -> Settings | None:
         repeats,
         n,
         port,
+        virtual,
         mps == "on",
         os.environ.get("SUDO", ""),
         os.environ.get("KAAS_PYTHON", ""),
+        Path(os.environ.get("RESULTS") or bare_kaas.ROOT),
     )
 
 
-def gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
+def amount(size: int) -> str:
+    """Write a number of bytes in words, of a MiB at least."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{-(-size // MIB)} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in words."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"  # noqa: PLR2004
+
+
+NEAR_FROM = 5
+"""Letters of a setting's name from which on one that is nearly it is no accident."""
+
+
+def note_near_names(report: Report, script: Path) -> None:
+    """Tell of variables whose names are nearly those of a script's settings, which stand in the comment at its head."""
+    head = script.read_text(encoding="utf-8").partition("\n[")[0]
+    settings = set(re.findall(r"\b([A-Z][A-Z_]+)=", head))
+    for name, meant in near_names(os.environ, settings - {"PYTHON"}):  # PYTHON3 and the like are other programs' own
+        report.note(f"{name} is no setting: {meant} is one, and this run does not heed {name}")
+
+
+def near_names(given: Iterable[str], settings: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Give each name that is no setting's, and the setting from which one letter, or two exchanged, tell it."""
+    known = set(settings)
+    for name in sorted(set(given) - known):
+        for setting in sorted(known):
+            if len(setting) >= NEAR_FROM and abs(len(name) - len(setting)) <= 1 and _is_near(name.upper(), setting):
+                yield name, setting
+
+
+def _is_near(one: str, other: str) -> bool:
+    if one == other:  # but for capitals
+        return True
+    at = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    one, other = one[at:], other[at:]
+    swapped = one[1:2] + one[0:1] + one[2:]
+    return one[1:] == other[1:] or one[1:] == other or one == other[1:] or swapped == other

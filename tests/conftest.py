@@ -16,6 +16,22 @@ from stand_in_driver import COMPILER, SOURCE, Card, Driver
 from support import Server, StartServer, command, eventually
 
 _SHARED_MEMORY = Path("/dev/shm")
+WITHOUT_LOCKS = """
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int flock(int descriptor, int how) {
+    char link[64], path[9];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+    if (readlink(link, path, sizeof path) == sizeof path && !memcmp(path, "/dev/shm/", sizeof path))
+        return (int)syscall(SYS_flock, descriptor, how);
+    errno = ENOSYS;
+    return -1;
+}
+"""
 
 
 def pytest_configure() -> None:
@@ -49,10 +65,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Start servers that end with the test, which fails if one leaves a process behind."""
+    yield from _starting_servers(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start servers for all tests of a module that leave them as they are."""
+    yield from _starting_servers(tmp_path_factory.mktemp("servers"))
+
+
+def _starting_servers(parent: Path) -> Iterator[StartServer]:
     servers: list[Server] = []
 
     def start(kernel: str | Path, *arguments: str, python: str | Path = sys.executable, **environment: str) -> Server:
-        folder = tmp_path / f"server-{len(servers)}"
+        folder = parent / f"server-{len(servers)}"
         folder.mkdir()
         line = command(kernel, "--drain-timeout", "5", "--kill-after", "5", *arguments, python=python)
         servers.append(Server(folder, line, environment))
@@ -173,11 +199,14 @@ def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def without_locks(tmp_path: Path) -> dict[str, str]:
-    """Give the environment of a program all of whose files lie on file systems without locks."""
+    """Give the environment of a program all of whose files on disk lie on file systems without locks.
+
+    Those in shared memory are locked as ever: others, which run beside it, would take a run for dead that has no lock.
+    """
     if COMPILER is None or sys.platform != "linux":
         pytest.skip("needs a C compiler, and Linux's LD_PRELOAD")
     source, library = tmp_path / "flock.c", tmp_path / "flock.so"
-    source.write_text("#include <errno.h>\nint flock(int fd, int how) { errno = ENOSYS; return -1; }\n")
+    source.write_text(WITHOUT_LOCKS)
     subprocess.run([COMPILER, "-shared", "-fPIC", "-o", library, source], check=True)
     return {"LD_PRELOAD": str(library)}
 

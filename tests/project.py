@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,8 @@ from support import Marked
 from kaas import ROOT, results
 
 NOTEBOOK = "plot-autoscaling.ipynb"
-NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "results-*", ".*_cache", ".hypothesis")
+NOT_COPIED = (".venv*", ".git", "results-*", ".*_cache", ".hypothesis")
+NOT_RUN = ("tests", "docs", "benchmarks")
 
 MAX_LATE = "1000"
 """On a busy machine clients come late, which would make a run exit with 3; tests/load tries that."""
@@ -43,15 +45,16 @@ class Project:
         folder: where to; it must not be there yet.
         script: what `start` and `run` run unless told otherwise.
         results: name of the folder that the script writes to.
+        without: the folders that no script of the test looks into; most of the files are in these.
     """
 
-    def __init__(self, folder: Path, script: str, results: str) -> None:
+    def __init__(self, folder: Path, script: str, results: str, without: Sequence[str] = NOT_RUN) -> None:
         self.folder = folder
         self.script = script
         self.results = folder / results
         self.port = free_port()
         self.marked = Marked({"COLUMNS": "200", "KAAS_PYTHON": sys.executable, "MAX_LATE": MAX_LATE})
-        shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED, *without))
         self._report = folder / "scripts" / "report"
         self._report.write_text(NO_REPORT)
         self._preflight = folder / "scripts" / "preflight.py"

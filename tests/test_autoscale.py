@@ -44,8 +44,10 @@ def nothing_is_left(project: Project, nvidia: StandIns) -> bool:
     )
 
 
-def test_a_run_is_under_mps_and_leaves_the_gpus_as_they_were(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.run(**SHORT)
+def test_a_run_is_under_mps_leaves_the_gpus_as_they_were_and_draws_what_nvidia_smi_tells_of_each(
+    gpu_project: Project, nvidia: StandIns
+) -> None:
+    code, said = gpu_project.draw_the_report("power").run(**SHORT)
 
     assert code == 0, said
     assert {row.status for row in gpu_project.rows()} == {"ok"}
@@ -56,12 +58,6 @@ def test_a_run_is_under_mps_and_leaves_the_gpus_as_they_were(gpu_project: Projec
     assert len(exclusive) == 1, "set on the GPU that was found otherwise"
     description = next(gpu_project.results.glob("*.md")).read_text()
     assert "MPS: on: 2 of 2 workers are clients of MPS server 4711" in description
-
-
-def test_what_nvidia_smi_tells_is_logged_and_drawn_for_each_gpu(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.draw_the_report("power").run(**SHORT)
-
-    assert code == 0, said
     samples = gpu_project.utilization()
     assert {(sample["gpu"], sample["uuid"], sample["bus_id"]) for sample in samples} == {
         ("0", "GPU-stand-in-0", "00000000:15:00.0"),
@@ -269,9 +265,10 @@ def test_the_papers_kernel_runs_to_its_figures_under_mps_over_a_stand_in_of_the_
 
 
 def test_the_check_says_what_was_found_and_changes_nothing(gpu_project: Project, nvidia: StandIns) -> None:
-    code, said = gpu_project.check_numba().run("autoscale.sh", "--check", **SHORT | {"AVAILABLE_GPUS": 8})
+    code, said = gpu_project.check_numba().run("autoscale.sh", "--dry-run", **SHORT | {"AVAILABLE_GPUS": 8})
 
     assert code == 0, said
+    assert "gpu-monitor.py results-autoscaling/autoscaling-plain-x-1-gpu-monitoring.csv --source nvidia-smi" in said
     assert "only 2 are there: fewer are used" in said
     assert "numba.cuda is ready to compile" in said
     assert "(a stand-in)" not in said

@@ -17,7 +17,7 @@ from support import LIMIT, Marked, StartServer, eventually
 from kaas import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-PROGRAMS = ("overhead", "cold-start", "memory", "connections", "scaling", "naive-cpu")
+PROGRAMS = ("overhead", "cold-start", "load-generator", "memory", "connections", "scaling", "naive-cpu")
 WITHOUT_TARGETS = {"naive-cpu"}
 LINUX = Path("/proc/self/smaps_rollup").exists()
 SOAKING = 8

@@ -72,6 +72,6 @@ def test_a_quota_makes_fewer_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroup, "cpu_quota", lambda: 0.2)
     monkeypatch.setattr(cgroup, "memory_limit", lambda: 2**30)
     facts = machine.describe()
-    assert machine.cores() == 0.2
+    assert cgroup.cores() == 0.2
     assert facts["CPU usable"] == "0.2 threads' worth (a quota of 0.2 is set)"
     assert facts["Memory"].endswith("limited to 1.0 GiB")

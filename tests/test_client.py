@@ -2,6 +2,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,6 +134,37 @@ def test_a_reply_that_is_too_late_is_not_taken_for_the_next_one(
         with pytest.raises(ConnectionFailed, match="no answer within"):
             kaas.invoke(b"first", timeout=0.1)
         assert kaas.invoke(b"second").payload == b"second"
+
+
+def test_a_server_that_takes_nothing_is_given_up_in_the_callers_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_GRACE", 0.1)
+    payload = bytes(64 * 1024 * 1024)  # more than fits in between
+    with listening_socket() as listener:
+        host, port = listener.getsockname()
+        with Connection(f"{host}:{port}") as kaas, pytest.raises(ConnectionFailed, match=r"no answer within 0\.2 s"):
+            kaas.invoke(payload, timeout=0.1)
+
+
+def test_a_limit_that_is_over_at_once_is_no_limit_for_ever(fake_server: StartFake) -> None:
+    def echo_one(connection: socket.socket, request: Request) -> None:
+        if request.kind == wire.INVOKE:
+            echo(connection, request)
+
+    with Connection(fake_server(echo_one)) as kaas:
+        kaas.invoke(b"connects")
+        with pytest.raises(ConnectionFailed, match="no answer within"):
+            kaas.status(1e-9)
+
+
+def test_a_limit_of_one_exchange_is_not_the_next_ones(fake_server: StartFake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(connection: socket.socket, request: Request) -> None:
+        time.sleep(float(request.payload))
+        echo(connection, request)
+
+    monkeypatch.setattr(client, "_GRACE", 0.01)
+    with Connection(fake_server(slowly)) as kaas:
+        kaas.invoke(b"0", timeout=0.1)
+        assert kaas.invoke(b"0.3").status == "ok"
 
 
 def test_a_host_that_does_not_answer_at_all_is_given_up_in_the_callers_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from support import LIMIT
 
 from kaas import ROOT
-from kaas.clock import VARIABLE, Clock, Readings, Watch, read_clocks
+from kaas.clock import VARIABLE, Clock, Readings, Watch, in_words, read_clocks
 from kaas.errors import UsageError
 
 CLOCK = Clock(1000.0, 50.0)
@@ -82,3 +82,20 @@ def test_the_machines_own_clocks_can_be_read() -> None:
     before, after = read_clocks(), read_clocks()
     assert after.monotonic >= before.monotonic
     assert after.suspended == pytest.approx(before.suspended, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-1.0, "0 s"),
+        (3.2, "3 s"),
+        (59.6, "1 min"),
+        (100.0, "1 min 40 s"),
+        (486.0, "8 min 6 s"),
+        (3600.0, "1 h"),
+        (3601.0, "1 h"),
+        (7500.0, "2 h 5 min"),
+    ],
+)
+def test_how_long_something_takes_is_said_in_words(seconds: float, said: str) -> None:
+    assert in_words(seconds) == said

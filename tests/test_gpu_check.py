@@ -30,7 +30,7 @@ def gpu(tmp_path: Path) -> StandIns:
 @pytest.fixture
 def check(tmp_path: Path, gpu: StandIns) -> Iterator[Project]:
     """A copy of the project on a machine with one GPU that has no driver's library."""
-    project = Project(tmp_path / "project", "scripts/test-gpu", "results-gpu-check")
+    project = Project(tmp_path / "project", "scripts/test-gpu", "results-gpu-check", without=())
     project.marked.environment |= gpu.environment
     try:
         yield project

@@ -76,6 +76,30 @@ def test_the_fork_server_calls_no_function_of_the_driver(start_server: StartServ
     assert server.forkserver().num_threads() == 1
 
 
+@one_card
+@both_kernels
+def test_segments_that_stay_are_registered_once_with_the_driver_until_they_are_let_go(
+    start_server: StartServer, driver: Driver, kernel: str
+) -> None:
+    driver.variables["SEGMENTS"] = "kept"
+    server = serve(start_server, driver, kernel, "-m", "1")
+    n = 100
+    with shared_matrix(n) as a, shared_matrix(n) as c, server.connection() as kaas:
+        a.matrix[:] = random_matrix(n)
+        for _ in range(3):
+            c.matrix[:] = 0.0
+            assert kaas.invoke(Task(a.name, c.name, n).encode(), timeout=60.0).status == "ok"
+            assert is_square_of(c.matrix, a.matrix)
+    called = Counter(call for _, call in driver.calls())
+    assert (called["cuMemHostRegister_v2"], called["cuMemHostUnregister"]) == (2, 0)
+    assert square(server).status == "ok"
+    called = Counter(call for _, call in driver.calls())
+    assert (called["cuMemHostRegister_v2"], called["cuMemHostUnregister"]) == (4, 2)
+    server.stop()
+    called = Counter(call for _, call in driver.calls())
+    assert (called["cuMemHostRegister_v2"], called["cuMemHostUnregister"]) == (4, 4)
+
+
 # Memory
 
 

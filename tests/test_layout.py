@@ -141,9 +141,9 @@ def test_everything_public_has_a_docstring(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["gpu-server-scaling.py", "load.py", "gpu-monitor.py", "sortserverlogs.py", "cuda-matmul-client.py"]
 )
-def test_a_script_explains_itself(name: str, tmp_path: Path) -> None:
+def test_a_script_explains_itself_and_imports_little_for_it(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, str(ROOT / name), "--help"],
+        [sys.executable, "-X", "importtime", str(ROOT / name), "--help"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -151,7 +151,11 @@ def test_a_script_explains_itself(name: str, tmp_path: Path) -> None:
         check=False,
         env={key: value for key, value in os.environ.items() if not key.startswith("KAAS_")},
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    said = done.stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in said if line.startswith("import time:")}
+    assert (done.returncode, len(said)) == (0, sum(line.startswith("import time:") for line in said)), done.stderr
+    assert "kaas" in imported
+    assert not imported & {"asyncio", "rich", "importlib.metadata"}, "to start takes several times as long"
     assert "usage:" in done.stdout
     assert name in done.stdout
 

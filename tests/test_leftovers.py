@@ -1,6 +1,8 @@
 """What a run had that was killed whole is removed by the next, and what is alive or another user's is left."""
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
@@ -9,13 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import LIMIT, Marked, eventually
 
-from kaas import ROOT, leftovers, locks, segments
+from kaas import ROOT, compiled, leftovers, locks, segments
 from kaas.leftovers import Scratch
 from kaas.locks import Holder
 
@@ -186,6 +188,45 @@ def test_a_file_that_names_no_run_is_none_of_ours(tmp_path: Path, monkeypatch: p
     assert len(list(tmp_path.glob("kaas_*"))) == 2
 
 
+def test_the_temporary_folders_of_a_script_that_was_killed_are_removed_and_of_a_living_one_left(tmp_path: Path) -> None:
+    script = f"""
+        scratch=$(mktemp -d "$TMPDIR/kaas-report.XXXXXX") sockets=$(mktemp -d "$TMPDIR/kaas.XXXXXX")
+        exec 8<>"$scratch/.lock"
+        "{sys.executable}" "{ROOT}/scripts/hold.py" 8 "$scratch/.lock" "$scratch" "$sockets"
+        echo held
+        exec cat
+    """
+    (tmp_path / "tmp" / "kaas-another's").mkdir()
+    process = subprocess.Popen(["bash", "-euc", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert leftovers.sweep() == ""
+        assert len(list((tmp_path / "tmp").iterdir())) == 3
+    finally:
+        process.kill()
+        process.communicate()
+    assert leftovers.sweep() == "removed what runs that were killed had left: 2 temporary folders"
+    assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["kaas-another's"]
+
+
+def test_the_folder_for_what_is_compiled_is_one_that_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "why_unwritable", lambda folder: "" if "kaas-compiled-" in folder.name else "full")
+    removers: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", lambda *call: removers.append(functools.partial(*call)))
+    monkeypatch.setattr(compiled, "_spare", None)
+
+    compiled.find_room()
+
+    (lock,) = leftovers._home().iterdir()
+    assert compiled._spare is not None
+    assert str(compiled._spare) in lock.read_text()
+    (remove,) = removers
+    remove()
+    assert not lock.exists()
+    assert not compiled._spare.exists()
+
+
 def test_a_run_leaves_nothing_that_ends_in_order(tmp_path: Path) -> None:
     scratch = Scratch()
     paths = [scratch.folder, *(tmp_path / "home").iterdir()]
@@ -217,25 +258,24 @@ def test_the_load_generator_says_what_a_load_left_that_was_killed_whole(tmp_path
         return subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
 
     def held() -> set[str]:
-        return {path.name for path in SHARED_MEMORY.glob("kaas_*")} - before
+        return {path.name for path in SHARED_MEMORY.glob(f"{run.stem}*")}
 
-    before = {path.name for path in SHARED_MEMORY.glob("kaas_*")}
     killed = load("a", "client.py", "600")
     try:
         (tmp_path / "quick.py").write_text("def run_client(arg):\n    return 1.0, 1.0, 0.0, False\n")
+        (run,) = eventually(lambda: list((tmp_path / "home").glob("kaas_*.lock")))
         eventually(lambda: len(held()) == 2)
-        left = held()
         for number in (signal.SIGSTOP, signal.SIGKILL):  # so that nobody sees another die
             for line in marked.left():
                 os.kill(int(line.partition(":")[0]), number)
         killed.communicate()
         marked.assert_nothing_left()
-        assert held() >= left
+        assert len(held()) == 2
         after = load("b", "quick.py", "0.5")
         said, _ = after.communicate(timeout=LIMIT)
         assert re.search(r"^removed what .* had left: 2 segments .* and 1 temporary folder", said, re.MULTILINE)
         assert after.returncode == 0
-        assert not held() & left
+        assert not held()
         assert not list((tmp_path / "tmp").iterdir())
     finally:
         marked.kill()

@@ -38,7 +38,7 @@ class Preflight:
         given = {name: str(value) for name, value in (self.settings | settings).items()}
         clean = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "preflight.py"), *arguments],
+            [sys.executable, str(ROOT / "scripts" / "preflight.py"), str(ROOT / "autoscale.sh"), *arguments],
             env=clean | self.nvidia.environment | given,
             capture_output=True,
             text=True,
@@ -197,7 +197,7 @@ def test_a_state_folder_that_will_not_do_is_a_problem_with_mps(preflight: Prefli
 def test_it_needs_no_library(preflight: Preflight) -> None:
     # -S: without site-packages.
     done = subprocess.run(
-        [sys.executable, "-S", str(ROOT / "scripts" / "preflight.py")],
+        [sys.executable, "-S", str(ROOT / "scripts" / "preflight.py"), str(ROOT / "autoscale.sh")],
         env=os.environ
         | preflight.nvidia.environment
         | {name: str(value) for name, value in preflight.settings.items()},
@@ -208,3 +208,45 @@ def test_it_needs_no_library(preflight: Preflight) -> None:
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_with_virtual_gpus_it_looks_at_time_disk_shared_memory_cores_and_port(preflight: Preflight) -> None:
+    sizes: dict[str, object] = {"N": 1000, "MAX_MPL": 5, "INTERVAL": 10, "OUTER_REPEATS": 20}
+    done = preflight.run("--virtual", **sizes | {"REPEAT_UNTIL": "p50 5%", "MPS": "", "KAAS_PYTHON": sys.executable})
+
+    assert done.returncode == 0
+    assert not preflight.nvidia.calls()
+    for said in (
+        "at most 5 workers busy at once",
+        "results: needs 256 MiB",
+        "the clients' matrix file: needs 8 MiB",
+        "the clients' matrices in shared memory: needs 77 MiB",
+        f"port {preflight.settings['PORT']} is free",
+        "duration: at most 20 x 5 steps x 10 s, about 18 min",
+    ):
+        assert said in done.stdout
+    assert "PROBLEM  the clients' matrices in shared memory" in preflight.run("--virtual", N=2_000_000).stdout
+
+
+def test_results_that_cannot_be_written_are_a_problem(preflight: Preflight, tmp_path: Path) -> None:
+    assert preflight.problems(RESULTS=tmp_path / "not" / "there yet") == ""
+    (tmp_path / "file").touch()
+    assert f"{tmp_path / 'file'} cannot be written: set RESULTS" in preflight.problems(RESULTS=tmp_path / "file")
+
+
+def test_a_variable_that_is_nearly_a_setting_is_told(preflight: Preflight) -> None:
+    near = {
+        "INTERVALL": "INTERVAL",
+        "INTERVAl": "INTERVAL",
+        "INTERAVL": "INTERVAL",
+        "CLIENTS": "CLIENT",
+        "MAXMPL": "MAX_MPL",
+        "RESULT": "RESULTS",
+        "OUTER_REPEAT": "OUTER_REPEATS",
+    }
+    others = ("PYTHON3", "SUDO_UID", "PORTS", "KAAS_ADDRESS", "TERM", "DESCRIPTION_OF_IT", "X")
+
+    said = preflight.run("--virtual", **dict.fromkeys((*near, *others), "1")).stdout
+
+    told = [line.split()[1:] for line in said.splitlines() if "is no setting" in line]
+    assert {name: words[3] for name, *words in told} == near

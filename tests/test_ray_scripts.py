@@ -12,7 +12,6 @@ from kaas import description
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"ENGINE": "nope"}, "ENGINE is 'nope': give local or ray"),
         ({"RAY_NODES": "2"}, "RAY_NODES goes with ENGINE=ray"),
         ({"ENGINE": "ray", "RAY_ADDRESS": "10.0.0.1:6379"}, "RAY_ADDRESS goes with gpu-server-scaling.py --engine ray"),
     ],

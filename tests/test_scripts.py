@@ -1,5 +1,6 @@
 """The scripts as a user runs them: in a copy of the project, as subprocesses."""
 
+import json
 import os
 import re
 import shlex
@@ -14,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from project import MATRICES, PLAIN, Project, free_port
+from project import MATRICES, NOTEBOOK, PLAIN, Project, free_port
 from support import eventually, read_until
 
 from kaas import ROOT, description
@@ -26,10 +27,21 @@ QUICK: dict[str, Any] = {"INTERVAL": 0.1, "MAX_MPL": 1}
 LONG: dict[str, Any] = PLAIN | {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "AVAILABLE_GPUS": 1}
 
 
-def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_and_all(project: Project) -> None:
-    code, said = project.draw_the_report().run(OUTER_REPEATS=2, FN="cuda-matmul-cpu.py", **SHORT)
+def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_and_all(
+    project: Project, tmp_path: Path
+) -> None:
+    project.results = tmp_path / "else where" / project.results.name
+    expected = "failed=0, refused<1, cold_starts==2, p50<=100s"
+    code, said = project.draw_the_report().run(
+        OUTER_REPEATS=2, FN="cuda-matmul-cpu.py", RESULTS="../else where", EXPECT=expected, **SHORT
+    )
 
     assert code == 0, said
+    assert not list(project.folder.glob("results-*"))
+    told = json.loads((project.results / "summary.json").read_text())
+    assert [repeat["figures"]["cold_starts"] for repeat in told["repeats"]] == [2, 2]
+    assert told["pooled"]["autoscaling-cuda-matmul-cpu-200"]["p50"]["repeats"] == 2
+    assert str(project.results / "summary.json") in said
     rows = project.rows()
     assert {row.status for row in rows} == {"ok"}
     assert {row.concurrency for row in rows} == set(range(1, 5))
@@ -42,6 +54,7 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_
         assert name.partition(".")[0] in said
     parameters = description.read(next(project.results.glob("*-1.md")))
     assert parameters["Maximum parallel requests"] == "4"
+    assert parameters["EXPECT"] == expected
     assert parameters["Requests ok"] == str(len(rows))
     assert not list(project.results.glob(".*"))
     assert len(list(project.results.glob("autoscaling-cuda-matmul-cpu-200-[12].csv"))) == 2
@@ -104,12 +117,26 @@ def test_a_second_ctrl_c_does_not_wait_for_requests(project: Project) -> None:
     eventually((project.folder / "hangs").exists)
 
     os.killpg(process.pid, signal.SIGINT)
-    before = read_until(process, "told to end: ending in order, a signal ends at once; the data stay\n")
+    before = read_until(process, "told to end: finishing the requests in flight; Ctrl-C again stops at once\n")
     os.killpg(process.pid, signal.SIGINT)
 
     said, _ = process.communicate()
     assert process.returncode == 130, [*before, said]
-    assert "ending at once" in said
+    assert "stopping at once" in said
+
+
+def test_ctrl_c_while_figures_are_drawn_says_that_all_data_are_there_and_what_draws_them() -> None:
+    script = """
+        source "$ROOT/scripts/experiment.sh"
+        folder=results-mine drawing=yes
+        trap 'on_signal 130' INT
+        kill -INT $$
+    """
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"ROOT": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert f"all data are there, and scripts/report {ROOT}/results-mine draws them" in done.stderr
 
 
 def test_sigterm_ends_everything_in_order(project: Project) -> None:
@@ -136,6 +163,21 @@ def test_a_killed_script_leaves_nothing_running_and_no_torn_row(project: Project
     assert next(project.results.glob("*-1.csv")).read_bytes().endswith(b"\n")
     # Server and clients notice it one by one.
     assert {"ok"} <= {row.status for row in project.rows()} <= {"ok", "shutting_down", "failed"}
+
+    killed = next(project.results.glob("*-1.csv")).read_bytes()
+    code, said = project.run(**MATRICES | QUICK, RESUME=1)
+
+    assert code == 0, said
+    (aside,) = project.folder.glob("results-autoscaling.*")
+    assert f"No repeat in results-autoscaling is complete\nWhat there was of repeat 1 is now in {aside.name}" in said, (
+        said
+    )
+    assert next(aside.glob("*-1.csv")).read_bytes() == killed
+    assert description.read(next(project.results.glob("*-1.md")))["RESUME"] == "1"
+    kept = {path: path.read_bytes() for path in project.results.iterdir()}
+    code, said = project.run(**MATRICES | QUICK, RESUME=1)
+    assert (code, "Complete in results-autoscaling: repeat 1" in said, "Repeat 1" in said) == (0, True, False), said
+    assert {path: path.read_bytes() for path in project.results.iterdir()} == kept
 
 
 def test_a_server_that_dies_is_said_and_the_rows_stay(project: Project) -> None:
@@ -271,6 +313,11 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"EXPERIMENT": "-x"}, "EXPERIMENT: '-x' cannot name a file"),
         ({"N": "1e3"}, "N is '1e3': give the matrix's size"),
         ({"N": "-3"}, "N is '-3': give the matrix's size"),
+        ({"EXPECT": "p96<3"}, "EXPECT: there is no figure 'p96': name one of requests, ok, "),
+        ({"REPEAT_UNTIL": "p95"}, "REPEAT_UNTIL: 'p95' is no width: write as in throughput 5%"),
+        ({"REPEAT_UNTIL": "p95 5%", "OUTER_REPEATS": 2}, "OUTER_REPEATS is 2: with REPEAT_UNTIL it is the most"),
+        ({"RESUME": "yes"}, "RESUME is 'yes': give 1, or nothing"),
+        ({"ENGINE": "nope"}, "ENGINE is 'nope': give local or ray"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -364,12 +411,12 @@ def test_a_script_started_through_a_link_from_elsewhere_finds_a_kernel_beside_it
     elsewhere = tmp_path / "else where"
     elsewhere.mkdir()
     (elsewhere / "mine.py").write_text("def call(payload):\n    return payload\n")
-    (elsewhere / "asks.py").write_text("def run_client(arg):\n    return 1.0, 1.0, 0.0, False\n")
+    (elsewhere / "asks.py").write_text(
+        "import time\ndef run_client(arg):\n    time.sleep(0.01)\n    return 10.0, 1.0, 0.0, False\n"
+    )
     (elsewhere / "link.sh").symlink_to(project.folder / "autoscale-cpu.sh")
 
-    code, said = project.run(
-        str(elsewhere / "link.sh"), cwd=elsewhere, FN="mine.py", CLIENT="./asks", N="a/b", INTERVAL=0.5, MAX_MPL=1
-    )
+    code, said = project.run(str(elsewhere / "link.sh"), cwd=elsewhere, FN="mine.py", CLIENT="./asks", N="a/b", **QUICK)
 
     assert code == 0, said
     assert {row.status for row in project.rows()} == {"ok"}
@@ -420,8 +467,37 @@ def test_help_shows_the_settings_and_an_argument_is_refused(project: Project) ->
     code, said = project.run("autoscale-cpu.sh", "--chek")
     assert (code, said) == (
         2,
-        "autoscale-cpu.sh: there is no option --chek; autoscale-cpu.sh --help shows what there is\n",
+        "autoscale-cpu.sh: there is no option --chek, but --check --dry-run --help --version\n",
     )
+
+
+def test_a_dry_run_says_what_would_be_run_and_what_it_needs_and_does_nothing(project: Project) -> None:
+    project.results.mkdir()
+    before = sorted(path for path in project.folder.rglob("*") if "__pycache__" not in path.parts)
+
+    code, said = project.run(
+        "autoscale-cpu.sh", "--dry-run", OUTER_REPEATS=3, INTERVALL=1, MAX_MPL=6, N=2000, EXPECT="failed=0"
+    )
+
+    assert code == 0, said
+    assert "gpu-server-scaling.py cuda-matmul-cpu --port" in said
+    assert "load.py --client=cuda-matmul-client --input=2000" in said
+    assert "the same for the repeats 2 to 3" in said
+    assert "results-autoscaling is moved aside, to results-autoscaling.<date>-<time>" in said
+    assert "and see whether failed=0" in said
+    assert "shared memory: needs 367 MiB" in said
+    assert sorted(path for path in project.folder.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_a_smoke_test_is_small_unless_told_otherwise(project: Project) -> None:
+    code, said = project.run("autoscale-cpu.sh", "--dry-run", SMOKE=1, MAX_MPL=7, KAAS_PYTHON="")
+    assert code == 0, said
+    assert "--num-gpus 2 --max-req-per-gpu 2" in said
+    assert "--input=200" in said
+    assert "--max-parallel 7" in said
+    assert "1 x 7 steps x 1 s, about 23 s" in said
+    assert "scripts/setup" in said, "there is no .venv yet"
+    assert project.run("autoscale-cpu.sh", SMOKE=2) == (2, "autoscale-cpu.sh: SMOKE is '2': give 1, or nothing\n")
 
 
 def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:
@@ -483,15 +559,19 @@ def test_the_scripts_own_python_heeds_no_other_libraries_of_the_users(project: P
         "PYTHONSAFEPATH": "1",
         "KAAS_PYTHON": "",
     }
-    code, said = project.run(**MATRICES | others, INTERVAL=0.5, MAX_MPL=1, AVAILABLE_GPUS=1)
+    code, said = project.run(**MATRICES | others | QUICK, AVAILABLE_GPUS=1)
     assert code == 0, said
 
     project.draw_the_report()
+    # Which numpy is found does not depend on what is drawn with it.
+    cell = {"cell_type": "code", "source": "import numpy; print(numpy.pi)", "outputs": [], "metadata": {}}
+    draws = {"cells": [cell | {"execution_count": None, "id": "draws"}], "metadata": {}, "nbformat": 4}
+    (project.folder / NOTEBOOK).write_text(json.dumps(draws | {"nbformat_minor": 5}))
     link = tmp_path / "draw"
     link.symlink_to(project.folder / "scripts" / "report")
     code, said = project.run(str(link), str(project.results), **others)
     assert code == 0, said
-    assert (project.results / "autoscaling-report.html").exists()
+    assert "3.14159" in (project.results / "autoscaling-report.html").read_text()
 
 
 @pytest.mark.usefixtures("own_python")

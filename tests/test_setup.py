@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support import LIMIT, eventually
 
-from kaas import ROOT
+from kaas import ROOT, leftovers
 
 SETS = sorted(ROOT.glob("requirements*.txt"))
 
@@ -25,7 +25,7 @@ class BareProject:
     """A project with scripts/setup alone; what it is told and says.
 
     The Python of its environment is this one, but what pip would install it writes to a file instead, and waits for
-    the file `gate`, if there is one named `gated`.
+    the file `gate`, if there is one named `gated`; that there is a pip it says at once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,8 @@ class BareProject:
         self.bin.mkdir(parents=True)
         python = self.bin / "python"
         python.write_text(
-            f'#!/bin/sh\ncase "$*" in *"pip install"*) ;; *) exec "{sys.executable}" "$@" ;; esac\n'
+            '#!/bin/sh\ncase "$*" in *"pip --version"*) exit ;; *"pip install"*) ;;'
+            f' *) exec "{sys.executable}" "$@" ;; esac\n'
             f'cd "{folder}"; echo "$@" >>pip-calls; env >pip-environment\n'
             "[ ! -e gated ] || until [ -e gate ]; do sleep 0.1; done\n"
         )
@@ -113,6 +114,7 @@ def test_setup_installs_ray_where_it_is_asked_for_below_what_gpus_need(bare: Bar
 
 def test_setup_installs_what_is_asked_for_once_and_anew_after_the_other(bare: BareProject) -> None:
     dev, cu12, cu13 = "requirements-dev.txt", "requirements-gpu-cu12.txt", "requirements-gpu.txt"
+    lab = "requirements-lab.txt"
     for options, expected in [
         (["--gpu-cu13"], [cu13]),
         (["--gpu-cu13"], []),
@@ -123,8 +125,39 @@ def test_setup_installs_what_is_asked_for_once_and_anew_after_the_other(bare: Ba
         (["--dev"], [dev, cu13]),  # whose NumPy is another one
         (["--gpu-cu13", "--dev"], []),
         (["--gpu-cu12", "--dev"], [dev, cu12]),
+        (["--lab"], [lab, cu12]),
+        (["--lab"], []),
     ]:
         assert bare.installed(*options) == expected, options
+
+
+def test_the_notebook_s_script_installs_jupyterlab_once_and_opens_the_notebook_with_the_folder(
+    bare: BareProject, tmp_path: Path
+) -> None:
+    script = bare.folder / "scripts" / "notebook"
+    shutil.copy(ROOT / "scripts" / "notebook", script)
+    stand_in = tmp_path / "of jupyterlab"
+    (stand_in / "jupyterlab").mkdir(parents=True)
+    (stand_in / "jupyterlab" / "__init__.py").touch()
+    (stand_in / "jupyterlab" / "__main__.py").write_text(
+        "import os, sys; print(sys.argv[1:], os.environ['KAAS_RESULTS'])"
+    )
+    python = bare.bin / "python"
+    python.write_text(python.read_text().replace("*) exec", f'*) PYTHONPATH="{stand_in}" exec'))
+    results = tmp_path / "results-mine"
+    results.mkdir()
+    said = f"{[str(bare.folder / 'plot-autoscaling.ipynb'), '--no-browser']} {results}"
+
+    for installed in (["requirements-lab.txt"], []):
+        (bare.folder / "pip-calls").write_text("")
+        code, out, err = bare.setup(str(results), "--no-browser", script=script)
+
+        assert (code, err, out.splitlines()[-1]) == (0, "", said)
+        calls = (bare.folder / "pip-calls").read_text().splitlines()
+        assert [Path(call.split()[-1]).name for call in calls] == installed
+
+    code, _, err = bare.setup("nothing", script=script)
+    assert (code, "no folder nothing" in one_line(err)) == (2, True)
 
 
 def test_setup_for_gpus_without_one_says_what_to_do(bare: BareProject) -> None:
@@ -167,12 +200,21 @@ def test_a_second_setup_waits_for_the_first_and_is_told_who_that_is(bare: BarePr
     second.communicate()
 
 
-def test_a_setup_that_was_killed_keeps_nobody_waiting(bare: BareProject) -> None:
+def test_a_setup_that_was_killed_keeps_nobody_waiting_and_its_folder_is_removed(
+    bare: BareProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("scripts/hold.py", "scripts/bare_kaas.py", "kaas"):
+        (bare.folder / part).symlink_to(ROOT / part)
+    monkeypatch.setattr(leftovers, "_home", lambda: tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (bare.folder / "gated").touch()
-    first = bare.start()
+    first = bare.start(TMPDIR=str(tmp_path))
     eventually((bare.folder / "pip-calls").exists)
+    assert leftovers.sweep() == ""
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
+    assert leftovers.sweep().endswith(" had left: 1 temporary folder")
+    assert not list(tmp_path.glob("kaas-*"))
     (bare.folder / "gate").touch()
     # Process 1 lives on every machine; so a number says nothing of who holds the lock.
     (bare.folder / ".venv.lock").write_text("process 1 on this\n")
@@ -306,6 +348,9 @@ def test_setup_offline_for_a_python_of_the_users_says_what_to_export(bare: BareP
 
 def test_setup_without_a_network_says_so_and_what_is_missing_of_a_folder(bare: BareProject, wheels: Path) -> None:
     (bare.folder / "requirements.txt").write_text("tiny==1.0\nmissing==2.0\n")
+    bare.bin.mkdir(parents=True)  # nothing comes to be installed, so this Python's own pip may be told to
+    (bare.bin / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (bare.bin / "python").chmod(0o755)
     done = offline(bare)
     assert "pip cannot reach its index" in done.stderr
     assert "login node" in done.stderr
@@ -351,7 +396,7 @@ def pinned(file: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for line in file.read_text().splitlines():
         if line and not line.lstrip().startswith("#"):
-            found.setdefault(line.partition("==")[0], set()).add(line.strip())
+            found.setdefault(line.partition("==")[0], set()).add(line.partition(" ;")[0].strip())
     return found
 
 
@@ -361,7 +406,7 @@ def test_the_sets_pin_the_same_versions_but_for_numpy_which_is_an_older_one_for_
         own = pinned(file)
         for name in own.keys() & base.keys() - {"numpy"}:
             assert own[name] == base[name], f"{file.name}: {name}"
-        if file.name not in {"requirements.txt", "requirements-dev.txt", "requirements-ray.txt"}:
+        if file.name not in {f"requirements{which}.txt" for which in ("", "-dev", "-lab", "-ray")}:
             (numpy,) = own["numpy"]
             # numba-cuda 0.30.4 uses np.row_stack, which NumPy 2.5 has no more.
             assert tuple(map(int, numpy.partition("==")[2].split(".")[:2])) < (2, 5), file.name

@@ -6,15 +6,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from kaas.analysis import breakdown, drawing, series
-from kaas.analysis.drawing import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
+from kaas.analysis import breakdown, drawing, palette, series
 from kaas.analysis.runs import Run
 
 _FAR_APART = 20.0
 """Completion times that spread by more than this factor are shown on a logarithmic axis."""
 _MOST_BARS = 64
 _MOST_LINEAR = 50
-"""Requests in a bin from which on a bar of a single one would not be seen on a linear axis."""
+"""Requests in a bin from which on a bar of a single one would not be seen on a linear axis: then all axes are log."""
 
 
 @drawing.own_settings
@@ -24,9 +23,9 @@ def completion_times(run: Run) -> Figure:
     ok = frame["status"] == "ok"
     cold = ok & frame["cold_start"]
     kinds = (
-        ("warm", series.warm(run), BLUE, "-"),
-        ("waited for a boot", ok & frame["waited_for_boot"] & ~cold, GREEN, "-."),
-        ("cold start", cold, VERMILLION, "--"),
+        ("warm", series.warm(run), palette.WARM, "-"),
+        ("waited for a boot", ok & frame["waited_for_boot"] & ~cold, palette.WAITED, "-."),
+        ("cold start", cold, palette.COLD, "--"),
     )
     shown = [kind for kind in kinds if kind[1].any()] or [kinds[0]]
     figure = drawing.new_figure(2.2 + 1.2 * len(shown))
@@ -35,10 +34,11 @@ def completion_times(run: Run) -> Figure:
     unit, factor = drawing.time_unit(float(frame["outer_time_ms"][ok].max()) if ok.any() else 0.0)
     times = frame["outer_time_ms"] * factor
     bins, far = _bins(times[ok])
-    for histogram, (label, chosen, colour, dashes) in zip(histograms, shown, strict=True):
+    counts = [np.histogram(times[kind[1]], bins)[0] for kind in shown]
+    highest = float(max(numbers.max() for numbers in counts))
+    for histogram, numbers, (label, chosen, colour, dashes) in zip(histograms, counts, shown, strict=True):
         values = np.sort(times[chosen].to_numpy())
-        numbers = np.histogram(values, bins)[0]
-        bottom = _count_axis(histogram, float(numbers.max()))
+        bottom = _count_axis(histogram, float(numbers.max()), is_log=highest > _MOST_LINEAR)
         if not len(values):
             drawing.say(histogram, "no request was served in this run")
             continue
@@ -60,9 +60,9 @@ def completion_times(run: Run) -> Figure:
     return figure
 
 
-def _count_axis(axes: Axes, highest: float) -> float:
+def _count_axis(axes: Axes, highest: float, *, is_log: bool) -> float:
     """Let the y axis count requests, such that a single one is seen; give where bars begin."""
-    if highest <= _MOST_LINEAR:
+    if not is_log:
         axes.set_ylabel("Requests")
         drawing.whole_numbers(axes, highest)
         return 0.0
@@ -109,10 +109,10 @@ def decomposition(run: Run) -> Figure:
     bottom = np.zeros(len(means))
     rest = f"rest ({'transfer, waiting for a core' if known else 'connection, waiting for a worker'})"
     for part, label, colour, hatch in (
-        ("setup", "setup", SKY, ""),
-        ("queue", "queue (waiting for a boot, too)", YELLOW, "xxxx"),
-        ("kernel", kernel, BLUE, ""),
-        ("rest", rest, ORANGE, "////"),
+        ("setup", "setup", palette.SETUP, ""),
+        ("queue", "queue (waiting for a boot, too)", palette.QUEUE, "xxxx"),
+        ("kernel", kernel, palette.KERNEL, ""),
+        ("rest", rest, palette.REST, "////"),
     ):
         top = tops[part].to_numpy() * factor
         if means[part].notna().any():
@@ -121,7 +121,9 @@ def decomposition(run: Run) -> Figure:
         bottom = top
     middle = left + width / 2
     median = means["median"] * factor
-    axes.plot(middle, median, color=BLACK, marker="o", markersize=2.5, linewidth=0.8, label="median (not mean)")
+    axes.plot(
+        middle, median, color=palette.OVERALL, marker="o", markersize=2.5, linewidth=0.8, label="median (not mean)"
+    )
     axes.set_ylabel(f"Completion time [{unit}]\n(columns: mean, line: median)")
     drawing.from_zero(axes, max(float(tops["rest"].max()) * factor, float(median.max())))
     axes.set_xlim(left[0], left[-1] + width)
@@ -146,10 +148,10 @@ def _draw_boots(boots: pd.DataFrame) -> Figure:
     unit, factor = drawing.time_unit(float(ends["rest"].max()) * 1000)
     rows, left = np.arange(len(shown)), np.zeros(len(shown))
     # The phases are whatever the server names: the last shade serves all from the sixth on.
-    looks = [(BLUE, ""), (SKY, "////"), (GREEN, ""), (PURPLE, "...."), (VERMILLION, "")]
+    looks = list(zip(palette.PHASES, ("", "////", "", "....", ""), strict=True))
     for place, phase in enumerate(phases.columns):
         is_rest = phase == "rest"
-        colour, hatch = (YELLOW, "xxxx") if is_rest else looks[min(place, len(looks) - 1)]
+        colour, hatch = (palette.REST, "xxxx") if is_rest else looks[min(place, len(looks) - 1)]
         right = ends[phase].to_numpy() * 1000 * factor
         label = "rest" if is_rest and len(phases.columns) > 1 else "until ready" if is_rest else drawing.as_text(phase)
         style = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.3, "hatch": hatch, "label": label}
@@ -176,9 +178,13 @@ def _draw_cold_starts(cold: pd.DataFrame) -> Figure:
     unit, factor = drawing.time_unit(float(shown["cold_ms"].max()))
     rows = np.arange(len(shown))
     right = shown["cold_ms"].to_numpy() * factor
-    drawing.bars(axes, (0, right, rows - 0.35, rows + 0.35), facecolor=ORANGE, label="cold start (phases not logged)")
+    drawing.bars(
+        axes, (0, right, rows - 0.35, rows + 0.35), facecolor=palette.COLD, label="cold start (phases not logged)"
+    )
     label = "median of warm requests with as many clients"
-    axes.plot(shown["warm_ms"] * factor, rows, linestyle="", marker="|", markersize=9, color=BLACK, label=label)
+    axes.plot(
+        shown["warm_ms"] * factor, rows, linestyle="", marker="|", markersize=9, color=palette.OVERALL, label=label
+    )
     more = "" if len(shown) == len(cold) else f" (the first {len(shown)} of {len(cold)} cold starts)"
     axes.set_xlabel(f"Task completion time [{unit}]{more}")
     axes.set_xlim(0, float(np.nanmax([right.max(), shown["warm_ms"].max() * factor])) * 1.05)
@@ -213,13 +219,18 @@ def requests_per_task_runner(run: Run) -> Figure:
     gpus = served.index.get_level_values("gpu").to_numpy(dtype="float64")
     tops = served.groupby(level="gpu").cumsum().to_numpy(dtype="float64")
     second = (served.groupby(level="gpu").cumcount() % 2).to_numpy(dtype="bool")
-    for chosen, colour, label in ((~second, BLUE, "its workers, from the lowest number up"), (second, SKY, "_")):
+    for chosen, colour, label in (
+        (~second, palette.WARM, "its workers, from the lowest number up"),
+        (second, palette.SECOND_SHADE, "_"),
+    ):
         if chosen.any():
             sides = (gpus[chosen] - 0.4, gpus[chosen] + 0.4, (tops - served.to_numpy())[chosen], tops[chosen])
             drawing.bars(axes, sides, facecolor=colour, edgecolor="white", linewidth=0.4, label=label)
     by_gpu = served.groupby(level="gpu").sum()
     if len(by_gpu) > 1:
-        axes.axhline(by_gpu.mean(), color=BLACK, linewidth=1.0, linestyle="--", label=f"mean ({by_gpu.mean():,.0f})")
+        axes.axhline(
+            by_gpu.mean(), color=palette.OVERALL, linewidth=1.0, linestyle="--", label=f"mean ({by_gpu.mean():,.0f})"
+        )
     axes.set_xlim(gpus.min() - 0.6, gpus.max() + 0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     drawing.whole_numbers(axes, by_gpu.max())

@@ -22,11 +22,12 @@ from kaas.analysis.validity.repeats import alike
 __all__ = ["CANNOT_BE_TOLD", "DOES_NOT_HOLD", "HOLDS", "HOW_TO_READ", "Claim", "check", "check_run"]
 
 HOW_TO_READ = (
-    "Read each line as one claim: what would have to be found for it to hold, what was found, and the verdict, which "
-    "is open where the runs do not tell, or could not on this machine. Of several repeats, the first line judges all "
-    "of them together: what was counted must be right in each, and what was measured on average. The limits in "
-    "brackets are those between which the truth lies with 90 % confidence (so that it is beyond either with 5 %): by "
-    "how much repeats differ, and of one repeat alone, by how much its points scatter about their line."
+    "Each line is one claim of the paper: what would have to be found for it to hold, what was found, and the "
+    "verdict. The verdict is open where the files do not tell, or where this machine could not show it. With several "
+    "repeats, the first line of a claim judges all of them together: what was counted must be right in each repeat, "
+    "what was measured must be right on average. The limits in brackets hold the truth with 90 % confidence (it is "
+    "beyond either of them with 5 %). They come from how much the repeats differ; of one repeat alone, from how much "
+    "its points scatter about their line."
 )
 
 
@@ -148,3 +149,5 @@ _CLAIMS: tuple[tuple[str, str, Callable[[Setting], Finding]], ...] = (
         boot_judges.serial,
     ),
 )
+NAMES = {claim: judge.__name__ for claim, _, judge in _CLAIMS}
+"""What each claim is called where programs read it: a test holds these names still."""

@@ -15,13 +15,12 @@ DIFFERS = "differs"
 _ALPHA = 1 - statistics.CONFIDENCE
 
 HOW_TO_READ = (
-    "Read each line as one number: its mean and range over the repeats of either side, and own less other with the 95 "
-    "% interval of that difference (Welch's). 'Effect' is the difference in standard deviations of a repeat (Hedges' "
-    "g: 0.8 is large, but few repeats tell it badly, as its interval says). 'p' is how often chance alone would make "
-    "such a difference of this one line; as there are many lines, some p will be small by chance, so 'differs' takes "
-    "'p, all lines', which is corrected for their number (Holm): with it, chance makes any line at all say yes in 5 % "
-    "of comparisons at most. It cannot be told where a side has one repeat, or no repeat differs from another of its "
-    "side."
+    "Each line is one number: its mean and range over the repeats of either side, and own less other with the 95 % "
+    "interval of that difference (Welch's). 'Effect' is that difference in standard deviations of a repeat (Hedges' "
+    "g); 0.8 is large, and its interval says how little few repeats tell. 'p' is how often chance alone would make "
+    "such a difference in this one line. Among many lines, some p are small by chance. So 'differs' asks for more: if"
+    " nothing differs, it says yes in any line at all in 5 % of comparisons at most. Nothing can be told where a side"
+    " has one repeat, or no repeat differs from another of its side."
 )
 
 # They tell a run from its repeats, or how it ended, not what it was asked to do.

@@ -18,11 +18,12 @@ from kaas.analysis.series import Floats
 from kaas.analysis.statistics import NAN, Interval
 
 HOW_TO_READ = (
-    "Read each line as one repeat. Warm requests follow each other, and who comes after a slow one is slow, too: all "
-    "of them are worth only so many independent ones ('effective number'), and the 95 % interval of a percentile comes "
-    "from drawing whole stretches of them anew (block bootstrap). Below that, whether a step of the ramp is steady: "
-    "by how much the second half of the steps differs from the first, with the 95 % interval over the steps. One that "
-    "does not hold 0 is a drift within the steps: then a mean over a step is that of a change."
+    "Each column is one repeat. Requests that follow each other are alike: after a slow one, the next is likely to be"
+    " slow, too. 'Effective number' says how many independent requests all of them are worth. The 95 % interval of a "
+    "percentile comes from drawing whole stretches of requests anew (block bootstrap). The lines below tell whether a"
+    " step of the ramp is steady: by how much its second half differs from its first, with the 95 % interval over the"
+    " steps. An interval without 0 in it shows a drift within the steps; then the mean over a step is a mean of "
+    "something that changed."
 )
 
 _RESAMPLES = 1000

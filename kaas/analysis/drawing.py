@@ -1,8 +1,4 @@
-"""What the figures share: their size, colours, bars, lines, legends and words. Never through pyplot.
-
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which people with impaired colour vision can
-tell apart.
-"""
+"""What the figures share: size, bars, lines, legends and words; for colours see palette. Never through pyplot."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
@@ -11,33 +7,15 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps, font_manager
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection, PolyCollection
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 WIDTH_IN = 7.2
 DPI = 200
-
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
-# Black is left to the mean of all GPUs, grey takes its place; a thin line in yellow is hardly seen on paper, so its
-# place takes the wine of Paul Tol's "muted" colours. From the ninth GPU on the line is dashed instead.
-_GPU_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, "#999999", "#882255")
-_MOST_NAMED_GPUS = 2 * len(_GPU_COLOURS)
-# From dark to light, in the same order in print and for the colour-blind; its lightest would not be seen on paper.
-_GPU_MAP, _GPU_MAP_END = "cividis", 0.85
 
 MOST_POINTS = 1200
 """Of a line: more than can be told apart in print."""
@@ -48,7 +26,7 @@ MOST_VECTORS = 2000
 _WIDE = 1e3
 
 # Of a legend, in points; the width of a character is the mean one of its font.
-_LEGEND_SIZE, _CHARACTER, _SWATCH, _PANEL_WIDTH = 7, 4.1, 26, 450
+_LEGEND_SIZE, _CHARACTER, _SWATCH, _PANEL_WIDTH = 8, 4.7, 28, 450
 
 # Names may be in any script: the first has Latin, Greek and Cyrillic, of the others those count that are installed.
 _FONT = "DejaVu Sans"
@@ -65,23 +43,8 @@ _MORE_FONTS = (
     "Noto Sans Thai",
 )
 
-Style = dict[str, Any]
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-
-WARM: Style = {"marker": ".", "markersize": 2.5, "color": BLUE, "markeredgewidth": 0, "rasterized": True}
-WAITED: Style = {"marker": "^", "markersize": 4, "color": GREEN, "markeredgewidth": 0, "clip_on": False}
-COLD: Style = {
-    "marker": "D",
-    "markersize": 5,
-    "color": ORANGE,
-    "markeredgecolor": BLACK,
-    "markeredgewidth": 0.6,
-    "clip_on": False,
-    "zorder": 3,
-}
-REFUSED: Style = {"marker": "|", "markersize": 7, "color": VERMILLION, "clip_on": False, "zorder": 4}
-FAILED: Style = {"marker": "x", "markersize": 6, "color": VERMILLION, "clip_on": False, "zorder": 4}
 
 
 def new_figure(height_in: float) -> Figure:
@@ -214,20 +177,6 @@ def bars(axes: Axes, sides: tuple[Any, Any, Any, Any], **style: Any) -> PolyColl
     left, right, bottom, top = np.broadcast_arrays(*(np.asarray(side, dtype="float64") for side in sides))
     corners = np.stack([left, bottom, left, top, right, top, right, bottom], axis=-1).reshape(-1, 4, 2)
     return axes.add_collection(PolyCollection(corners, **style), autolim=False)  # type: ignore[arg-type, return-value]
-
-
-def gpu_style(gpu: int, number: int) -> Style:
-    """Give a GPU's line its colour and dashes; of more GPUs than can be told apart, one shade after the other."""
-    if number > _MOST_NAMED_GPUS:
-        return {"color": to_hex(colormaps[_GPU_MAP](_GPU_MAP_END * gpu / (number - 1))), "linewidth": 0.5}
-    dashes = "-" if gpu < len(_GPU_COLOURS) else "--"
-    return {"color": _GPU_COLOURS[gpu % len(_GPU_COLOURS)], "linestyle": dashes, "linewidth": 0.9}
-
-
-def gpu_label(gpu: int, number: int) -> str:
-    """Name a GPU's line, or no more than the first and the last where they are too many to name."""
-    named = number <= _MOST_NAMED_GPUS or gpu in {0, number - 1}
-    return f"GPU {gpu}" if named else "_"
 
 
 def thinned(values: pd.DataFrame) -> pd.DataFrame:

@@ -30,8 +30,8 @@ _COUNTER_LATE_S = 1.0
 """By how much the steps of a counter may be late: more than it can have drawn meanwhile, it has not counted."""
 
 HOW_TO_READ_NUMBERS = (
-    "Energy is what all GPUs together drew from the first request to the last reply, the idle ones too; per served "
-    "request, it is this number divided by the requests that were ok."
+    "Energy is what all GPUs together drew from the first request to the last reply, the idle ones too. 'Per served "
+    "request' is that energy divided by the requests that were ok."
 )
 HOW_TO_READ_TABLE = (
     "Read each line as one GPU: its energy is its mean power over the seconds covered, which are the duration of the "

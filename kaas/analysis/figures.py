@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
-from kaas.analysis import breakdown, drawing, energy, panels, series
+from kaas.analysis import breakdown, drawing, energy, palette, panels, series
 from kaas.analysis.anatomy import cold_starts, completion_times, decomposition, requests_per_task_runner
-from kaas.analysis.drawing import BLUE, DPI, VERMILLION, WIDTH_IN
+from kaas.analysis.drawing import DPI, WIDTH_IN
 from kaas.analysis.mechanism_figures import HOW_TO_READ_BY_GPUS, by_gpus
 from kaas.analysis.panels import Set
 from kaas.analysis.runs import Run
@@ -25,6 +25,7 @@ from kaas.errors import ResultsError
 
 __all__ = [
     "DPI",
+    "FOUR_PANELS",
     "GALLERY",
     "HOW_TO_READ",
     "HOW_TO_READ_ALL",
@@ -49,27 +50,29 @@ __all__ = [
     "utilization",
 ]
 
+FOUR_PANELS = "Number of clients, number of task runners, utilization and task completion time over the time of"
+"""In place of the picture, for who does not see it; the name of what is drawn comes after it."""
 HOW_TO_READ = (
-    "Read it from top to bottom at one moment: so many clients had been started, so many task runners had been booted "
-    "for them, so busy was each GPU, and so long took the requests that began then; one that was refused or failed is "
-    "only a mark on the axis. Grey is the drain: no client begins a request any more. On a laptop, 100 % of a GPU are "
-    "all the cores that its workers could use."
+    "Read the panels from top to bottom at one moment. How many clients had been started, how many task runners had "
+    "been booted for them, how busy was each GPU, and how long did the requests take that began then? A request that "
+    "was refused or failed is only a mark on the axis. The grey part is the drain: the last requests are finished, "
+    "and none begins. On a laptop, a GPU at 100 % keeps as many cores busy as its workers can use."
 )
 HOW_TO_READ_ALL = (
-    "The same four panels over all repeats: each line is the median of the repeats at that moment, and its band "
-    "reaches from the lowest of them to the highest; the completion time is that of warm requests, with every cold "
-    "start marked. Dotted are the clients that were still alive, where some had died; grey is the drain."
+    "The same four panels over all repeats. Each line is the median of the repeats at that moment; its band reaches "
+    "from the lowest repeat to the highest. The completion time is that of warm requests, with every cold start "
+    "marked. A dotted line shows the clients that were still alive, where some had died. The grey part is the drain."
 )
 HOW_TO_READ_COMPARED = (
-    "The same four panels for two sets of runs: each line is the median of a set's repeats at that moment, and its "
-    "band reaches from the lowest of them to the highest. Where two bands part, the sets differ by more than their "
-    "repeats do; a set of one repeat has no band, so that nothing tells how much another repeat would have differed. "
-    "Means and medians are taken over a hundredth of a set's own time (1 s at least, 10 s at most)."
+    "The same four panels for two sets of runs. Each line is the median of a set's repeats at that moment; its band "
+    "reaches from the lowest repeat to the highest. Where two bands part, the sets differ by more than their repeats "
+    "do. A set of one repeat has no band: nothing tells how much another repeat would have differed. Means and "
+    "medians are taken over a hundredth of a set's own time (1 s at least, 10 s at most)."
 )
 HOW_TO_READ_POWER = (
-    "Above, the power that each GPU drew at a moment; in the middle, the energy that all of them had drawn by then, "
-    "steeper where they drew more; below, that energy for each request served meanwhile. A break above is a gap in the "
-    "samples; what was drawn in it is counted below only where the GPU has a counter."
+    "At the top, the power that each GPU drew at a moment. In the middle, the energy that all GPUs had drawn by then."
+    " At the bottom, that energy divided by the requests that were served in the same time. A break in a line at the "
+    "top is a gap in the samples; what was drawn during it is part of the energy only where the GPU has a counter."
 )
 
 _MAKER = "kaas.analysis"
@@ -110,7 +113,7 @@ def combined_all(found: Sequence[Run]) -> Figure:
     """
     figure, axes = _four_panels()
     label = f"median of {len(found)} repeats" if len(found) > 1 else "the only repeat"
-    panels.draw_sets(axes, [Set(found, label, {"color": BLUE})], mark_cold_starts=True)
+    panels.draw_sets(axes, [Set(found, label, {"color": palette.THIS_RUN})], mark_cold_starts=True)
     ends = [run.ramp_end for run in found]
     drawing.over_time(figure, axes, panels.duration(found), ramp_end=max(ends))
     return figure
@@ -133,7 +136,7 @@ def compared(own: Sequence[Run], other: Sequence[Run], names: tuple[str, str]) -
     figure, axes = _four_panels()
     lasting = panels.duration(own) or 1.0, panels.duration(other) or 1.0
     stretched = max(lasting) > _MOST_STRETCHED * min(lasting)
-    styles = {"color": BLUE, "linestyle": "-"}, {"color": VERMILLION, "linestyle": "--"}
+    styles = {"color": palette.THIS_RUN, "linestyle": "-"}, {"color": palette.OTHER_RUN, "linestyle": "--"}
     sets = [
         Set(found, _counted(name, len(found), seconds if stretched else None), style, 100 / seconds if stretched else 1)
         for found, name, style, seconds in zip((own, other), names, styles, lasting, strict=True)
@@ -167,9 +170,9 @@ GALLERY = (
         "requests",
         "Every request",
         requests,
-        "Each row is a client and each bar one of its requests, from its begin to its reply (or many in turn, where "
-        "they are too short to be told apart); with each cold start (diamond) there is one more task runner (black "
-        "steps, axis on the right), and where a row ends early, its client stopped or waited in vain.",
+        "Each row is a client. Each bar is one of its requests, from its begin to its reply, or many of them, where "
+        "they are too short to be told apart. With each cold start (diamond) there is one more task runner (at the "
+        "top). Where a row ends early, its client stopped or waited in vain.",
         lambda run: True,
         "",
     ),
@@ -177,8 +180,9 @@ GALLERY = (
         "utilization",
         "Utilization of each GPU",
         utilization,
-        "The darker, the busier a GPU was (grey: not known); below, the utilization of all GPUs added up (2 is the "
-        "work of two GPUs that are always busy), beside the task runners that had been booted for it.",
+        "At the top, each row is a GPU: the darker, the busier it was (grey: not known). At the bottom, the "
+        "utilization of all GPUs added up (2 is the work of two GPUs that are always busy), and the task runners that "
+        "were booted.",
         lambda run: bool(run.monitoring["utilization_pct"].notna().any()),
         "The run's monitoring holds no utilization.",
     ),
@@ -186,9 +190,9 @@ GALLERY = (
         "completion-times",
         "Completion times, warm and cold",
         completion_times,
-        "Above, how many requests of each kind took so long; at the bottom, which share of a kind took no longer: "
-        "its median is where its line crosses 50 %. The kinds were sent under different loads: what a cold start "
-        "costs is seen in 'Cold starts', where those with as many clients are compared.",
+        "At the top, how many requests of each kind took so long. At the bottom, which share of a kind took no longer; "
+        "its median is where its line crosses 50 %. The kinds were sent under different loads. What a cold start "
+        "costs is shown in 'Cold starts', which compares requests that were sent with as many clients.",
         _any_served,
         NOTHING_SERVED,
     ),
@@ -204,8 +208,8 @@ GALLERY = (
         "throughput",
         "Throughput",
         throughput,
-        "Requests count when their reply is there; as long as the line below is level, each further client adds as "
-        "much throughput as those before it, and where it falls the clients share what there is.",
+        "A request counts at the time of its reply. While the lower line is level, each further client adds as much "
+        "throughput as those before it. Where it falls, the clients share what there is.",
         _any_served,
         NOTHING_SERVED,
     ),
@@ -213,11 +217,11 @@ GALLERY = (
         "decomposition",
         "What the completion time is made of",
         decomposition,
-        "Each column is the mean completion time of the served requests that were sent with so many clients (asked "
-        "for, some may have died), cold starts included, divided into its parts. The inner time, where only that was "
-        "logged, began before the upload and ended after the download, so it is that of no kernel alone. Waiting for a "
-        "boot is part of the queue where that was logged; where a part grows with the clients, they get into each "
-        "other's way.",
+        "Each column is the mean completion time of the requests that were served with so many clients (that were "
+        "asked for; some may have died), cold starts included, divided into its parts. Where a part grows with the "
+        "clients, they get into each other's way. Waiting for a boot is part of the queue, where the queue was logged. "
+        "Where only the inner time was logged, it began before the upload and ended after the download, so it is not "
+        "the kernel's alone.",
         _any_served,
         NOTHING_SERVED,
     ),
@@ -225,8 +229,8 @@ GALLERY = (
         "cold-starts",
         "Cold starts",
         cold_starts,
-        "Each bar is one boot, divided into the phases of its slowest worker; where the server logged no phases it is "
-        "instead the request that caused the boot, beside the warm ones sent with as many clients (black mark).",
+        "Each bar is one boot, divided into the phases of its slowest worker. Where the server logged no phases, it is "
+        "the request that caused the boot; the black mark is the median of warm requests sent with as many clients.",
         lambda run: bool(len(breakdown.boots(run)) or len(breakdown.cold_starts(run))),
         "The run has no cold start that was served, and its server logged no worker that became ready.",
     ),
@@ -234,8 +238,8 @@ GALLERY = (
         "requests-per-task-runner",
         "Requests of each task runner",
         requests_per_task_runner,
-        "Each column is a GPU and each block one of its workers. A GPU that was booted later had less time to serve; "
-        "of the workers of a GPU that are idle, the one with the lowest number is always taken first.",
+        "Each column is a GPU, and each block one of its workers. A GPU that was booted later had less time to serve. "
+        "Of a GPU's idle workers, the server always takes the one with the lowest number.",
         lambda run: bool(len(breakdown.by_worker(run))),
         "The files of this run do not say which GPU and worker served a request.",
     ),
@@ -243,9 +247,9 @@ GALLERY = (
         "refusals",
         "Refused requests",
         refusals,
-        "A request is refused when every worker of every GPU is busy: the requests in flight (a little more than the "
-        "server has, as their ways count) have then reached the workers, unless some are held by requests that never "
-        "got a reply, and so are in no file.",
+        "The server refuses a request when every worker of every GPU is busy: then the requests in flight (counted at "
+        "the clients, so a few more than at the server) have reached the number of workers. If they have not, some "
+        "workers are held by requests that never got a reply; those are in no file.",
         lambda run: bool((run.requests["status"] == "rejected").any()),
         "No request was refused in this run.",
     ),

@@ -316,4 +316,5 @@ def kernels(setting: Setting) -> pd.DataFrame:
 
 
 def _by_task(settings: Sequence[Setting], of: Callable[[Setting], pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat({setting.run.task: of(setting) for setting in settings}, names=["task"])
+    frame = pd.concat({setting.run.task: of(setting) for setting in settings}, names=["task"])
+    return frame.droplevel([level for level, name in enumerate(frame.index.names) if name is None])  # they count rows

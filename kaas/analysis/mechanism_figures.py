@@ -6,26 +6,27 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kaas.analysis import booted, drawing, mechanism, series
-from kaas.analysis.drawing import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILLION
+from kaas.analysis import booted, drawing, mechanism, palette, series
 from kaas.analysis.runs import Run
 from kaas.analysis.setting import setting_of
 
 HOW_TO_READ_PLACES = (
-    "How many places the requests of this run needed at a moment (highest in a second), from when they came to the "
-    "server until their place was given back, against the workers of all booted GPUs; a GPU was booted at each dashed "
-    "line. The rule of placement boots one when the blue line goes beyond the green one. Orange are the places of "
-    "requests that never had a reply: they are taken for ever, so that the last boot comes when fewer are in flight."
+    "The blue line is how many places the requests of this run needed (the highest number in each second), from when "
+    "they came to the server until their place was given back. The green line is the workers of all booted GPUs; a "
+    "dashed line marks each boot. The rule of placement boots a GPU when the blue line goes beyond the green one. The"
+    " red line is the places of requests that never had a reply. These places are taken for ever, so the last boot "
+    "comes while fewer requests are in flight."
 )
 HOW_TO_READ_HOST = (
-    "Above, the median time that setting up an input took while so many clients did (a dot a repeat); a machine that "
-    "ends only so many setups in a second has the dashed line as its lower bound. In the middle, where the clients of "
-    "a step were on average: setting up, or with a request at the server. Below, what was served in that step."
+    "At the top, the median time that it took to set up an input while so many clients did that at once; each dot is "
+    "a repeat. On a machine that finishes only so many setups in a second, the dashed line is the lower bound. In the"
+    " middle, where the clients of a step were on average: setting up, or with a request at the server. At the "
+    "bottom, the requests served in that step."
 )
 HOW_TO_READ_BY_GPUS = (
-    "Each row holds the warm requests that came to the server while so many task runners were booted (grey: the "
-    "median), by the time that they took there, which is the completion time less the client's setup. Where a row has "
-    "several peaks, requests of one kind waited for one kernel more than those of another: their median says little."
+    "Each row holds the warm requests that came to the server while so many task runners were booted, by the time "
+    "that they took there (the completion time less the client's setup). The grey line is their median. Where a row "
+    "has several peaks, some requests waited for more kernels than others, and the median says little."
 )
 _BINS = 80
 _MOST_ROWS = 16
@@ -38,13 +39,15 @@ def places(run: Run) -> Figure:
     replayed = setting_of(run).replay
     lost, taken = replayed.unanswered["arrival"].to_numpy(), replayed.demand
     bins = np.arange(0.0, run.duration + 1.0)
-    axes.stairs(series.peaks_of_steps(taken, bins), bins, baseline=None, color=BLUE, label="places needed")
+    axes.stairs(series.peaks_of_steps(taken, bins), bins, baseline=None, color=palette.CLIENTS, label="places needed")
     changes = booted.changes(run).groupby("elapsed")["workers"].sum().cumsum()
     workers = pd.concat([pd.Series([0], index=[0.0]), changes])
-    drawing.steps(axes, workers, run.duration, color=GREEN, linewidth=1.6, label="workers of the booted GPUs")
+    drawing.steps(
+        axes, workers, run.duration, color=palette.TASK_RUNNERS, linewidth=1.6, label="workers of the booted GPUs"
+    )
     if len(lost):
         steps = pd.Series(np.arange(len(lost) + 1), index=np.append(0.0, np.sort(lost)))
-        drawing.steps(axes, steps, run.duration, color=ORANGE, linewidth=1.6, label="places lost")
+        drawing.steps(axes, steps, run.duration, color=palette.LOST, linewidth=1.6, label="places lost")
     for boot in booted.first(run):
         axes.axvline(boot, color="0.6", linewidth=0.7, linestyle="--", zorder=0)
     axes.set_ylabel("Number of places")
@@ -62,11 +65,16 @@ def host(found: Sequence[Run]) -> Figure:
     together = mechanism.setups(found)
     for run in found:
         alone = mechanism.setups([run])
-        setup.plot(alone.index, alone["setup [s]"], linestyle="", marker="o", markersize=2.5, color=BLUE)
+        setup.plot(alone.index, alone["setup [s]"], linestyle="", marker="o", markersize=2.5, color=palette.SETUP)
     rate = float(together["setups [1/s]"].iloc[len(together) // 2 :].median()) if len(together) else np.nan
     most = int(together.index.max()) if len(together) else 1
     setup.plot(
-        [0, most], [0, most / rate], color=BLACK, linestyle="--", linewidth=1, label=f"{rate:.2g} setups a second"
+        [0, most],
+        [0, most / rate],
+        color=palette.OVERALL,
+        linestyle="--",
+        linewidth=1,
+        label=f"{rate:.2g} setups a second",
     )
     setup.set_xlabel("Clients in setup at once")
     setup.set_ylabel("Setup [s]")
@@ -80,12 +88,12 @@ def host(found: Sequence[Run]) -> Figure:
         steps["at the server"],
         steps["in setup"],
         labels=("request at the server", "in setup"),
-        colors=(BLUE, SKY),
+        colors=(palette.KERNEL, palette.SETUP),
     )
     where.set_ylabel("Clients\n(mean of a step)")
     where.tick_params(labelbottom=False)
     drawing.legend(where)
-    served.plot(clients, steps["served [1/s]"], color=VERMILLION, marker="o", markersize=2.5, linewidth=1)
+    served.plot(clients, steps["served [1/s]"], color=palette.SERVED, marker="o", markersize=2.5, linewidth=1)
     served.set_ylabel("Served requests\n[1/s]")
     served.set_xlabel("Number of clients")
     served.set_xlim(0, clients.max(initial=1.0))
@@ -109,7 +117,7 @@ def by_gpus(run: Run) -> Figure:
     bins = np.linspace(0, float(times.quantile(0.999)) * factor * 1.05 if len(times) else 1.0, _BINS + 1)
     for axes, number in zip(rows, numbers, strict=False):
         values = times[runners == number] * factor
-        axes.hist(values, bins, color=BLUE, histtype="stepfilled")
+        axes.hist(values, bins, color=palette.WARM, histtype="stepfilled")
         axes.axvline(values.median(), color="0.5", linewidth=1.2)
         axes.set_yticks([])
         axes.set_ylabel(f"{number}", rotation=0, ha="right", va="center")

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from kaas.analysis import drawing, series
-from kaas.analysis.drawing import BLACK, BLUE, GREEN, Style
+from kaas.analysis import drawing, palette, series
+from kaas.analysis.palette import Style
 from kaas.analysis.runs import Run
 from kaas.analysis.series import Floats
 
@@ -45,9 +45,9 @@ def duration(found: Sequence[Run]) -> float:
 def draw_run(panels: Sequence[Axes], run: Run) -> None:
     """Draw one run: steps, the rolling mean of each GPU and of all, and every request as a dot."""
     clients, task_runners, utilization, completion = panels
-    draw_steps(clients, series.clients(run), run, "Number of clients", BLUE)
+    draw_steps(clients, series.clients(run), run, "Number of clients", palette.CLIENTS)
     draw_alive(clients, series.alive(run), series.clients(run), run.duration)
-    draw_steps(task_runners, series.task_runners(run), run, "Number of\ntask runners", GREEN)
+    draw_steps(task_runners, series.task_runners(run), run, "Number of\ntask runners", palette.TASK_RUNNERS)
     draw_means(utilization, series.utilization, run, "Utilization [%]")
     utilization.set_ylim(0, 105)
     _draw_completion(completion, run)
@@ -68,7 +68,12 @@ def draw_alive(axes: Axes, alive: "pd.Series[int]", asked: "pd.Series[int]", dur
     if alive.equals(asked.rename("alive")):
         return
     axes.get_lines()[0].set_label("asked for")
-    style = {"color": BLACK, "linestyle": "--", "linewidth": 1.0, "label": f"alive ({alive.iloc[-1]} at the end)"}
+    style = {
+        "color": palette.OVERALL,
+        "linestyle": "--",
+        "linewidth": 1.0,
+        "label": f"alive ({alive.iloc[-1]} at the end)",
+    }
     drawing.steps(axes, alive, duration_s, **style)
     drawing.legend(axes)
 
@@ -88,13 +93,13 @@ def draw_means(axes: Axes, means_of: Callable[[Run, float], pd.DataFrame], run: 
     used = [int(gpu) for gpu in means.columns[means.max() > 0].to_numpy()]
     number = max(used, default=0) + 1
     for gpu in used:
-        axes.plot(means.index, means[gpu], label=drawing.gpu_label(gpu, number), **drawing.gpu_style(gpu, number))
+        axes.plot(means.index, means[gpu], label=palette.gpu_label(gpu, number), **palette.gpu_style(gpu, number))
     known, sampled = len(means.columns), run.monitoring["gpu"].nunique()
     if known > 1:
         unused = known - len(used)
         mean = f"mean of all {known}" if known == sampled else f"mean of {known} of {sampled}"
         mean += f", {unused} of them at 0" if unused else ""
-        axes.plot(means.index, means.mean(axis="columns"), color=BLACK, linewidth=1.6, label=mean)
+        axes.plot(means.index, means.mean(axis="columns"), color=palette.OVERALL, linewidth=1.6, label=mean)
     drawing.from_zero(axes, float(means.max().max()))
     drawing.legend(axes)
 
@@ -117,16 +122,19 @@ def _draw_completion(axes: Axes, run: Run) -> None:
     times = requests["outer_time_ms"] * factor
     cold, refused = ok & requests["cold_start"], requests["status"] == "rejected"
     for label, chosen, style in (
-        ("warm", warm, drawing.WARM),
-        ("waited for a boot", ok & requests["waited_for_boot"] & ~cold, drawing.WAITED),
-        ("cold start", cold, drawing.COLD),
+        ("warm", warm, palette.WARM_MARK),
+        ("waited for a boot", ok & requests["waited_for_boot"] & ~cold, palette.WAITED_MARK),
+        ("cold start", cold, palette.COLD_MARK),
     ):
         if chosen.any():
             counted = f"{label} ({chosen.sum()})"
             axes.plot(requests["elapsed"][chosen], times[chosen], linestyle="", label=counted, **style)
     # A request that was not served has no completion time: it is marked on the axis, however long it took.
     on_axis = axes.get_xaxis_transform()
-    for label, chosen, style in (("refused", refused, drawing.REFUSED), ("failed", ~ok & ~refused, drawing.FAILED)):
+    for label, chosen, style in (
+        ("refused", refused, palette.REFUSED_MARK),
+        ("failed", ~ok & ~refused, palette.FAILED_MARK),
+    ):
         if chosen.any():
             at, counted = requests["elapsed"][chosen], f"{label} ({chosen.sum()})"
             axes.plot(at, np.zeros(len(at)), linestyle="", label=counted, transform=on_axis, **style)
@@ -178,7 +186,7 @@ def draw_sets(panels: Sequence[Axes], sets: Sequence[Set], *, mark_cold_starts: 
         drawing.from_zero(completion, highest * factor)
     if len(cold):
         label = f"cold start ({len(cold)})"
-        completion.plot(cold.index, cold * factor, linestyle="", label=label, **drawing.COLD)
+        completion.plot(cold.index, cold * factor, linestyle="", label=label, **palette.COLD_MARK)
     _draw_spreads(completion, sets, spreads, "no warm request was served in these runs", factor=factor)
 
 

@@ -3,7 +3,9 @@
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import pandas as pd
 
@@ -30,7 +32,15 @@ def provenance(found: Sequence[Run], command: str) -> pd.DataFrame:
     """
     facts = {"command line": command, "revision": machine.revision(), "Python": platform.python_version()}
     facts |= {library: importlib.metadata.version(library) for library in _LIBRARIES}
-    for path in dict.fromkeys(path for run in found for path in run.files):
-        with path.open("rb") as file:
-            facts[f"SHA-256 of {path}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    facts |= {f"SHA-256 of {path}": digest for run in found for path, digest in checksums(run).items()}
     return pd.DataFrame({"value": facts}).rename_axis("what")
+
+
+@lru_cache(32)  # for the table, and for summary.json
+def checksums(run: Run) -> Mapping[Path, str]:
+    """Give the SHA-256 of each file of a run."""
+    digests = {}
+    for path in run.files:
+        with path.open("rb") as file:
+            digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests

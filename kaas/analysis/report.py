@@ -5,12 +5,31 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import figures, tables
+from kaas.analysis import facts, figures, tables
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 
+STYLE = """<style>
+.jp-RenderedHTMLCommon > div:has(> table) {
+  --page: var(--jp-layout-color0, white);
+  overflow-x: auto;
+  background:
+    linear-gradient(to right, var(--page) 30%, transparent) left / 3em 100% no-repeat local,
+    linear-gradient(to left, var(--page) 30%, transparent) right / 3em 100% no-repeat local,
+    linear-gradient(to right, #8889, transparent) left / 1em 100% no-repeat,
+    linear-gradient(to left, #8889, transparent) right / 1em 100% no-repeat;
+}
+.jp-RenderedHTMLCommon > div::-webkit-scrollbar { height: 9px; }
+.jp-RenderedHTMLCommon > div::-webkit-scrollbar-thumb { background: #8889; border-radius: 5px; }
+.jp-RenderedHTMLCommon tbody tr { background: none !important; }
+.jp-RenderedHTMLCommon tbody tr:nth-child(even) { background: #8881 !important; }
+.jp-RenderedHTMLCommon :is(td, th) { text-align: left !important; vertical-align: top; max-width: 22em; }
+.jp-RenderedHTMLCommon :is(td, th) { overflow-wrap: break-word; font-variant-numeric: tabular-nums; }
+</style>"""
+"""Of tables, in the notebook and in the page: prose is on the left, and what scrolls has a shadow where it goes on."""
+
 _MARKUP = frozenset("&<>*_[]$#|~^{}\\`")
-_PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html")
+_PRODUCTS = ("autoscaling-*.pdf", "autoscaling-*.png", "table-*.csv", "autoscaling-report.html", facts.NAME)
 
 
 def clear(folder: Path) -> None:
@@ -21,7 +40,8 @@ def clear(folder: Path) -> None:
     """
     for path in [path for pattern in _PRODUCTS for path in folder.glob(pattern)]:
         try:
-            if path.suffix not in {".pdf", ".png"} or figures.is_ours(path):
+            is_ours = facts.is_ours if path.name == facts.NAME else figures.is_ours
+            if path.suffix in {".csv", ".html"} or is_ours(path):
                 path.unlink()
         except OSError as error:
             raise ResultsError(f"{path}: {error.strerror}") from None

@@ -1,37 +1,37 @@
 """The numbers of runs as tables: per repeat, pooled over repeats, the boots, Little's law; and all of them as CSV."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import booted, claims, dependence, energy, runs, series, statistics, validity
+from kaas.analysis import booted, claims, dependence, energy, facts, runs, series, statistics, validity
 from kaas.analysis.runs import Run
 from kaas.analysis.validity import repeats
 from kaas.errors import ResultsError
 
 HOW_TO_READ_REPEATS = (
-    "Read each line as one repeat. Warm requests met a ready worker; cold ones made the server boot a task runner. "
-    "The last step is the time with the most clients, until the ramp ends. A dash is what is not known, or cannot be "
-    "trusted (see 'What was checked'); of percentiles, p95 takes 20 requests, and p99 takes 100."
+    "Each column is one repeat. Warm requests met a worker that was ready; a cold one made the server boot a task "
+    "runner. The last step is the time with the most clients, until the ramp ends. A dash is what is not known or "
+    "cannot be trusted (see 'What was checked'). A p95 is given from 20 requests on, a p99 from 100 on."
 )
 HOW_TO_READ_POOLED = (
-    "Read each line as one number of a repeat: its mean over the repeats with the 95 % interval of that mean "
-    "(Student's t: wide where the repeats are few), its standard deviation (of the sample), its range, and how many "
-    "repeats it would take for an interval of +-5 % of the mean, if they go on to scatter like that; for a percentile, "
-    "the same one over the requests of all repeats together. One repeat alone has no interval."
+    "Each line is one number, over all repeats: its mean with the 95 % interval of that mean (Student's t, which is "
+    "wide where the repeats are few), its range, and its standard deviation (of the sample). 'Repeats for 5 %' says "
+    "how many repeats an interval of +-5 % of the mean would take, if they go on to scatter like that. For a "
+    "percentile, 'all requests' is the same percentile over the requests of all repeats together. One repeat alone "
+    "has no interval."
 )
 HOW_TO_READ_BOOTS = (
-    "Read each line as one GPU: the seconds from a repeat's first request to the GPU's first boot (which is when the "
-    "request that caused it came to the server: its begin plus its setup), and where the server logged it, the seconds "
-    "from its logged boot until the last of its workers was ready."
+    "Each line is one GPU. 'First booted' is the time from a repeat's first request to the GPU's first boot, which is"
+    " when the request that caused it came to the server (its begin plus its setup). 'Boot took' is the time from the"
+    " boot in the server's log until the last of its workers was ready, where that was logged."
 )
 HOW_TO_READ_LITTLES_LAW = (
-    "Read each line as a check of one repeat's time stamps: over its last step, the mean number in flight should be "
-    "the throughput times the mean completion time, and the ratio 1. Requests that cross the edges of the step make "
-    "it differ a little; a clock or a count that is wrong makes it differ a lot."
+    "Each line checks the time stamps of one repeat. Over its last step, the mean number of requests in flight should"
+    " be the throughput times the mean completion time, so that the ratio is 1. Requests that cross the edges of the "
+    "step make it differ a little. A clock or a count that is wrong makes it differ a lot."
 )
 
 FIRST_BOOTED = "first booted [s]"
@@ -40,6 +40,8 @@ RATIO = "ratio"
 
 _PERCENTILES = {"p50": (0.50, 1), "p95": (0.95, 20), "p99": (0.99, 100)}
 """The part of the requests below it, and how many it takes: with fewer, it would be the slowest one by another name."""
+_DIGITS = "%.10g"
+"""Of a number in a file: all that were measured, and none that only come of how a machine reckons."""
 _COUNTS = ("requests", "ok", "refused", "failed", "cold starts", "waited for a boot besides")
 _METHOD = "energy method"
 _ZONE = "monitoring's clock ahead of UTC [h]"
@@ -76,6 +78,18 @@ def boots(found: Sequence[Run]) -> pd.DataFrame:
     columns = {FIRST_BOOTED: pd.DataFrame(first), BOOT_TOOK: pd.DataFrame(took).dropna(axis="columns", how="all")}
     frame = pd.concat(columns, axis="columns", names=["number", "task"])
     return frame.sort_index().rename_axis("gpu").astype("float64")
+
+
+def boots_by_task(found: Sequence[Run]) -> pd.DataFrame:
+    """Give the same as `boots`, a row for each repeat and GPU (index: task, gpu) and a column for each number."""
+    frame, nothing = boots(found), statistics.NAN
+    by_task = {
+        run.task: pd.DataFrame(
+            {name: frame.get((name, run.task), nothing) for name in (FIRST_BOOTED, BOOT_TOOK)}, index=frame.index
+        )
+        for run in found
+    }
+    return pd.concat(by_task, names=["task"])
 
 
 def littles_law(found: Sequence[Run]) -> pd.DataFrame:
@@ -149,7 +163,7 @@ def one_experiment(found: Sequence[Run]) -> None:
 
 
 def write(found: Sequence[Run], folder: Path) -> list[Path]:
-    """Write all tables as CSV files into `folder`, which is made if need be; give their paths.
+    """Write all tables as CSV files into `folder`, which is made if need be, and `summary.json`; give their paths.
 
     These are `table-repeats.csv`, `table-pooled.csv` (of the repeats that are alike, see `repeats.alike`),
     `table-boots.csv`, `table-littles-law.csv`, `table-claims.csv`, `table-within-repeats.csv` and, of the runs of which
@@ -159,19 +173,18 @@ def write(found: Sequence[Run], folder: Path) -> list[Path]:
         ResultsError: a file cannot be written.
     """
     by_experiment = {name: pooled(repeats.alike(several).pooled) for name, several in runs.by_experiment(found).items()}
-    by_gpu = boots(found)
-    by_gpu.columns = by_gpu.columns.map(", ".join)
     frames = {
         "repeats": per_repeat(found),
         "pooled": pd.concat(by_experiment, names=["experiment"]),
-        "boots": by_gpu,
+        "boots": boots_by_task(found),
         "littles-law": littles_law(found),
         "claims": claims.check(found),
         "within-repeats": dependence.within(found),
     }
     if by_task := {run.task: energy.energy(run) for run in found if energy.logged(run)}:
         frames["energy"] = pd.concat(by_task, names=["task"]).rename(columns=energy.LABELS)
-    return write_frames(frames, folder)
+    told = facts.summary(found, frames | {"validity": checks(found)})
+    return [*write_frames(frames, folder), facts.write(told, folder)]
 
 
 def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
@@ -188,16 +201,10 @@ def write_frames(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]
 
 
 def _write(table: pd.DataFrame, path: Path) -> Path:
-    begun = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            table.to_csv(begun, lineterminator="\n", encoding="utf-8")
-            begun.replace(path)
-        finally:
-            begun.unlink(missing_ok=True)
-    except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror or error}") from None
-    return path
+    def written(begun: Path) -> None:
+        table.to_csv(begun, lineterminator="\n", encoding="utf-8", float_format=_DIGITS)
+
+    return facts.put(path, written)
 
 
 @lru_cache(32)  # for the page, each of its tables, and those on disk

@@ -2,14 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kaas.analysis import drawing, energy, panels, series
-from kaas.analysis.drawing import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from kaas.analysis import drawing, energy, palette, panels, series
 from kaas.analysis.runs import Run
 
 # Of the panel with the bars of requests, and what its bars need to be told apart, in points.
@@ -20,9 +18,10 @@ _ENERGY_UNITS = (("kWh", 1 / 3.6e6, 3.6e6), ("kJ", 1e-3, 1e4), ("J", 1.0, 0.0))
 
 @drawing.own_settings
 def requests(run: Run) -> Figure:
-    """Draw each request as a bar in the row of its client, and the task runners as steps on the second axis."""
-    figure = drawing.new_figure(4.2)
-    axes = figure.subplots()
+    """Draw each request as a bar in the row of its client, and the number of task runners above them."""
+    figure = drawing.new_figure(5.2)
+    task_runners, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 4))
+    panels.draw_steps(task_runners, series.task_runners(run), run, "Number of\ntask runners", palette.TASK_RUNNERS)
     frame = run.requests.assign(end=run.ends)
     rows = int(frame["copy"].max()) + 1
     ok = frame["status"] == "ok"
@@ -31,36 +30,31 @@ def requests(run: Run) -> Figure:
     warm = series.warm(run)
     least_s = run.duration * _LEAST_WIDTH / _PANEL_WIDTH
     if frame["outer_time_ms"][warm].median() / 1000 < least_s:
-        _draw_requests(axes, _joined(frame[warm], least_s), rows, BLUE, f"warm ({warm.sum()}), joined to longer bars")
+        _draw_requests(
+            axes, _joined(frame[warm], least_s), rows, palette.WARM, f"warm ({warm.sum()}), joined to longer bars"
+        )
     else:
         # A client sends its next request as soon as it has a reply, and one colour would be one bar.
         second = (frame.groupby("copy").cumcount() % 2).astype("bool")
-        _draw_requests(axes, frame[warm & ~second], rows, BLUE, f"warm ({warm.sum()}), in two shades in turn")
-        _draw_requests(axes, frame[warm & second], rows, SKY, "_")
-    _draw_requests(axes, frame[waited], rows, GREEN, f"waited for a boot ({waited.sum()})")
-    _draw_requests(axes, frame[cold], rows, ORANGE, f"cold start ({cold.sum()})")
+        _draw_requests(axes, frame[warm & ~second], rows, palette.WARM, f"warm ({warm.sum()}), in two shades in turn")
+        _draw_requests(axes, frame[warm & second], rows, palette.SECOND_SHADE, "_")
+    _draw_requests(axes, frame[waited], rows, palette.WAITED, f"waited for a boot ({waited.sum()})")
+    _draw_requests(axes, frame[cold], rows, palette.COLD, f"cold start ({cold.sum()})")
     if cold.any():
-        axes.plot(frame["elapsed"][cold], frame["copy"][cold], linestyle="", **drawing.COLD)
+        axes.plot(frame["elapsed"][cold], frame["copy"][cold], linestyle="", **palette.COLD_MARK)
     refused = frame["status"] == "rejected"
-    for label, chosen, style in (("refused", refused, drawing.REFUSED), ("failed", ~ok & ~refused, drawing.FAILED)):
+    for label, chosen, style in (
+        ("refused", refused, palette.REFUSED_MARK),
+        ("failed", ~ok & ~refused, palette.FAILED_MARK),
+    ):
         if chosen.any():
             counted = f"{label} ({chosen.sum()})"
             axes.plot(frame["elapsed"][chosen], frame["copy"][chosen], linestyle="", label=counted, **style)
     axes.set_ylabel("Client")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(-0.7, rows - 0.3)
-    drawing.over_time(figure, [axes], run.duration, ramp_end=run.ramp_end)
+    drawing.over_time(figure, [task_runners, axes], run.duration, ramp_end=run.ramp_end)
     axes.grid(visible=False)
-    runners = series.task_runners(run)
-    if len(runners):
-        right = axes.twinx()
-        right.set_ylabel("Number of task runners")
-        drawing.whole_numbers(right, runners.max())
-        right.spines["top"].set_visible(False)
-        # Drawn in the left panel, where the marks of cold starts lie above it.
-        style = {"color": BLACK, "linewidth": 1.1, "transform": right.transData, "zorder": 2.5}
-        outline = [patheffects.withStroke(linewidth=2.1, foreground="white", alpha=0.6)]
-        drawing.steps(axes, runners, run.duration, label="task runners (right)", path_effects=outline, **style)
     drawing.legend(axes)
     return figure
 
@@ -120,14 +114,20 @@ def utilization(run: Run) -> Figure:
     runners = series.task_runners(run)
     if len(runners):
         drawing.steps(
-            summed, runners, run.duration, color=GREEN, linewidth=1.3, linestyle="--", label="task runners booted"
+            summed,
+            runners,
+            run.duration,
+            color=palette.TASK_RUNNERS,
+            linewidth=1.3,
+            linestyle="--",
+            label="task runners booted",
         )
     busy = drawing.thinned((during.sum(axis="columns", min_count=1) / 100).to_frame("busy"))["busy"]
     mean = series.mean_utilization(run)
     of_all = f" of all {len(during.columns)}" if len(during.columns) > 1 else ""
     over = f"{mean:.0f} %{of_all}" if run.utilization_is_covered else "not given, as too little was sampled"
     label = f"utilization, summed (mean over the run: {over})"
-    summed.plot(busy.index, busy, color=BLACK, linewidth=1.4, label=label)
+    summed.plot(busy.index, busy, color=palette.OVERALL, linewidth=1.4, label=label)
     drawing.whole_numbers(summed, max(float(busy.max()), float(runners.max()) if len(runners) else 0.0))
     drawing.legend(summed)
     drawing.over_time(figure, [by_gpu, summed], run.duration, ramp_end=run.ramp_end)
@@ -144,8 +144,8 @@ def throughput(run: Run) -> Figure:
     frame = series.throughput(run, bins)
     width = f"mean of {bins[1] - bins[0]:g} s"
     for axes, column, colour, label in (
-        (total, "per_s", BLUE, f"Served requests\n[1/s] ({width})"),
-        (per_client, "per_client", GREEN, f"Per client\n[1/s] ({width})"),
+        (total, "per_s", palette.SERVED, f"Served requests\n[1/s] ({width})"),
+        (per_client, "per_client", palette.SERVED, f"Per client\n[1/s] ({width})"),
     ):
         axes.stairs(frame[column].to_numpy(), bins, baseline=None, color=colour, linewidth=1.6)
         axes.set_ylabel(label)
@@ -165,10 +165,18 @@ def refusals(run: Run) -> Figure:
     width = bins[1] - bins[0]
     in_flight = series.peaks_of_steps(series.in_flight(run), bins)
     label = f"in flight, as the clients see it (highest in {width:g} s)"
-    load.stairs(in_flight, bins, baseline=None, color=BLUE, linewidth=1.6, label=label)
+    load.stairs(in_flight, bins, baseline=None, color=palette.CLIENTS, linewidth=1.6, label=label)
     workers = series.workers(run)
     if len(workers):
-        drawing.steps(load, workers, run.duration, color=GREEN, linewidth=1.3, linestyle="--", label="booted workers")
+        drawing.steps(
+            load,
+            workers,
+            run.duration,
+            color=palette.TASK_RUNNERS,
+            linewidth=1.3,
+            linestyle="--",
+            label="booted workers",
+        )
     load.set_ylabel("Requests,\nworkers")
     drawing.whole_numbers(load, max(in_flight.max(), workers.max() if len(workers) else 0))
     drawing.legend(load)
@@ -182,11 +190,11 @@ def refusals(run: Run) -> Figure:
         drawing.say(refused, "no request was refused in this run")
         drawing.say(so_far, "no request was refused in this run")
     else:
-        refused.stairs(numbers, bins, fill=True, color=VERMILLION)
+        refused.stairs(numbers, bins, fill=True, color=palette.REFUSED)
         total = pd.Series(np.arange(1, len(times) + 1), index=times.to_numpy())
         total = pd.concat([pd.Series([0], index=[0.0]), total]).groupby(level=0).last()
         total = drawing.thinned(total.to_frame("total"))["total"]
-        drawing.steps(so_far, total, run.duration, color=VERMILLION, linewidth=1.6)
+        drawing.steps(so_far, total, run.duration, color=palette.REFUSED, linewidth=1.6)
     drawing.over_time(figure, [load, refused, so_far], run.duration, ramp_end=run.ramp_end)
     return figure
 
@@ -209,7 +217,7 @@ def power(run: Run) -> Figure:
         of = "" if counted == "all" else f" ({counted} GPUs)"
         whole = _joules(energy.per_request(run)) if run.energy_is_covered else "not given, as too little was sampled"
         label = f"in the whole run: {whole}{of}"
-        each.stairs(by_request, bins, baseline=None, color=PURPLE, linewidth=1.6, label=label)
+        each.stairs(by_request, bins, baseline=None, color=palette.ENERGY, linewidth=1.6, label=label)
         drawing.legend(each)
     else:
         drawing.say(each, "no energy per request known for this run")
@@ -231,5 +239,5 @@ def _draw_energy(axes: Axes, run: Run, counted: str) -> None:
         drawing.say(axes, "no energy known for this run")
         return
     joules = drawing.thinned(joules.to_frame())["joules"] * factor
-    axes.plot(joules.index, joules, color=BLACK, linewidth=1.6, label=f"by {energy.methods(run)}")
+    axes.plot(joules.index, joules, color=palette.OVERALL, linewidth=1.6, label=f"by {energy.methods(run)}")
     drawing.legend(axes)

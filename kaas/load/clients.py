@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import time
+import traceback
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
@@ -64,7 +65,7 @@ def run(link: socket.socket, config: Config) -> int:
             if hasattr(module, "cleanup"):
                 module.cleanup()
     except BaseException as error:
-        why = str(error) if isinstance(error, KaasError) else f"{type(error).__name__}: {error}"
+        why = str(error) if isinstance(error, KaasError) else _why(error, module)
         with contextlib.suppress(ConnectionError):  # the load generator is gone
             link.sendall(" ".join(why.split()).encode(errors="replace") + b"\n")
         return 1
@@ -91,7 +92,7 @@ def _loop(link: socket.socket, module: ModuleType, config: Config) -> None:
             result = module.run_client(arg)
             row = results.make_row(request.timestamp, copy, request.concurrency, result)
         except (Exception, SystemExit) as error:  # a client's own failure is a row, too
-            row = failure(copy, request, f"{type(error).__name__}: {error}")
+            row = failure(copy, request, _why(error, module))
         rows.append(row)
         board.finish(copy)
         pause = 0.0 if row.status == "ok" else backoff if row.status == "rejected" else max(backoff, _AFTER_FAILURE)
@@ -102,6 +103,28 @@ def failure(copy: int, request: Request, why: str) -> Row:
     outer_ms = (time.perf_counter() - request.begun) * 1000
     outcome = Outcome(outer_ms, 0.0, 0.0, False, "failed", error=why)
     return results.make_row(request.timestamp, copy, request.concurrency, outcome)
+
+
+def _why(error: BaseException, module: ModuleType) -> str:
+    """Say what went wrong and at which line of the user's own files; or which function gave what is no result."""
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, KaasError):  # which says itself what to do
+        return what
+    path, ours = Path(str(module.__file__)), Path(__file__).parent.parent
+    places = [
+        (Path(frame.f_code.co_filename), line, frame.f_code.co_name)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    theirs = [
+        f"{file.name}, line {line}, in {name}"
+        for file, line, name in places
+        if path.parent in file.parents and ours not in file.parents and not compiled.is_library(file)
+    ]
+    if theirs:
+        return f"{theirs[-1]}: {what}"
+    code = getattr(module.run_client, "__code__", None)
+    where = f"{path.name}, line {code.co_firstlineno}" if code else path.name
+    return f"{where}: {error if isinstance(error, ValueError) else what}"
 
 
 def _ended(link: socket.socket, pause: float) -> bool:

@@ -5,13 +5,12 @@ The clients write their rows themselves (kaas.load.clients); what is shown here 
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from kaas import description, descriptors, leftovers, machine, results
 from kaas.clock import Clock, Watch
@@ -20,8 +19,8 @@ from kaas.leftovers import Scratch
 from kaas.load import clients
 from kaas.load.board import Request
 from kaas.load.crew import Crew
-from kaas.load.display import Display, Now, summary
-from kaas.load.pacer import Pacer
+from kaas.load.display import Display, Now
+from kaas.load.pacer import Pacer, Step
 from kaas.load.ramp import Shape
 from kaas.load.server import ServerWatch
 from kaas.load.tally import Tally
@@ -60,14 +59,15 @@ class Settings:
 class Generator:
     """One run of the load generator."""
 
-    def __init__(self, settings: Settings, console: Console) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._console = console
-        self._display = Display(console, settings.shape)
+        self._display = Display(sys.stdout, settings.shape)
         self._tally = Tally()
         self._pacer = Pacer(settings.shape, settings.max_late)
         self._orders = Orders(settings.supervised)
-        self._server = ServerWatch(settings.server, settings.ready_timeout)
+        # Several looks in a step, however short: what is shown beside its requests must be of the same time.
+        often = settings.shape.next_change(0.0) / 4
+        self._server = ServerWatch(settings.server, settings.ready_timeout, often)
         self._clock = Clock.of_run()
         self._wall_clock = Watch(self._clock)
         self._rows: RowReader | None = None
@@ -105,6 +105,7 @@ class Generator:
                 await crew.close()
                 looking.cancel()
                 described = await self._describe_end(ended)
+                await asyncio.to_thread(self._display.close)
             return code if described else code or 1
 
     def _crew(self, scratch: Scratch) -> Crew:
@@ -180,7 +181,7 @@ class Generator:
         self._read_rows()
         for step in self._pacer.over(elapsed, running):
             figures = self._tally.between(step.begin, step.end)
-            self._display.keep(step, Now(step.end, running, self._server.task_runners), figures)
+            self._display.keep(step, self._now(step, step.end, running), figures)
             self._tally.forget(step.end)
             if figures.failed and not figures.served and not figures.refused and not self._settings.keep_going:
                 self._hopeless = True
@@ -189,9 +190,10 @@ class Generator:
 
     def _show(self, elapsed: float, running: int) -> None:
         step = self._pacer.step
-        self._display.show(
-            step, Now(elapsed, running, self._server.task_runners), lambda: self._tally.between(step.begin, elapsed)
-        )
+        self._display.show(step, self._now(step, elapsed, running), lambda: self._tally.between(step.begin, elapsed))
+
+    def _now(self, step: Step, elapsed: float, running: int) -> Now:
+        return Now(elapsed, running, self._server.task_runners(self._begun + step.begin))
 
     async def _watch_clock(self) -> None:
         while True:
@@ -202,18 +204,19 @@ class Generator:
 
     async def _end(self, crew: Crew, early: str) -> int:
         if early:
-            self._display.say(f"{early}: ending in order, a signal ends at once; the data stay")
+            again = "Ctrl-C again" if self._ordered else "Ctrl-C"
+            self._display.say(f"{early}: finishing the requests in flight; {again} stops at once")
         crew.finish()
         at_once = await self._unless_ordered(crew.wait(self._settings.finish_timeout))
         if at_once:
-            self._display.say(f"{at_once}: ending at once; the data stay")
+            self._display.say(f"{at_once}: stopping at once; the rows of all requests stay")
         crew.kill()
         await crew.close()
         seconds = self._elapsed()
         self._read_rows()
         if self._rows is None:
             return 130
-        self._display.show_summary(summary(self._tally, seconds))
+        self._display.show_sums(self._tally, seconds)
         for late in self._pacer.late:
             self._display.say(f"{late}: this load is not what it should be")
         return self._judge(early)
@@ -298,4 +301,4 @@ def generate(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    return await Generator(settings, Console()).run()
+    return await Generator(settings).run()

@@ -22,12 +22,14 @@ class ServerWatch:
     Args:
         address: the server's; None if there is none to be watched, which then always is as it should be.
         ready_timeout: seconds that it has to become ready.
+        every: seconds between two looks at it.
     """
 
-    def __init__(self, address: str | None, ready_timeout: float) -> None:
-        self.task_runners: int | None = None
+    def __init__(self, address: str | None, ready_timeout: float, every: float = _EVERY) -> None:
         self._address = address
         self._ready_timeout = ready_timeout
+        self._every = min(every, _EVERY)
+        self._seen: tuple[float, int] | None = None  # when, by time.monotonic, and how many task runners
         self._counted_before: Counter[str] = Counter()
 
     async def ready(self) -> dict[str, object]:
@@ -54,6 +56,10 @@ class ServerWatch:
                 self._counted_before = Counter(status["counters"])
                 return _parameters(status)
 
+    def task_runners(self, since: float) -> int | None:
+        """Tell how many there were when last looked at; None if that was before `since`, by `time.monotonic`."""
+        return self._seen[1] if self._seen and self._seen[0] >= since else None
+
     async def follow(self) -> str:
         """Ask for the number of task runners again and again; return why, if the server is gone for good."""
         if self._address is None:
@@ -62,18 +68,19 @@ class ServerWatch:
         last = time.monotonic()
         with Connection(self._address) as connection:
             while True:
+                asked = time.monotonic()
                 try:
                     status = await asyncio.to_thread(connection.status, _LIMIT)
                 except ConnectionFailed as error:
-                    self.task_runners = None
+                    self._seen = None
                     if time.monotonic() - last > _GONE_AFTER:
                         return f"the server has been gone for {_GONE_AFTER:g} s ({error})"
                 except Refused as error:
                     return str(error)
                 else:
-                    self.task_runners = status["task_runners"]
+                    self._seen = asked, status["task_runners"]
                     last = time.monotonic()
-                await asyncio.sleep(_EVERY)
+                await asyncio.sleep(self._every)
 
     async def differences(self, rows: Mapping[str, int]) -> str:
         """Compare the rows, by status, with what the server has counted since it was ready; say where they differ."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from kaas import machine
+from kaas import cgroup, machine
 from kaas.client import Connection
 from kaas.errors import ConnectionFailed
 from kaas.monitor.samples import Sample
@@ -71,7 +71,7 @@ class CpuMonitor:
 
 def cpu_monitor(connection: Connection, clock: Callable[[], float]) -> CpuMonitor:
     """Make a monitor of the server behind a connection."""
-    return CpuMonitor(lambda: connection.status(timeout=5.0), _cpu_seconds, clock, machine.cores())
+    return CpuMonitor(lambda: connection.status(timeout=5.0), _cpu_seconds, clock, cgroup.cores())
 
 
 def _cpu_seconds(pids: Collection[int]) -> dict[int, float]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from kaas import orders, supervision
+from kaas import supervision
 from kaas.errors import ResultsError
 
 
@@ -40,7 +40,7 @@ def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, su
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     for number in (signal.SIGINT, signal.SIGHUP):
-        if not orders.is_ignored(number):
+        if not supervision.is_ignored(number):
             signal.signal(number, signal.SIG_IGN if supervised else lambda *_: stop.set())
     try:
         with path.open("x", encoding="utf-8", newline="") as file:

@@ -4,12 +4,11 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from kaas import wire
 from kaas.pool.account import Account
 from kaas.pool.deadlines import Deadlines
-from kaas.wire import Pieces, Reply, RequestFrame
+from kaas.wire import Pieces, RequestFrame
 
 log = logging.getLogger("kaas.server")
 
@@ -17,23 +16,19 @@ Observe = Callable[[str, float, int], None]
 """Is told "queue", "kernel" or "boot", how many seconds that took, and on which GPU."""
 
 
-@dataclass(slots=True, eq=False)
 class Invocation:
     """A request by a client, accepted and to be answered once: `send` takes it back, with the reply's frame.
 
     `accepted` and `handed_over`, to a worker, are times of the pool's clock, 0 before.
     """
 
-    request: RequestFrame
-    send: Callable[["Invocation", Pieces], None]
-    accepted: float = 0.0
-    handed_over: float = 0.0
-    cold_start: bool = False
-    waited_for_boot: bool = False
-    moves: int = 0
-    answered: bool = False
-    deadline: int = 0
-    queue_deadline: int = 0
+    accepted = handed_over = 0.0
+    cold_start = waited_for_boot = answered = False
+    moves = deadline = queue_deadline = 0
+
+    def __init__(self, request: RequestFrame, send: Callable[["Invocation", Pieces], None]) -> None:
+        self.request = request
+        self.send = send
 
 
 class Invocations:
@@ -78,7 +73,7 @@ class Invocations:
 
     def answer(self, invocation: Invocation, status: str, text: str, gpu: int = -1, worker: int = -1) -> None:
         """Answer one with a text, unless it is answered; the worker is that which it was given to."""
-        frame: Pieces = [wire.encode_reply(Reply(status, text.encode(errors="backslashreplace")))]
+        frame = wire.reply_pieces(status, text.encode(errors="backslashreplace"))
         self.send(invocation, status, frame, gpu, worker)
 
     def send(self, invocation: Invocation, status: str, frame: Pieces, gpu: int, worker: int) -> None:

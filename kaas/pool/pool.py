@@ -65,7 +65,7 @@ class Pool:
         self.cold_starts: Counter[int] = Counter()  # of each GPU
         self._kernel_errors = Sparing(log, clock)
         self._refused = Sparing(log, clock, LONGEST_PAUSE)
-        self._no_gpu = ""  # why no GPU is left
+        self.no_gpu = ""  # why no GPU is left
         self.nodes: dict[int, str] = {}  # of each GPU, where the engine has several
         self.about_engine: Callable[[], dict[str, Any]] = dict  # more for the status, if the engine has it
         self.draining = False
@@ -98,24 +98,6 @@ class Pool:
         self._end("the server was told to end at once")
         self.engine.abort()
 
-    def offer(self, gpus: list[int], node: str) -> None:
-        """There are more GPUs, on a node; or these are back (pool.engine.Fleet)."""
-        for gpu in gpus:
-            self.placement.offer(gpu)
-            self.nodes[gpu] = node
-        self._no_gpu = ""
-        self._serve_waiting()
-
-    def withdraw(self, gpus: list[int], why: str) -> None:
-        """GPUs are gone with their node (pool.engine.Fleet); what their workers had is answered or placed elsewhere."""
-        gone = {gpu: self.runners.pop(gpu) for gpu in gpus if gpu in self.runners}
-        for gpu in gpus:
-            self.placement.withdraw(gpu)
-        for gpu, runner in gone.items():
-            runner.vanish(why)
-            self._tell("stopped", gpu, len(runner.slots), detail=why)
-        self._reject_if_none_is_left(why)
-
     def __repr__(self) -> str:
         return f"<Pool {self.placement!r}, {len(self.invocations)} in flight, {len(self._waiting)} queued>"
 
@@ -125,14 +107,15 @@ class Pool:
         """A worker has loaded the kernel."""
         self.placement.set_ready(slot.number, ready=True)
         detail = ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in phases.items())
-        self._tell("ready", slot.gpu, 1, slot.number, detail)
+        self.tell("ready", slot.gpu, 1, slot.number, detail)
         if self._observe is not None:
             self._observe("boot", seconds, slot.gpu)
 
     def finished(self, slot: Slot, invocation: Invocation, reply: ReplyFrame) -> None:
         """A worker is done with its invocation."""
         self.invocations.send(invocation, reply.status, reply.frame, slot.gpu, slot.number)
-        self.invocations.observe(invocation, slot.gpu, reply.kernel_ns)
+        if self._observe is not None:
+            self.invocations.observe(invocation, slot.gpu, reply.kernel_ns)
         if reply.status == "kernel_error":
             self._kernel_errors.warning("worker %d on GPU %d: %s", slot.number, slot.gpu, reply.text)
 
@@ -145,7 +128,7 @@ class Pool:
         """A worker has ended that should not have."""
         more = f"; left out after {slot.failed_boots} failed boots" if slot.state == "left out" else ""
         self.lost_workers[slot.gpu] += 1
-        self._tell("lost", slot.gpu, 1, slot.number, reason + more)
+        self.tell("lost", slot.gpu, 1, slot.number, reason + more)
         warn = self._refused.warning if refused else log.warning
         warn("worker %d on GPU %d was lost: %s%s", slot.number, slot.gpu, reason, more)
 
@@ -161,7 +144,8 @@ class Pool:
         """A worker has no invocation any more; the one that has waited longest, if any, gets a place."""
         if not self.placement.release(slot.number):
             self.runners[slot.gpu].idle_since = self.clock()
-        self._serve_waiting()
+        if self._waiting:
+            self.serve_waiting()
 
     def left_out(self, slot: Slot, reason: str) -> None:
         """A worker is used no more; nor is its GPU, if it was the last of that."""
@@ -171,7 +155,7 @@ class Pool:
             self._stop(slot.gpu, f"left out: {reason}")
         elif had and not self.placement.in_flight(slot.gpu):
             self.runners[slot.gpu].idle_since = self.clock()
-        self._reject_if_none_is_left(f"no worker boots (see the server's log): {reason}")
+        self.reject_if_none_is_left(f"no worker boots (see the server's log): {reason}")
         self._boot_ahead()
 
     def idle(self, gpu: int) -> None:
@@ -202,7 +186,7 @@ class Pool:
 
     def _wait(self, invocation: Invocation, behind: int) -> bool:
         """Have an invocation wait behind so many others, if the policy lets it; tell whether it does."""
-        may = not self._no_gpu and self._policy.may_wait(self.placement, behind)
+        may = not self.no_gpu and self._policy.may_wait(self.placement, behind)
         if may:
             self.invocations.wait(invocation)
         return may
@@ -219,7 +203,8 @@ class Pool:
             self._waiting.move_to_end(invocation, last=False)
         return True
 
-    def _serve_waiting(self) -> None:
+    def serve_waiting(self) -> None:
+        """Give those that wait the places that there are."""
         while self._waiting and self._place(next(iter(self._waiting))):
             pass
 
@@ -227,16 +212,16 @@ class Pool:
         gpu = self._policy.boot(self.placement, len(self._waiting))
         if gpu is not None:
             self._boot(gpu)
-            self._serve_waiting()
+            self.serve_waiting()
 
     def _boot(self, gpu: int) -> None:
         numbers = self.placement.boot(gpu)
-        self._tell("booted", gpu, len(numbers))
+        self.tell("booted", gpu, len(numbers))
         self.runners[gpu] = TaskRunner(gpu, numbers, self)
 
     def _stop(self, gpu: int, why: str) -> None:
         runner = self.runners.pop(gpu)
-        self._tell("stopped", gpu, len(runner.slots), detail=why)
+        self.tell("stopped", gpu, len(runner.slots), detail=why)
         runner.stop()
         self.engine.unused(gpu)
 
@@ -245,17 +230,19 @@ class Pool:
         for gpu in list(self.runners):
             self._stop(gpu, "shutdown")
 
-    def _reject_if_none_is_left(self, why: str) -> None:
+    def reject_if_none_is_left(self, why: str) -> None:
+        """Let nobody wait any more if no GPU is left."""
         if self.placement.exhausted:
-            self._no_gpu = f"no GPU is left, for {why}"
+            self.no_gpu = f"no GPU is left, for {why}"
             for waiting in list(self._waiting):
                 self._reject(waiting)
 
-    def _tell(self, event: str, gpu: int, workers: int, worker: int | None = None, detail: str = "") -> None:
+    def tell(self, event: str, gpu: int, workers: int, worker: int | None = None, detail: str = "") -> None:
+        """Have an event of a GPU printed."""
         self._emit(Event(event, self.clock(), gpu, workers, worker, detail, self.nodes.get(gpu, "")))
 
     def _reject(self, invocation: Invocation) -> None:
         full = f"all {self.placement.gpus} x {self.settings.workers_per_gpu} workers are busy"
-        why = self._no_gpu or (f"{full}, and the queue is full" if self._waiting else full)
-        self._emit(Event("rejected", self.clock(), detail=self._no_gpu))
+        why = self.no_gpu or (f"{full}, and the queue is full" if self._waiting else full)
+        self._emit(Event("rejected", self.clock(), detail=self.no_gpu))
         self.invocations.answer(invocation, "rejected", why)

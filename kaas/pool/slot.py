@@ -54,12 +54,25 @@ class Slot:
         return self._worker.pid if self._worker is not None else None
 
     def assign(self, invocation: Invocation) -> None:
-        """Give it an invocation; it must have none."""
+        """Give it an invocation, at once or when its worker is ready; it must have no other."""
         self.invocation = invocation
-        if self.state == "idle":
-            self._begin(invocation)
-        else:
+        if self.state != "idle":
             invocation.waited_for_boot = True
+            return
+        pool, worker = self._pool, self._worker
+        if invocation.answered:  # while it waited
+            self.invocation = None
+            pool.free(self)
+            return
+        assert worker is not None
+        self.state = "busy"
+        invocation.handed_over = now = pool.clock()
+        if limit := pool.settings.call_timeout:
+            self._deadline = pool.deadlines.at(now + limit, self._overdue, invocation)
+        try:
+            worker.call(invocation.request.frame)
+        except Exception as error:
+            self._fail(f"its link fails: {error}")
 
     def stop(self) -> None:
         """Let its worker end by itself, after the call that it may be in; kill it if it does not in time."""
@@ -94,7 +107,7 @@ class Slot:
             self._pool.ready(self, phases, self._pool.clock() - self._booted_at)
         finally:
             if self.invocation is not None:
-                self._begin(self.invocation)
+                self.assign(self.invocation)
 
     def replied(self, reply: ReplyFrame) -> None:
         """Its worker is done with its invocation."""
@@ -180,22 +193,6 @@ class Slot:
             finally:
                 if self.state != "left out":
                     self._pool.free(self)
-
-    def _begin(self, invocation: Invocation) -> None:
-        pool, worker = self._pool, self._worker
-        if invocation.answered:  # while it waited
-            self.invocation = None
-            pool.free(self)
-            return
-        assert worker is not None
-        self.state = "busy"
-        invocation.handed_over = now = pool.clock()
-        if limit := pool.settings.call_timeout:
-            self._deadline = pool.deadlines.at(now + limit, self._overdue, invocation)
-        try:
-            worker.call(invocation.request.frame)
-        except Exception as error:
-            self._fail(f"its link fails: {error}")
 
     def _overdue(self, invocation: Invocation) -> None:
         try:

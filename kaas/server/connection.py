@@ -71,6 +71,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._status = b""  # answers all queries of one piece of data
         self._message_size = message_size
         self._decoder = wire.request_frames(max(_MOST_TOKEN, len(token)) if token else message_size)
+        self.get_buffer = self._decoder.buffer  # type: ignore[method-assign] # asked for at every read
         self._connections = connections
         self._invocations: set[Invocation] = set()
         self._transport: asyncio.Transport | None = None
@@ -85,14 +86,23 @@ class ClientConnection(asyncio.BufferedProtocol):
             late = f"{_WANTED}, and show it within {_PATIENCE:g} s"
             self._patience = asyncio.get_running_loop().call_later(_PATIENCE, self._refuse, "unauthorized", late, 0)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Something is coming from the client: where to?"""
-        return self._decoder.buffer()
-
     def buffer_updated(self, nbytes: int) -> None:
-        """It is there."""
-        if not self._refused:
-            self._take(self._decoder.received(nbytes))
+        """Something has come from the client, or may be handled now (0 bytes)."""
+        if self._refused:
+            return
+        self._status = b""
+        try:
+            requests = self._decoder.received(nbytes) if nbytes else self._rest
+            for request in requests:
+                self._handle(request)
+                if self._held:
+                    self._rest = requests
+                    return
+        except FrameError as error:
+            if self._trusted:
+                self._refuse("bad_request", str(error), error.request_id)
+            else:
+                self._refuse("unauthorized", _WANTED, error.request_id)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client has gone, or we have closed."""
@@ -112,8 +122,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """It reads again."""
         self._held = self._refused
-        if not self._held:
-            self._take(self._rest)
+        self.buffer_updated(0)
         if self._transport is not None and (self._refused or not self._held):
             self._transport.resume_reading()
 
@@ -126,20 +135,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Close at once, whatever has not been sent."""
         if self._transport is not None:
             self._transport.abort()
-
-    def _take(self, requests: Iterator[RequestFrame]) -> None:
-        self._status = b""
-        try:
-            for request in requests:
-                self._handle(request)
-                if self._held:
-                    self._rest = requests
-                    return
-        except FrameError as error:
-            if self._trusted:
-                self._refuse("bad_request", str(error), error.request_id)
-            else:
-                self._refuse("unauthorized", _WANTED, error.request_id)
 
     def _handle(self, request: RequestFrame) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -166,8 +161,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._stop_waiting()
         self._abandon()
         self._pool.account[status] += 1
-        self._reply([wire.encode_reply(Reply(status, text.encode(), request_id))])
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is None:
+            return
+        self._transport.write(wire.encode_reply(Reply(status, text.encode(), request_id)))
+        self._pool.account["replies"] += 1
+        if not self._transport.is_closing():
             self._transport.write_eof()
             linger = _LINGER_OF_STRANGERS if status == "unauthorized" else LINGER
             self._patience = asyncio.get_running_loop().call_later(linger, self.abort)
@@ -183,9 +181,6 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _answer(self, invocation: Invocation, frame: Pieces) -> None:
         self._invocations.discard(invocation)
-        self._reply(frame)
-
-    def _reply(self, frame: Pieces) -> None:
         if self._transport is not None:
             for piece in frame:
                 self._transport.write(piece)

@@ -18,6 +18,7 @@ from kaas.errors import ProcessFailed, UsageError
 from kaas.events import Printer
 from kaas.orders import Orders, ignore_signals
 from kaas.policy import Paper, Queue
+from kaas.pool.nodes import Nodes
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
 from kaas.pool.status import status
@@ -38,12 +39,6 @@ except ImportError:  # it is not to be had on every platform, and not needed
 log = logging.getLogger("kaas.server")
 
 
-def check_address(settings: Settings) -> None:
-    """Raise `UsageError` if a server could not, or must not, listen where it is told to."""
-    with contextlib.ExitStack() as stack:
-        _listeners(settings, stack)
-
-
 def serve(settings: Settings) -> None:
     """Listen, serve until SIGTERM or SIGINT, drain, and return when nothing of it is left.
 
@@ -55,7 +50,7 @@ def serve(settings: Settings) -> None:
     if sys.stdout is None:
         raise UsageError("stdout is closed, and the event lines go there")
     with contextlib.ExitStack() as stack:
-        clients, scrapes = _listeners(settings, stack)
+        clients, scrapes = listener.listen(settings, stack)
         printer = Printer(Clock.of_run().at)
         stack.callback(printer.close)
         runner = stack.enter_context(asyncio.Runner(loop_factory=new_event_loop))
@@ -86,7 +81,7 @@ class _Server:
             settings = replace(settings, gpus=0)  # it tells which there are
         self._pool = Pool(settings, engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe)
         if not isinstance(engine, LocalEngine):
-            engine.fleet, self._pool.about_engine = self._pool, engine.status
+            engine.fleet, self._pool.about_engine = Nodes(self._pool), engine.status
         self._most = descriptors.most_connections(2 * self._settings.gpus * settings.workers_per_gpu)
         self._connections = Connections(self._most)
 
@@ -157,21 +152,6 @@ class _Server:
         limit = time.monotonic() + LINGER
         while self._connections and time.monotonic() < limit:
             await asyncio.sleep(0.01)
-
-
-def _listeners(settings: Settings, stack: contextlib.ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
-    """Listen for clients and, if metrics are wanted, for scrapes, until the stack is left."""
-    host = settings.host
-    named = addresses.resolve(host)  # once: a name may stand for something else the next time
-    here = all(map(addresses.is_loopback, named))
-    if not (here or settings.token or settings.insecure):
-        raise UsageError(f"--host {host} is open to others: set KAAS_TOKEN, or say --insecure to let anybody call")
-    clients = listener.listen(named, settings.port, "port", stack)
-    if settings.metrics_port is None:
-        return clients, []
-    # A scrape shows no token.
-    scraped = named if here or settings.insecure else ["127.0.0.1"]
-    return clients, listener.listen(scraped, settings.metrics_port, "--metrics-port", stack)
 
 
 def _new_engine(settings: Settings, failed: Callable[[str], None]) -> "LocalEngine | RayEngine":

@@ -65,14 +65,14 @@ def run(link: socket.socket, config: Config) -> int:
     with contextlib.suppress(ConnectionError):  # the server is gone: nobody waits for the reply
         while poll.poll() and (requests := decoder.receive(link)):
             for request in requests:
-                reply = _serve(kernel.call, request.payload, config)
+                status, output, kernel_ns = _serve(kernel.call, request.payload, config)
                 if os.getpid() != me:
                     return 0
-                for piece in wire.reply_pieces(reply):
+                for piece in wire.reply_pieces(status, output, request.id, kernel_ns):
                     link.sendall(piece)
-                if reply.status == "worker_lost":
+                if status == "worker_lost":
                     return 1
-                del request, reply  # and with them what is kept until nobody waits any more
+                del request, output, piece  # and with them what is kept until nobody waits any more
     if hasattr(kernel, "close"):
         kernel.close()
     return 0
@@ -103,7 +103,8 @@ def _boot(path: Path, phases: dict[str, float]) -> ModuleType:
         return load()
 
 
-def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> wire.Reply:
+def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> tuple[str, bytes, int]:
+    """Call the kernel; give the reply's status and payload, and the nanoseconds in the kernel."""
     begun = time.perf_counter_ns()
     try:
         output = call(payload)
@@ -116,8 +117,8 @@ def _serve(call: Callable[[bytes], bytes], payload: bytes, config: Config) -> wi
         if config["tracebacks"]:
             traceback.print_exc()
         status = "worker_lost" if isinstance(error, WorkerUnusable) else "kernel_error"
-        return wire.Reply(status, _text(error, config["kernel"]), kernel_ns=time.perf_counter_ns() - begun)
-    return wire.Reply("ok", output, kernel_ns=elapsed)
+        return status, _text(error, config["kernel"]), time.perf_counter_ns() - begun
+    return "ok", output, elapsed
 
 
 def _text(error: BaseException, kernel: str) -> bytes:

@@ -13,6 +13,13 @@ from kaas import ROOT
 from kaas.analysis import figures
 
 
+def code_of(*names: str) -> str:
+    """Give the code of the cells with these ids, or of all."""
+    cells = json.loads((ROOT / "plot-autoscaling.ipynb").read_text())["cells"]
+    chosen = [cell for cell in cells if cell["cell_type"] == "code" and (not names or cell["id"] in names)]
+    return "\n".join("".join(cell["source"]) for cell in chosen)
+
+
 def show(
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
@@ -48,8 +55,7 @@ def show(
     monkeypatch.setattr(IPython.display, "display", display)
     for name, value in {"RESULTS": folder, "REPORT": output, "COMPARE": compare or "", "REPEAT": repeat or ""}.items():
         monkeypatch.setenv(f"KAAS_{name}", str(value))
-    cells = json.loads((ROOT / "plot-autoscaling.ipynb").read_text())["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code = code_of()
     with tempfile.TemporaryDirectory() as folder_of_cells:
         script = Path(folder_of_cells, "cells.py")
         script.write_text(code)

@@ -1,10 +1,12 @@
 """`scripts/report` and the notebook that it runs."""
 
+import atexit
 import hashlib
 import html
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -21,8 +23,8 @@ from example_runs import ROWS, log_power, request, write_run
 from made_runs import PUBLISHED, closed_loop, needs_published, write_requests
 from project import NOTEBOOK, draw_only
 
-from kaas import ROOT
-from kaas.analysis import claims, energy, figures, mechanism, report, runs, tables
+from kaas import ROOT, __version__
+from kaas.analysis import claims, energy, figures, mechanism, report, runs, summary, tables
 from kaas.errors import ResultsError
 from kaas.results import RunFiles
 
@@ -113,6 +115,34 @@ def test_the_notebook_is_kept_without_outputs_and_with_an_id_for_each_cell() -> 
     assert [(cell["outputs"], cell["execution_count"]) for cell in code] == [([], None)] * len(code)
 
 
+def test_the_notebook_in_a_folder_outside_says_where_to_open_it(tmp_path: Path) -> None:
+    code = notebook.code_of("parameters")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{tmp_path} is not in the project's folder: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_the_notebook_leaves_no_folder_where_it_is_run_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KAAS_RESULTS", "results-mine")
+    monkeypatch.delenv("KAAS_REPORT", raising=False)
+    kept: list[Path] = []
+    monkeypatch.setattr(atexit, "register", lambda _, folder, **__: kept.append(Path(folder)))
+
+    (tmp_path / "cell.py").write_text(notebook.code_of("parameters"))
+    output = runpy.run_path("cell.py")["output"]
+
+    assert kept == [output]
+    assert not output.is_relative_to(tmp_path)
+    output.rmdir()
+
+    monkeypatch.setenv("KAAS_REPORT", "named")
+    assert runpy.run_path("cell.py")["output"] == Path("named")
+
+
 def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made: Made) -> None:
     folder = made.files.folder
     (run,) = runs.find_runs(folder)
@@ -123,20 +153,23 @@ def test_the_report_shows_a_run_without_the_network_and_leaves_nothing_else(made
     assert len(known) > 5
     assert pictures == sorted(f"autoscaling-{name}" for name in ["combined", *known])
     assert len(tables) == 9
-    *files, last = made.said.splitlines()
-    assert sorted(files) == sorted(
-        [f"Figure: {folder}/{name}.pdf (and .png)" for name in pictures]
-        + [f"Table: {folder}/{name}" for name in tables]
+    page_line, folder_line, *in_short = made.said.splitlines()
+    assert page_line == f"Page: {folder}/autoscaling-report.html"
+    assert (
+        folder_line
+        == f"Folder: {folder} ({len(pictures)} figures as PDF and PNG, {len(tables)} tables as CSV, summary.json)"
     )
-    assert last == f"Report: {folder}/autoscaling-report.html"
+    assert in_short == summary.in_short(summary.summary([run])).splitlines()
     assert {path.name for path in folder.iterdir()} - made.before == {
         *(f"{name}.{kind}" for name in pictures for kind in ("pdf", "png")),
         *tables,
         "autoscaling-report.html",
+        "summary.json",
     }
     page = page_of(folder)
     assert page.count("<img") == page.count('src="data:image/png;base64,') == len(pictures)
-    assert re.findall(r'alt="([^"]*)"', page)[0] == "task-1"
+    assert re.findall(r'alt="([^"]*)"', page)[0] == f"{figures.FOUR_PANELS} task-1"
+    assert "To change" not in page
     assert set(re.findall(r'alt="([^"]*)"', page)) >= {picture.title for picture in figures.GALLERY[:6]}
     assert "a client" in page
     assert "find_runs" not in page
@@ -244,8 +277,11 @@ def test_the_report_of_the_published_data_is_the_same_in_every_zone_and_they_are
 
     assert checksums(PUBLISHED) == before
     assert len(products) > 12
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (tokyo, los_angeles)]
+    assert [told.pop("program")["version"] for told in summaries] == [__version__] * 2  # the copy has no revision
+    assert summaries[0] == summaries[1]
     for path in products:
-        assert path.read_bytes() == (tokyo / path.name).read_bytes(), path.name
+        assert path.suffix == ".json" or path.read_bytes() == (tokyo / path.name).read_bytes(), path.name
     page = page_of(tokyo)
     assert row(page, "requests") == ["2,770", "2,767"]
     assert row(page, "refused") == ["0", "2"]
@@ -297,6 +333,13 @@ def test_what_the_report_cannot_do_is_one_line(
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"report: {reason}")
     assert done.stderr.count("\n") == 1
+
+
+def test_without_a_folder_it_looks_for_the_newest_where_the_results_are_said_to_be(tmp_path: Path) -> None:
+    done = run_report(cwd=tmp_path, RESULTS="else where")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"report: no results-* folder in {tmp_path}/else where holds a run")
 
 
 def test_a_picture_of_another_maker_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +405,7 @@ def test_of_a_folder_that_is_not_ours_names_are_text_and_the_report_is_put_where
     page = page_of(output)
     assert "<img src=q" not in page
     drawn = f"{task}-2".replace("<", "&lt;").replace(">", "&gt;")
-    assert re.findall(r'alt="([^"]*)"', page)[0] == drawn
+    assert re.findall(r'alt="([^"]*)"', page)[0] == f"{figures.FOUR_PANELS} {drawn}"
     assert f"Folder <strong>{folder}</strong>: {task}-1, {task}-2." in html.unescape(page)
     assert """content="default-src 'none'; img-src data:;""" in page
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from made_runs import closed_loop, request, write_requests
 
 from kaas.analysis import runs, summary
@@ -46,8 +45,26 @@ def test_what_is_not_known_is_a_dash_and_a_run_that_broke_off_is_not_whole(tmp_p
     assert set(told[10:]) == {"? cannot be told"}
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(59.4, "59 s"), (60.0, "1 min 0 s"), (486.05, "8 min 6 s"), (7500, "2 h 5 min")]
-)
-def test_a_duration_is_in_units_that_are_read_at_once(seconds: float, text: str) -> None:
-    assert summary._duration(seconds) == text
+def test_a_script_says_the_main_things_in_lines_that_fit_a_terminal(tmp_path: Path) -> None:
+    closed_loop(tmp_path)
+    (run,) = runs.find_runs(tmp_path)
+    told = summary.summary([run])
+
+    lines = summary.in_short(told).splitlines()
+
+    assert lines[0] == f"task-1: {run.duration:.0f} s"
+    assert lines[1] == f"  requests: {len(run.requests)}, refused: 0, failed: 0, cold starts: 3"
+    assert lines[2] == f"  warm completion time, p50 and p95: {told['task-1'].iloc[8]}"
+    verdicts = [text.split(": ") for text in lines[3].removeprefix("  the paper's claims: ").split(", ")]
+    assert sum(int(number) for _, number in verdicts) == 8
+    assert len(lines) == 4
+
+
+def test_a_script_says_that_a_run_is_not_whole(tmp_path: Path) -> None:
+    write_requests(tmp_path, "task-1", [request(0), request(1)])
+    (run,) = runs.find_runs(tmp_path)
+    ramp = {"Minimum parallel requests": "1", "Maximum parallel requests": "9", "Step size": "1", "Interval": "5"}
+
+    said = summary.in_short(summary.summary([replace(run, parameters=ramp)]))
+
+    assert said.splitlines()[-1] == "  the run is not whole: the page says what is missing"

@@ -1,5 +1,6 @@
 import hashlib
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -269,20 +270,20 @@ def test_all_tables_are_written_and_none_is_taken_for_a_run(tmp_path: Path) -> N
     again = tables.write(found, tmp_path)
 
     names = [*map("table-{}".format, ("repeats", "pooled", "boots", "littles-law", "claims", "within-repeats"))]
-    assert paths == again == [tmp_path / f"{name}.csv" for name in names]
+    assert paths == again == [*(tmp_path / f"{name}.csv" for name in names), tmp_path / "summary.json"]
     assert {path: hashlib.sha256(path.read_bytes()).digest() for path in before} == before
     assert set(tmp_path.iterdir()) == {*before, *paths}
     assert [run.task for run in runs.find_runs(tmp_path)] == ["task-1", "task-2"]
     repeats, boots = (pd.read_csv(path, index_col=0) for path in (paths[0], paths[2]))
     assert repeats.loc["task-1"].to_dict() == pytest.approx(NUMBERS, nan_ok=True)
-    assert boots.columns.tolist() == ["first booted [s], task-1", "first booted [s], task-2"]
+    assert boots.columns.tolist() == ["gpu", "first booted [s]", "boot took [s]"]
 
 
 def test_the_energy_of_each_gpu_is_written_of_the_runs_that_logged_it(tmp_path: Path) -> None:
     write_run(tmp_path, "task-1", ROWS, watts=[(at, gpu, 60) for at in range(6) for gpu in (0, 1)])
     write_run(tmp_path, "task-2", ROWS)
 
-    path = tables.write(runs.find_runs(tmp_path), tmp_path / "out")[-1]
+    *_, path, _ = tables.write(runs.find_runs(tmp_path), tmp_path / "out")
 
     assert path.name == "table-energy.csv"
     frame = pd.read_csv(path)
@@ -294,7 +295,23 @@ def test_a_table_without_rows_is_no_empty_file(tmp_path: Path) -> None:
 
     tables.write(runs.find_runs(tmp_path / "in"), tmp_path / "out")
 
-    assert (tmp_path / "out" / "table-boots.csv").read_text() == 'gpu,"first booted [s], task-1"\n'
+    assert (tmp_path / "out" / "table-boots.csv").read_text() == "task,gpu,first booted [s],boot took [s]\n"
+
+
+def test_boots_are_written_with_a_row_for_each_repeat_and_gpu_and_numbers_without_what_machines_add(
+    tmp_path: Path,
+) -> None:
+    found = two_repeats(tmp_path)
+    tables.write(found, tmp_path / "out")
+
+    header, *rows = (line.split(",") for line in (tmp_path / "out" / "table-boots.csv").read_text().splitlines())
+    assert header == ["task", "gpu", "first booted [s]", "boot took [s]"]
+    wide = tables.boots(found)[tables.FIRST_BOOTED]
+    assert [row[:2] for row in rows] == [[run.task, str(gpu)] for run in found for gpu in wide.index]
+    for task, gpu, at, _ in rows:
+        assert at == ("" if pd.isna(wide.loc[int(gpu), task]) else f"{wide.loc[int(gpu), task]:.10g}")
+    numbers = [cell for file in (tmp_path / "out").glob("*.csv") for cell in re.findall(r"\d+\.\d+", file.read_text())]
+    assert max(len(number.replace(".", "").lstrip("0")) for number in numbers) <= 10
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_clear_line(tmp_path: Path) -> None:

@@ -442,6 +442,7 @@ def test_only_repeats_that_are_alike_are_taken_together(tmp_path: Path) -> None:
         (lambda text: text.replace("Client: a client", "Client: b"), "Client is b here, a client there"),
         (lambda text: text.replace("at the end of the ramp", "SIGINT"), "it did not come to its end"),
         (lambda text: text, ""),
+        (lambda text: text.replace("Host: a host", "Host: a host\nServer: 127.0.0.1:41413"), ""),
         (lambda text: text.replace("Host: a host", "Host: a host\nCPU load before the run: 1.02, 0.50, 0.20"), ""),
         (lambda text: text + "CPU time of others: 3.1 % (neither of this run nor idle)\nMPS: server 4711\n", ""),
     ],

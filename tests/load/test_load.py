@@ -40,7 +40,7 @@ def test_clients_are_added_step_by_step_and_every_row_says_how_many_were_running
     assert {row.concurrency for row in rows} == {2, 4, 6}
     assert {row.copy for row in rows} == set(range(6))
     assert {row.status for row in rows} == {"ok"}
-    assert "step 3/3 | 6 clients" in said
+    assert "step 3/3: clients 6," in said
     assert "ok, warm" in said
 
 
@@ -87,7 +87,11 @@ def test_a_request_that_fails_in_the_client_is_a_row_and_the_client_goes_on(load
 
     assert code == 3, said
     first, *others = load.rows()
-    assert (first.status, first.inner_time_ms, first.error) == ("failed", 0.0, "RuntimeError: lost my way")
+    assert (first.status, first.inner_time_ms, first.error) == (
+        "failed",
+        0.0,
+        "client.py, line 7, in run_client: RuntimeError: lost my way",
+    )
     assert {row.status for row in others} == {"ok"}
 
 
@@ -201,7 +205,7 @@ def test_a_second_signal_ends_it_though_a_request_hangs(load: Load) -> None:
     eventually((load.folder / "hangs").exists)
 
     process.send_signal(signal.SIGINT)
-    before = read_until(process, "Ctrl-C: ending in order, a signal ends at once; the data stay\n")
+    before = read_until(process, "Ctrl-C: finishing the requests in flight; Ctrl-C again stops at once\n")
     process.send_signal(signal.SIGINT)
 
     said, _ = process.communicate()
@@ -309,7 +313,7 @@ def test_clients_that_take_long_to_prepare_are_late_which_is_said_noted_and_an_e
     code, said = load.run(client, "--max-parallel", "3", "--interval", "1.5")
 
     assert code == 3, said
-    assert [f"step {step}/3 | " in said for step in (1, 2, 3)] == [True, True, True]
+    assert [f"step {step}/3: " in said for step in (1, 2, 3)] == [True, True, True]
     facts = description.read(load.rows_file.with_suffix(".md"))
     assert "step 2/3 had its 2 clients" in facts["Late steps"]
     assert facts["Late steps"].split("; ")[0] in said
@@ -339,7 +343,10 @@ def test_a_step_in_which_every_request_fails_ends_the_run_unless_told_to_go_on(l
 
     assert code == 3, said
     assert re.search(
-        r"^every request of step 1/50 failed \(\d+ failed, most often: ValueError: does not converge\)", said, re.M
+        r"^every request of step 1/50 failed \(\d+ failed, most often: "
+        r"client.py, line 2, in run_client: ValueError: does not converge\)",
+        said,
+        re.M,
     )
     assert "step 2/50" not in said
     assert "every request of step 1/50 failed" in description.read(load.rows_file.with_suffix(".md"))["Ended"]
@@ -361,7 +368,9 @@ def test_failed_requests_up_to_a_limit_are_none_of_the_runs(load: Load) -> None:
     assert load.run(client, "--max-failed", "2")[0] == 0
     code, said = load.run(client, "--max-failed", "1", "--task-name", "again")
     assert code == 3
-    assert re.search(r"^2 of \d+ requests failed: 2 failed, most often: ValueError", said, re.M)
+    assert re.search(
+        r"^2 of \d+ requests failed: 2 failed, most often: client.py, line 6, in run_client: ValueError", said, re.M
+    )
 
 
 @pytest.mark.parametrize(
@@ -386,7 +395,7 @@ def test_an_outcome_with_an_odd_field_is_a_failed_row_that_names_it(load: Load, 
     assert code == 3, said
     assert "Traceback" not in said
     assert {row.status for row in load.rows()} == {"failed"}
-    assert complaint in load.rows()[0].error
+    assert load.rows()[0].error.startswith(f"client.py, line 2: {complaint}")
     assert complaint in said
 
 

@@ -206,7 +206,7 @@ def test_a_server_that_is_killed_under_load_ends_it_in_order_and_the_rows_stay(
 
     said, _ = process.communicate()
     assert process.returncode == 1, said
-    assert re.search(r"^the server has been gone for 0\.5 s \(.*\): ending in order", said, re.MULTILINE)
+    assert re.search(r"^the server has been gone for 0\.5 s \(.*\): finishing the requests", said, re.MULTILINE)
     assert "Traceback" not in said
     statuses = Counter(row.status for row in load.rows())
     assert set(statuses) == {"ok", "failed"}
@@ -360,7 +360,7 @@ def test_a_disk_that_is_full_ends_the_run_with_a_line_and_no_torn_row(load: Load
 
     assert code == 1
     assert re.search(
-        rf"^client \d cannot go on \(.*rows .*{load.rows_file.name}.*\): ending in order", said, re.MULTILINE
+        rf"^client \d cannot go on \(.*rows .*{load.rows_file.name}.*\): finishing the requests", said, re.MULTILINE
     ), said
     assert "Traceback" not in said
     written = load.rows_file.read_bytes()
@@ -416,7 +416,7 @@ def test_a_clock_that_is_set_back_changes_neither_the_ramp_nor_a_time_stamp_nor_
     )
     code, said = load.run(client, "--max-parallel", "3", first=step_back)
 
-    assert "step 3/3 | 3 clients" in said
+    assert "step 3/3: clients 3" in said
     assert code == 3, said  # for every other request failed
     rows = load.rows()
     assert {row.concurrency for row in rows} == {1, 2, 3}

@@ -1,9 +1,10 @@
 """What the load generator compares with the server's own counts at the end of a run."""
 
 import asyncio
+import time
 
 import pytest
-from support import Server, StartServer
+from support import LIMIT, Server, StartServer
 
 from kaas.load.server import ServerWatch
 
@@ -49,3 +50,23 @@ def test_a_server_that_is_gone_is_not_compared_and_that_is_said(start_server: St
     server.end()
     said = asyncio.run(ServerWatch(address, 60.0).differences({"ok": 1}))
     assert said.startswith("not compared with the server's counts: ")
+
+
+def test_task_runners_are_told_of_the_time_that_is_asked_for_only(start_server: StartServer) -> None:
+    server = start_server("echo", "-m", "1")
+
+    async def run() -> tuple[int | None, int | None]:
+        watch = ServerWatch(server.address, 60.0, every=0.01)
+        following = asyncio.create_task(watch.follow())
+        begun = time.monotonic()
+        while watch.task_runners(begun) is None:
+            await asyncio.sleep(0.01)
+        before = watch.task_runners(time.monotonic() + 60.0)
+        await asyncio.to_thread(serve, server, 1)
+        served = time.monotonic()
+        while watch.task_runners(served) is None:
+            await asyncio.sleep(0.01)
+        following.cancel()
+        return before, watch.task_runners(served)
+
+    assert asyncio.run(asyncio.wait_for(run(), LIMIT)) == (None, 1)

@@ -9,18 +9,19 @@ from support import LIMIT, StartServer, eventually, exists, refusal
 
 FORGED = """
 import os, socket, time
+from itertools import count
 from pathlib import Path
 from kaas import wire
 
-here = Path(__file__).parent
+here, ids = Path(__file__).parent, count(1)
 
 
-def say(status, payload):
+def say(status, payload, id=0):
     "Writes a frame to this worker's link, whichever of its descriptors that is."
     for descriptor in range(3, 64):
         try:
             with socket.socket(fileno=os.dup(descriptor)) as link:
-                link.sendall(wire.encode_reply(wire.Reply(status, payload)))
+                link.sendall(wire.encode_reply(wire.Reply(status, payload, id)))
         except OSError:
             pass
 
@@ -32,9 +33,9 @@ if (here / "hello").exists():
 
 
 def call(payload):
-    status, _, text = payload.partition(b" ")
+    (status, _, text), id = payload.partition(b" "), next(ids)
     if status != b"":
-        say(status.decode(), text)
+        say(status.decode(), text, id + (text == b"another's"))
         time.sleep(3600)
     return str(os.getpid()).encode()
 """
@@ -125,6 +126,16 @@ def test_a_worker_that_says_it_is_of_no_more_use_is_lost_with_its_own_reason_and
     assert before != after
     assert not exists(before), "it hangs, and was killed"
     assert [event.detail for event in server.events() if event.event == "lost"] == ["its GPU context is lost: 719"]
+
+
+def test_a_worker_that_answers_another_request_than_it_was_given_is_replaced(
+    start_server: StartServer, kernel: Path
+) -> None:
+    server = start_server(kernel, "-m", "1")
+    with server.connection() as kaas:
+        reply = kaas.invoke(b"ok another's")
+        assert (reply.status, "a reply that nobody waits for" in reply.error) == ("worker_lost", True)
+        assert kaas.invoke(b"").status == "ok"
 
 
 def test_a_link_that_outlives_its_worker_does_the_next_one_no_harm(start_server: StartServer, tmp_path: Path) -> None:

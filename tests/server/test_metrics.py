@@ -48,10 +48,19 @@ def refuses(at: tuple[str, int]) -> bool:
     return False
 
 
+METERED = ("wait", "-g", "2", "-m", "1", "--metrics-port", "0", "--when-full", "queue")
+
+
 @pytest.fixture
 def metered(start_server: StartServer) -> Server:
     """A server with metrics that waits in its calls."""
-    return start_server("wait", "-g", "2", "-m", "1", "--metrics-port", "0", "--when-full", "queue")
+    return start_server(*METERED)
+
+
+@pytest.fixture(scope="module")
+def shared(start_shared_server: StartServer) -> Server:
+    """Such a server, which nobody calls."""
+    return start_shared_server(*METERED)
 
 
 def test_a_scrape_shows_how_the_server_stands(metered: Server, gate: Path) -> None:
@@ -127,9 +136,9 @@ def test_a_lost_worker_is_counted_for_its_gpu(start_server: StartServer) -> None
 
 
 @pytest.mark.parametrize(("path", "code"), [("", 200), ("?name=x", 200), ("/other", 404)])
-def test_only_the_metrics_are_there(metered: Server, path: str, code: int) -> None:
+def test_only_the_metrics_are_there(shared: Server, path: str, code: int) -> None:
     try:
-        with urllib.request.urlopen(url(metered) + path, timeout=LIMIT) as answer:
+        with urllib.request.urlopen(url(shared) + path, timeout=LIMIT) as answer:
             found = answer.status
     except urllib.error.HTTPError as error:
         found = error.code
@@ -137,15 +146,15 @@ def test_only_the_metrics_are_there(metered: Server, path: str, code: int) -> No
     assert found == code
 
 
-def test_an_answer_that_is_not_the_metrics_is_plain_text(metered: Server) -> None:
+def test_an_answer_that_is_not_the_metrics_is_plain_text(shared: Server) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(url(metered) + "/other", timeout=LIMIT)
+        urllib.request.urlopen(url(shared) + "/other", timeout=LIMIT)
     caught.value.close()
     assert caught.value.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
-def test_a_head_is_answered_without_the_body(metered: Server) -> None:
-    request = urllib.request.Request(url(metered), method="HEAD")
+def test_a_head_is_answered_without_the_body(shared: Server) -> None:
+    request = urllib.request.Request(url(shared), method="HEAD")
     with urllib.request.urlopen(request, timeout=LIMIT) as answer:
         assert int(answer.headers["Content-Length"]) > 0
         assert answer.read() == b""
@@ -161,8 +170,8 @@ def test_many_scrapes_have_to_wait_and_clients_have_not(metered: Server) -> None
 
 
 @pytest.mark.parametrize("sent", [b"", b"x", b"\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n", b"x" * 200_000])
-def test_what_is_no_scrape_disturbs_nobody(metered: Server, sent: bytes) -> None:
-    with socket.create_connection(address(metered), timeout=LIMIT) as stranger:
+def test_what_is_no_scrape_disturbs_nobody(shared: Server, sent: bytes) -> None:
+    with socket.create_connection(address(shared), timeout=LIMIT) as stranger:
         answer = b""
         try:
             stranger.sendall(sent)
@@ -172,7 +181,7 @@ def test_what_is_no_scrape_disturbs_nobody(metered: Server, sent: bytes) -> None
             if error.errno not in {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN}:
                 raise
         assert b"200 OK" not in answer
-    assert scrape(metered)["kaas_in_flight"] == 0
+    assert scrape(shared)["kaas_in_flight"] == 0
 
 
 def test_a_scrape_under_way_does_not_keep_the_server_from_ending(metered: Server) -> None:

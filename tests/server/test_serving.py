@@ -5,11 +5,23 @@ import socket
 from pathlib import Path
 
 import pytest
-from support import StartServer, eventually
+from support import Server, StartServer, eventually
 
 from kaas import wire
 from kaas.client import Connection
 from kaas.wire import Request
+
+
+@pytest.fixture(scope="module")
+def echo(start_shared_server: StartServer) -> Server:
+    """A server for tests that do not care what others have asked it."""
+    return start_shared_server("echo")
+
+
+@pytest.fixture(scope="module")
+def small(start_shared_server: StartServer) -> Server:
+    """A server that takes small payloads only."""
+    return start_shared_server("echo", "--message-size", "1000")
 
 
 def test_one_connection_serves_many_invocations(start_server: StartServer) -> None:
@@ -24,16 +36,15 @@ def test_one_connection_serves_many_invocations(start_server: StartServer) -> No
         assert kaas.status()["in_flight"] == 0
 
 
-def test_each_invocation_may_have_a_connection_of_its_own(start_server: StartServer) -> None:
-    server = start_server("echo")
+def test_each_invocation_may_have_a_connection_of_its_own(echo: Server) -> None:
     for number in range(100):
-        with server.connection() as kaas:
+        with echo.connection() as kaas:
             assert kaas.invoke(str(number).encode()).payload == str(number).encode()
 
 
 @pytest.mark.parametrize("payload", [b"", bytes(20 * 1024 * 1024), os.urandom(1000)], ids=["empty", "20 MiB", "random"])
-def test_any_payload_comes_back_as_it_was(start_server: StartServer, payload: bytes) -> None:
-    with start_server("echo").connection() as kaas:
+def test_any_payload_comes_back_as_it_was(echo: Server, payload: bytes) -> None:
+    with echo.connection() as kaas:
         assert kaas.invoke(payload).payload == payload
 
 
@@ -48,8 +59,8 @@ def test_replies_to_invocations_in_flight_together_carry_their_ids(start_server:
     }
 
 
-def test_a_request_may_arrive_in_pieces(start_server: StartServer) -> None:
-    with start_server("echo").frames() as frames:
+def test_a_request_may_arrive_in_pieces(echo: Server) -> None:
+    with echo.frames() as frames:
         frames.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in wire.encode_request(Request(wire.INVOKE, b"in pieces", 1)):
             frames.socket.sendall(bytes([byte]))
@@ -75,31 +86,27 @@ def test_what_a_kernel_prints_does_not_disturb_the_event_lines(start_server: Sta
     ],
     ids=["another protocol", "one byte", "another version", "another kind", "reserved bytes"],
 )
-def test_what_is_no_request_is_answered_bad_request_and_disturbs_nobody_else(
-    start_server: StartServer, garbage: bytes
-) -> None:
-    server = start_server("echo")
-    with server.connection() as other, server.frames() as frames:
+def test_what_is_no_request_is_answered_bad_request_and_disturbs_nobody_else(echo: Server, garbage: bytes) -> None:
+    with echo.connection() as other, echo.frames() as frames:
         assert other.invoke(b"before").status == "ok"
         frames.socket.sendall(garbage)
         assert frames.reply(0).status == "bad_request"
         assert frames.closed_by_server()
         assert other.invoke(b"after").status == "ok"
-    assert server.status()["in_flight"] == 0
+    assert echo.status()["in_flight"] == 0
 
 
 @pytest.mark.parametrize("size", [1001, 16 * 1024 * 1024])
-def test_a_payload_over_the_limit_is_answered_bad_request(start_server: StartServer, size: int) -> None:
-    server = start_server("echo", "--message-size", "1000")
-    with server.connection() as kaas:
+def test_a_payload_over_the_limit_is_answered_bad_request(small: Server, size: int) -> None:
+    with small.connection() as kaas:
         assert kaas.invoke(bytes(1000)).status == "ok"
         reply = kaas.invoke(bytes(size))
     assert reply.status == "bad_request"
     assert b"--message-size" in reply.payload
 
 
-def test_a_connection_is_of_use_after_a_bad_request(start_server: StartServer) -> None:
-    with start_server("echo", "--message-size", "1000").connection() as kaas:
+def test_a_connection_is_of_use_after_a_bad_request(small: Server) -> None:
+    with small.connection() as kaas:
         assert kaas.invoke(bytes(1001)).status == "bad_request"
         assert kaas.invoke(bytes(1000)).status == "ok"
 
@@ -132,8 +139,8 @@ def test_each_request_with_a_wrong_token_is_answered_unauthorized(start_server: 
         assert [kaas.invoke(bytes(size)).status for size in (1, 1, 8 * 1024 * 1024, 1)] == ["unauthorized"] * 4
 
 
-def test_a_token_is_no_harm_where_none_is_wanted(start_server: StartServer) -> None:
-    with start_server("echo").connection("whatever") as kaas:
+def test_a_token_is_no_harm_where_none_is_wanted(echo: Server) -> None:
+    with echo.connection("whatever") as kaas:
         assert kaas.invoke(b"x").status == "ok"
 
 

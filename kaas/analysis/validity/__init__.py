@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pandas as pd
 
 HOW_TO_READ = (
-    "Read each line as one rule put to one repeat: what has to be so of every sound run, what was seen of it, and what "
-    "was found against it. A dash is that nothing was, or that the files do not tell."
+    "Each line is one rule that every sound run keeps: what was seen of it, and what was found against it. A dash "
+    "says that nothing was found, or that the files do not tell."
 )
 
 

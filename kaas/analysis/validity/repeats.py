@@ -12,8 +12,8 @@ import numpy as np
 from kaas.analysis.run import Run
 from kaas.analysis.validity import Check
 
-_OF_ONE_RUN = ("Task name", "Memory", "Time zone", "CPU load before the run")
-"""Facts that tell a run from its repeats, not what it was asked to do."""
+_OF_ONE_RUN = ("Task name", "Server", "Memory", "Time zone", "CPU load before the run")
+"""Facts that tell a run from its repeats, not what it was asked to do: its server may have any port that was free."""
 _LENGTHS_APART = 0.05
 _TELLING_S = 10.0
 """Shorter runs say nothing by their length: to start takes as long."""

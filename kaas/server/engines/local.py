@@ -103,6 +103,8 @@ class LinkedWorker(asyncio.BufferedProtocol):
         self.kill = kill
         self._tell = tell
         self._decoder = wire.reply_frames()
+        self.get_buffer = self._decoder.buffer  # type: ignore[method-assign] # asked for at every read
+        self._asked = b""  # the id of its invocation
         self._transport: asyncio.Transport | None = None
         self._useless = False  # it is to end, and nothing that it says counts any more
         self._refused = False  # by the machine, for now
@@ -117,6 +119,7 @@ class LinkedWorker(asyncio.BufferedProtocol):
     def call(self, frame: Pieces) -> None:
         """Give it an invocation."""
         assert self._transport is not None
+        self._asked = wire.id_of(frame)
         for piece in frame:
             self._transport.write(piece)
 
@@ -143,18 +146,16 @@ class LinkedWorker(asyncio.BufferedProtocol):
         if self._useless:
             transport.close()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Something is coming from the worker: where to?"""
-        return self._decoder.buffer()
-
     def buffer_updated(self, nbytes: int) -> None:
-        """It is there."""
+        """Something has come from the worker."""
         try:
             for reply in self._decoder.received(nbytes):
                 if self._useless:
                     return
                 if self.pid is None:
                     self._greeted(reply)
+                elif wire.id_of(reply.frame) != self._asked:
+                    self._break("its link is damaged: a reply that nobody waits for")
                 else:
                     self._tell.replied(reply)
         except FrameError as error:

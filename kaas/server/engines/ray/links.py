@@ -57,7 +57,7 @@ class LinkPort:
 
     def listen(self, addresses: list[str]) -> int:
         """Listen on any free port of these addresses; return it. Raises UsageError if they are not ours."""
-        listeners = listener.listen(addresses, 0, "--link-host: port", self._open)
+        listeners = listener.listen_on_all(addresses, 0, "--link-host: port", self._open)
         self._acceptor = Acceptor(listeners, lambda: _Unknown(self), lambda: len(self.unknown), _MOST_UNKNOWN)
         return cast("int", listeners[0].getsockname()[1])
 
