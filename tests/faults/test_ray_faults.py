@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from ray_nodes import BOOT_TIMEOUT, Cluster, events_of, needs_ray, processes, raylets
-from support import LIMIT, Marked, Server, StartServer, eventually
+from support import LIMIT, Marked, Server, StartServer, eventually, refusal
 
 pytestmark = [pytest.mark.slow, needs_ray]
 
@@ -36,13 +36,13 @@ def call(payload):
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """Start a Ray that is no server's, with some nodes of one GPU each."""
+    """Start a Ray that is no server's, with so many nodes, and GPUs in all."""
     made: list[Cluster] = []
     folder = Path(tempfile.mkdtemp(prefix="kr.", dir="/tmp"))  # pytest's names are too long for sockets
     marked = Marked()
 
-    def start(nodes: int) -> Cluster:
-        made.append(Cluster(folder, nodes, nodes, marked.environment))
+    def start(nodes: int, gpus: int) -> Cluster:
+        made.append(Cluster(folder, nodes, gpus, marked.environment))
         return made[-1]
 
     try:
@@ -165,7 +165,7 @@ def test_however_the_server_ends_nothing_is_left_on_any_node(
 def test_nodes_of_a_ray_that_runs_already_are_used_and_one_that_joins_later_and_one_that_comes_back(
     start_server: StartServer, cluster: Any
 ) -> None:
-    ray = cluster(1)
+    ray = cluster(1, 1)
     server = start_server("echo", "--engine", "ray", "--ray-address", ray.address, "-m", "1", *BOOT_TIMEOUT)
     assert list(server.status()["engine"]["nodes"].values()) == [[0]]
     ray.add(2)
@@ -182,6 +182,11 @@ def test_nodes_of_a_ray_that_runs_already_are_used_and_one_that_joins_later_and_
     assert "working_dir_files" in " ".join(psutil.Process(worker["pid"]).cmdline()), "its code was shipped"
     assert server.stop() == 0
     assert ray.process.poll() is None, "it is not the server's, and stays"
+
+
+def test_a_ray_whose_nodes_have_no_gpus_is_refused_in_one_line(cluster: Any) -> None:
+    address = ("--engine", "ray", "--ray-address", cluster(1, 0).address)
+    assert "Ray's nodes have 0 GPUs, and 1 are wanted (--num-gpus)" in refusal("echo", *address)
 
 
 def is_node(process: psutil.Process, name: str) -> bool:

@@ -44,7 +44,7 @@ class _Bridge:
         self._over = asyncio.Event()
         self._actors: dict[str, Any] = {}  # by node
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._nodes: list[tuple[str, str, str, int]] = []
+        self._nodes: list[tuple[str, str, str, int]] | None = None
 
     async def run(self, control: socket.socket, hello: Message) -> None:
         control.setblocking(False)

@@ -53,9 +53,8 @@ class RayEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = ""  # of a Ray of our own
         self._ours = ""  # our address as Ray knows it
-        self._error: KaasError | None = None
-        self._answered = asyncio.Event()  # by one of the two
-        self._has_nodes = asyncio.Event()
+        self._error: KaasError | None = None  # while it starts
+        self._has_nodes = asyncio.Event()  # or the error
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = self._closing = False
 
@@ -68,13 +67,13 @@ class RayEngine:
         """
         try:
             await self._start_bridge()
-            await self._answered.wait()
+            await self._has_nodes.wait()
+            if self._error is None:
+                host = self.settings.link_host or self._ours
+                self.address = host, self.links.listen(addresses.resolve(host))
+                await self._start_agents()
             if self._error is not None:
                 raise self._error
-            host = self.settings.link_host or self._ours
-            self.address = host, self.links.listen(addresses.resolve(host))
-            await self._has_nodes.wait()
-            await self._start_agents()
         except BaseException:
             await self.close()
             raise
@@ -100,7 +99,7 @@ class RayEngine:
         if self._process is None:
             return
         process, self._process = self._process, None
-        if self._answered.is_set():
+        if self._has_nodes.is_set():
             self._bridge.send({"close": True})
             await asyncio.to_thread(_wait, process, self.settings.kill_after + _GRACE)
         process.kill()  # it hangs, or Ray does not answer it
@@ -190,7 +189,6 @@ class RayEngine:
     def _told(self, message: Message) -> None:
         if "ready" in message:
             self._ours = message["ready"]["address"]
-            self._answered.set()
         elif "nodes" in message:
             self._nodes = [Node(*each) for each in message["nodes"]]
             self._has_nodes.set()
@@ -199,21 +197,22 @@ class RayEngine:
             if agent := self._agents.get(message["ended"]):
                 self.lost(agent, f"its agent has ended: {message['why']}")
         elif "error" in message:
-            self._error = UsageError(message["error"])
-            self._answered.set()
+            self._fail(UsageError(message["error"]))
         else:
-            self._fail(message["failed"])
+            self._fail(ProcessFailed(message["failed"]))
 
     def _bridge_ended(self) -> None:
-        self._fail("the process that speaks to Ray has ended, and with it what Ray tells")
+        self._fail(ProcessFailed("the process that speaks to Ray has ended, and with it what Ray tells"))
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, error: KaasError) -> None:
         if self._started and not self._closing:
             self._closing = True
-            self._failed(why)
-        elif not self._answered.is_set():
-            self._error = ProcessFailed(why)
-            self._answered.set()
+            self._failed(str(error))
+        elif not self._started:
+            self._error = self._error or error
+            self._has_nodes.set()
+            for agent in list(self._agents.values()):
+                self.lost(agent, str(error))
 
     # Nodes that come and go
 
@@ -221,12 +220,14 @@ class RayEngine:
         """Have an agent on each node that is there, and on no other."""
         if not self._started or self._closing:
             return
-        numbers = self._numbering.number(self._nodes)
+        # One whose agent was lost may be lost itself, before Ray says so, and another come with its address.
+        nodes = [node for node in self._nodes if node.id not in self._pausing]
+        numbers = self._numbering.number(nodes)
         for agent in list(self._agents.values()):
             if agent.node.id not in numbers:
                 self.lost(agent, "Ray has it no more")
-        for node in self._nodes:
-            if numbers[node.id] and node.id not in self._agents and node.id not in self._pausing:
+        for node in nodes:
+            if numbers[node.id] and node.id not in self._agents:
                 task = asyncio.create_task(self._bring_up(self._new_agent(node, numbers[node.id])))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

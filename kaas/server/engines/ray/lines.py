@@ -25,9 +25,14 @@ class Lines(asyncio.Protocol):
         self._pending = b""
         self._transport: asyncio.Transport | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is there, and has not ended."""
+        return self._transport is not None
+
     def send(self, message: Message) -> None:
         """Send a message, unless the connection has ended."""
-        if self._transport is not None:
+        if self._transport is not None:  # else nobody is there to be told
             self._transport.write(json.dumps(message).encode() + b"\n")
 
     def close(self) -> None:

@@ -104,6 +104,8 @@ class NodeAgent:
 
     async def close(self) -> None:
         """Have its workers end by themselves, or killed after some time, and then it."""
+        if not self._link.is_open:
+            return
         self._link.send({"close": True})
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._over.wait(), self._engine.settings.kill_after + _GRACE)
