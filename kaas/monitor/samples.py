@@ -26,6 +26,7 @@ class Sample(NamedTuple):
     memory_mib: float | None = None
     sm_clock_mhz: float | None = None
     temperature_c: float | None = None
+    node: str = ""
 
 
 def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, supervised: int) -> None:

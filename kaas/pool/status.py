@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 def status(pool: "Pool") -> dict[str, Any]:
     """Say how the pool stands."""
     settings = pool.settings
-    engine = pool.about_engine() or {"name": "local"}
+    engine = pool.about_engine() or {"name": "local", "here": True}
     return {
         "in_flight": len(pool.invocations),
         "task_runners": len(pool.runners),

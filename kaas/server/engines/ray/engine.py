@@ -120,6 +120,7 @@ class RayEngine:
             "name": "ray",
             "nodes": {name: gpus for gpus, name in there},
             "text": "; ".join(f"{name}: GPUs {', '.join(map(str, gpus))}" for gpus, name in there),
+            "here": all(node.address == self._ours for node in self._nodes),
             "links_refused": self.links.refused,
         }
 
