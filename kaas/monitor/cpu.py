@@ -49,8 +49,9 @@ class CpuMonitor:
         except ConnectionFailed:
             self._last = None
             return []
-        if not status["engine"]["here"]:
+        if not status.get("engine", {}).get("here", True):
             raise UsageError("the server has workers on other machines, and this looks at one: see README")
+        nodes = {one["gpu"]: one.get("node", "") for one in status.get("by_gpu", [])}
         now = self._clock()
         used = self._cpu_seconds([worker["pid"] for worker in status["workers"] if worker["pid"]])
         busy = [0.0] * status["gpus"]
@@ -69,7 +70,7 @@ class CpuMonitor:
                 gpu=gpu,
                 bus_id=f"virtual:{gpu}",
                 utilization_pct=round(min(100 * seconds / available, 100.0), 1) if available > 0 else None,
-                node=status["by_gpu"][gpu]["node"],
+                node=nodes.get(gpu, ""),
             )
             for gpu, seconds in enumerate(busy)
         ]

@@ -42,10 +42,10 @@ def _status_of(gpu: int, pool: "Pool") -> dict[str, Any]:
     booted = gpu in pool.runners
     return {
         "gpu": gpu,
-        "node": pool.nodes.get(gpu, ""),
         "booted": booted,
         "in_flight": pool.placement.in_flight(gpu) if booted else 0,
         "workers": len(pool.placement.workers(gpu)),
         "lost": pool.lost_workers[gpu],
         "cold_starts": pool.cold_starts[gpu],
+        **({"node": pool.nodes[gpu]} if gpu in pool.nodes else {}),
     }

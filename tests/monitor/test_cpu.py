@@ -53,7 +53,7 @@ class World:
             "gpus": self._gpus,
             "workers_per_gpu": self._workers_per_gpu,
             "workers": self.workers,
-            "by_gpu": [{"node": f"node-{gpu}"} for gpu in range(self._gpus)],
+            "by_gpu": [{"gpu": gpu, "node": f"node-{gpu}"} for gpu in range(self._gpus)],
             "engine": {"here": self.workers_are_here},
         }
 
