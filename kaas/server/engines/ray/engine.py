@@ -53,7 +53,7 @@ class RayEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = ""  # of a Ray of our own
         self._ours = ""  # our address as Ray knows it
-        self._error: KaasError | None = None  # while it starts
+        self._error: KaasError | None = None
         self._has_nodes = asyncio.Event()  # or the error
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = self._closing = False
@@ -99,10 +99,10 @@ class RayEngine:
         if self._process is None:
             return
         process, self._process = self._process, None
-        if self._has_nodes.is_set():
+        if self._has_nodes.is_set() and not (self._started and self._error):
             self._bridge.send({"close": True})
             await asyncio.to_thread(_wait, process, self.settings.kill_after + _GRACE)
-        process.kill()  # it hangs, or Ray does not answer it
+        process.kill()  # it starts Ray yet, or there is none any more that would answer it
         await asyncio.to_thread(process.wait)
         self._bridge.close()
         if self._folder:
@@ -206,11 +206,11 @@ class RayEngine:
         self._fail(ProcessFailed("the process that speaks to Ray has ended, and with it what Ray tells"))
 
     def _fail(self, error: KaasError) -> None:
+        self._error = self._error or error
         if self._started and not self._closing:
             self._closing = True
             self._failed(str(error))
         elif not self._started:
-            self._error = self._error or error
             self._has_nodes.set()
             for agent in list(self._agents.values()):
                 self.lost(agent, str(error))
