@@ -22,6 +22,7 @@
 #   MONITOR_MS=250              milliseconds between two samples of the utilization
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
 #   READY_TIMEOUT=60            seconds that the server has to become ready
+#   POLICY=paper                packing: onto the GPU with the most in flight; ahead: the next GPU boots before all are full
 #   WHEN_FULL=reject            queue: requests wait when all workers are busy, MAX_QUEUE=1024 of them at most
 #   IDLE_TIMEOUT=60             seconds after which an idle task runner is stopped; 0: never
 #   CALL_TIMEOUT=0              seconds that a call of the kernel may take; 0: any

@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import os
 
-from kaas import cli, kernels, nvidia, outlet, wire
+from kaas import cli, kernels, nvidia, outlet, policy, wire
 from kaas.errors import UsageError
 from kaas.pool.settings import Settings
 from kaas.server import listener
@@ -84,6 +84,13 @@ def parse_arguments() -> argparse.Namespace:
         default=wire.DEFAULT_LIMIT,
         metavar="BYTES",
         help="the largest payload, either way (default %(default)s)",
+    )
+    add(
+        "--policy",
+        choices=policy.NAMES,
+        default=default.policy,
+        help="where an invocation goes and when a GPU boots: as in the paper; packing, onto the GPU with the most in "
+        f"flight; ahead, the next GPU boots when {policy.AHEAD_AT:.0%}% of all places are taken (default %(default)s)",
     )
     add(
         "--when-full",
@@ -175,6 +182,7 @@ def main() -> None:
         gpu_ids=gpu_ids,
         workers_per_gpu=arguments.max_req_per_gpu,
         message_size=arguments.message_size,
+        policy=arguments.policy,
         when_full=arguments.when_full,
         max_queue=arguments.max_queue,
         queue_timeout=arguments.queue_timeout,

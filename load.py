@@ -11,7 +11,7 @@ from pathlib import Path
 from kaas import cli, kernels, segments
 from kaas.client import split_address
 from kaas.errors import UsageError
-from kaas.load.ramp import Ramp
+from kaas.ramp import Ramp
 from kaas.results import RunFiles
 
 

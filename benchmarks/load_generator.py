@@ -43,7 +43,7 @@ def measure(options: Options) -> Report:
     """Measure both, in turns."""
     assert __doc__ is not None
     report = Report("Load generator", __doc__.partition("\n\n")[2])
-    seconds, number = (0.3, 4) if options.quick else (2.0, GPUS * WORKERS_PER_GPU)
+    seconds, number = (0.1, 2) if options.quick else (2.0, GPUS * WORKERS_PER_GPU)
     arguments = ("-g", str(GPUS), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
     bare: list[Load] = []
     rows: list[Rows] = []
@@ -56,7 +56,7 @@ def measure(options: Options) -> Report:
             },
             options.rounds,
         )
-    del bare[0], rows[0]  # the warm-up's
+    del bare[: -options.rounds], rows[: -options.rounds]  # the warm-up's
     rates, bare_rates = [one.rate for one in rows], [one.rate for one in bare]
     shares = common.ratios(rates, bare_rates)
     report.add(f"{number} clients of load.py: requests/s", "x a bare loop's", shares, Target(0.75, at_least=True))

@@ -20,6 +20,7 @@ class Placement:
         self._ready = [0] * gpus  # those that have booted
         self._in_flight: dict[int, int] = {}  # on each booted GPU
         self._by_load = [0] * workers_per_gpu  # booted GPUs that have an idle worker
+        self._places = 0
         self._least_load = workers_per_gpu  # no GPU that has an idle worker has less in flight
 
     # For policies to look at (policy.Fleet)
@@ -32,6 +33,23 @@ class Placement:
                 return (gpus & -gpus).bit_length() - 1
         self._least_load = self._workers_per_gpu
         return None
+
+    def most_loaded(self) -> int | None:
+        """Find the booted GPU with the most in flight that has an idle worker, the lowest of equals."""
+        for gpus in reversed(self._by_load):
+            if gpus:
+                return (gpus & -gpus).bit_length() - 1
+        return None
+
+    @property
+    def taken(self) -> int:
+        """How many invocations all booted GPUs have."""
+        return sum(self._in_flight.values())
+
+    @property
+    def places(self) -> int:
+        """How many workers all booted GPUs have that are not left out."""
+        return self._places
 
     def next_to_boot(self) -> int | None:
         """Find the lowest GPU that is not booted and not left out."""
@@ -121,6 +139,7 @@ class Placement:
         self._not_booted ^= 1 << gpu
         self._idle[gpu] = self._usable[gpu]
         self._in_flight[gpu] = 0
+        self._places += self._usable[gpu].bit_count()
         self._by_load[0] |= 1 << gpu
         self._least_load = 0
         return self.workers(gpu)
@@ -157,6 +176,7 @@ class Placement:
             self.release(worker)
         self.set_ready(worker, ready=False)
         self._usable[gpu] ^= 1 << index
+        self._places -= 1
         self._idle[gpu] ^= 1 << index
         if not self._usable[gpu]:
             self._forget(gpu)
@@ -190,3 +210,4 @@ class Placement:
         if load < self._workers_per_gpu:
             self._by_load[load] &= ~(1 << gpu)
         self._idle[gpu] = self._ready[gpu] = 0
+        self._places -= self._usable[gpu].bit_count()

@@ -16,6 +16,17 @@ class Fleet(Protocol):
     def least_loaded(self) -> int | None:
         """Find the booted GPU with the fewest in flight that has an idle worker, the lowest of equals."""
 
+    def most_loaded(self) -> int | None:
+        """Find the booted GPU with the most in flight that has an idle worker, the lowest of equals."""
+
+    @property
+    def taken(self) -> int:
+        """How many invocations all booted GPUs have."""
+
+    @property
+    def places(self) -> int:
+        """How many workers all booted GPUs have that are not left out."""
+
     def next_to_boot(self) -> int | None:
         """Find the lowest GPU that is not booted and not left out."""
 
@@ -65,12 +76,59 @@ class Paper:
         return False
 
 
-class Queue(Paper):
-    """Like the paper's, but `most` invocations may wait, first come first served."""
+class Packing(Paper):
+    """Like the paper's, but an invocation goes where most are already: GPUs that are not needed become idle."""
 
-    def __init__(self, most: int) -> None:
+    def choose(self, fleet: Fleet) -> int | None:
+        """Choose the GPU with the most in flight that has an idle worker, the lowest of equals."""
+        return fleet.most_loaded()
+
+
+class Ahead(Paper):
+    """Like the paper's, but the next GPU is booted before all are full: as soon as a part of all places is taken.
+
+    So do Ray Serve's target of ongoing requests and Knative's, which scale on a share of what replicas can take.
+
+    Args:
+        share: of the places of all booted GPUs, above 0 and at most 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    def boot(self, fleet: Fleet, waiting: int) -> int | None:
+        """Choose the lowest GPU that is not booted, if somebody has no place or so many are taken."""
+        needed = waiting or (fleet.places and fleet.taken >= self._share * fleet.places)
+        return fleet.next_to_boot() if needed else None
+
+
+class Queue:
+    """Like another policy, but `most` invocations may wait, first come first served."""
+
+    def __init__(self, most: int, policy: Policy | None = None) -> None:
         self._most = most
+        self._policy = policy or Paper()
+
+    def choose(self, fleet: Fleet) -> int | None:
+        """Choose as the other does."""
+        return self._policy.choose(fleet)
+
+    def boot(self, fleet: Fleet, waiting: int) -> int | None:
+        """Boot as the other does."""
+        return self._policy.boot(fleet, waiting)
 
     def may_wait(self, fleet: Fleet, waiting: int) -> bool:
         """Tell whether there is room."""
         return waiting < self._most
+
+
+AHEAD_AT = 0.75
+"""The share of all places from which on `ahead` boots the next GPU."""
+NAMES = ("paper", "packing", "ahead")
+"""Of the policies, as the command lines know them; each of them with a queue or without."""
+
+
+def named(name: str, most_waiting: int = 0) -> Policy:
+    """Make a policy of one of `NAMES`, by which so many invocations may wait."""
+    policy = {"paper": Paper(), "packing": Packing(), "ahead": Ahead(AHEAD_AT)}[name]
+    return Queue(most_waiting, policy) if most_waiting else policy

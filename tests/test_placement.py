@@ -175,6 +175,10 @@ class Against(RuleBasedStateMachine):
                 assert self.placement.ready_and_idle(gpu) == len(ready - workers)
             for gpu in range(self.model.gpus):
                 assert self.placement.workers(gpu) == self.model.workers(gpu)
+            loads = {gpu: len(workers) for gpu, workers in self.model.busy.items() if self.model.idle(gpu)}
+            assert self.placement.most_loaded() == min(loads, key=lambda gpu: (-loads[gpu], gpu), default=None)
+            assert self.placement.taken == len(self.model.all_busy())
+            assert self.placement.places == len(self.model.all_usable())
             assert self.placement.exhausted == (len(self.model.left_out) == self.model.gpus * self.model.m)
 
 

@@ -41,7 +41,8 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_
     told = json.loads((project.results / "summary.json").read_text())
     assert [repeat["figures"]["cold_starts"] for repeat in told["repeats"]] == [2, 2]
     assert told["pooled"]["autoscaling-cuda-matmul-cpu-200"]["p50"]["repeats"] == 2
-    assert str(project.results / "summary.json") in said
+    assert "autoscaling-report.html" in said
+    assert "summary.json" in said
     rows = project.rows()
     assert {row.status for row in rows} == {"ok"}
     assert {row.concurrency for row in rows} == set(range(1, 5))
@@ -51,7 +52,6 @@ def test_a_short_run_serves_every_request_boots_both_gpus_and_draws_each_repeat_
     assert max(busy) > 0
     for name in ("autoscaling-combined.pdf", "autoscaling-combined.png", "autoscaling-report.html"):
         assert (project.results / name).stat().st_size > 10_000
-        assert name.partition(".")[0] in said
     parameters = description.read(next(project.results.glob("*-1.md")))
     assert parameters["Maximum parallel requests"] == "4"
     assert parameters["EXPECT"] == expected
@@ -282,6 +282,7 @@ def test_a_run_of_which_nothing_is_served_ends_after_its_first_step_and_draws_no
 
 def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -> None:
     settings: dict[str, Any] = {
+        "POLICY": "ahead",
         "WHEN_FULL": "queue",
         "MAX_QUEUE": 7,
         "IDLE_TIMEOUT": 33,
@@ -293,8 +294,8 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
 
     assert code == 0, said
     facts = description.read(next(project.results.glob("*.md")))
-    told = {name: facts[f"Server {name}"] for name in ("when full", "idle timeout [s]", "call timeout [s]")}
-    assert told == {"when full": "queue", "idle timeout [s]": "33.0", "call timeout [s]": "44.0"}
+    told = {name: facts[f"Server {name}"] for name in ("policy", "when full", "idle timeout [s]", "call timeout [s]")}
+    assert told == {"policy": "ahead", "when full": "queue", "idle timeout [s]": "33.0", "call timeout [s]": "44.0"}
     assert {row.status for row in project.rows()} == {"ok"}
     assert "metrics on http" in next(project.results.glob("*-server.log")).read_text()
 
@@ -307,6 +308,7 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"CLIENT": "nobody"}, "no module 'nobody'"),
         ({"INTERVAL": "-1"}, "INTERVAL: '-1' is not a number of seconds above 0"),
         ({"PORT": "99999"}, "PORT: '99999' is not a port from 0 to 65535"),
+        ({"POLICY": "best"}, "POLICY: invalid choice: 'best'"),
         ({"WHEN_FULL": "never"}, "WHEN_FULL: invalid choice: 'never'"),
         ({"MIN_MPL": 5, "MAX_MPL": 2}, "a ramp from 5 clients to 2 goes down, not up (MIN_MPL, MAX_MPL)"),
         ({"EXPERIMENT": "a/b"}, "EXPERIMENT: 'a/b' cannot name a file"),

@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from kaas.analysis import palette
+from kaas.analysis.run import not_measured
+
 WIDTH_IN = 7.2
 DPI = 200
 
@@ -53,13 +56,19 @@ def new_figure(height_in: float) -> Figure:
 
 
 def own_settings(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Let a function draw with matplotlib's own settings, whatever the user's are, and leave those as they are."""
+    """Let a function draw with matplotlib's own settings, whatever the user's are, and leave those as they are.
+
+    What was not measured is drawn with a title that says so.
+    """
 
     @wraps(draw)
     def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         settings = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
         with matplotlib.rc_context(settings | {"font.family": [_FONT, *_more_fonts()]}):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            if isinstance(figure, Figure) and (said := not_measured(args)):
+                figure.suptitle(as_text(said), color=palette.NOT_MEASURED, fontsize="large")
+            return figure
 
     return drawn
 

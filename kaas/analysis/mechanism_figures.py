@@ -32,6 +32,7 @@ _BINS = 80
 _MOST_ROWS = 16
 
 
+@drawing.own_settings
 def places(run: Run) -> Figure:
     """Draw the places that are taken by the replay, those that are lost, and those that there are."""
     figure = drawing.new_figure(3.4)
@@ -57,6 +58,7 @@ def places(run: Run) -> Figure:
     return figure
 
 
+@drawing.own_settings
 def host(found: Sequence[Run]) -> Figure:
     """Draw what a setup takes by how many are at it, and where the clients are and what they get by their number."""
     figure = drawing.new_figure(6.6)
@@ -103,6 +105,7 @@ def host(found: Sequence[Run]) -> Figure:
     return figure
 
 
+@drawing.own_settings
 def by_gpus(run: Run) -> Figure:
     """Draw the distribution of the warm requests' time at the server, a row for each number of booted task runners."""
     warm = run.requests[series.warm(run)]

@@ -31,6 +31,7 @@ OVERALL = _BLACK
 """The mean or sum of all GPUs; means, medians and bounds beside what they are of."""
 ENERGY = _PURPLE
 THIS_RUN, OTHER_RUN = _BLUE, _WINE
+NOT_MEASURED = _VERMILLION
 
 # What became of a request. A second shade tells a client's warm requests apart, or a GPU's workers.
 WARM, SECOND_SHADE = _BLUE, _SKY

@@ -1,7 +1,7 @@
 """One repeat of the experiment as frames, with what was noted and checked of it; kaas.analysis.runs reads it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,11 @@ class Run:
         """Whether the run came to its end, as far as its files tell."""
         return not ending.came_to_end(self.requests, self.parameters, self.duration).found
 
+    @property
+    def made_up(self) -> str:
+        """How what looks like a measurement was made, `simulated` say; empty if it was measured."""
+        return self.parameters.get("Not measured", "")
+
     def coverage(self, *columns: str) -> float:
         """Give the part of the run, from 0 to 1, of which the GPU that was sampled least was; NaN if none was.
 
@@ -103,3 +108,18 @@ def experiment_and_repeat(task: str) -> tuple[str, int]:
     """Divide a task's name: the number with which it ends is that of the repeat, 1 if it bears none."""
     match = re.fullmatch(r"(.+)-(\d+)", task)
     return (match[1], int(match[2])) if match else (task, 1)
+
+
+def not_measured(drawn: Iterable[object]) -> str:
+    """Say so if runs, or some of them, were not measured but made up; empty if all were measured."""
+    made = [run.made_up for run in _runs(drawn)]
+    named = sorted({one.upper() for one in made if one})
+    return f"{'' if all(made) else 'in part '}{' and '.join(named)}, not measured" if named else ""
+
+
+def _runs(drawn: Iterable[object]) -> Iterator[Run]:
+    for one in drawn:
+        if isinstance(one, Run):
+            yield one
+        elif isinstance(one, list | tuple):
+            yield from _runs(one)

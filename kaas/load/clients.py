@@ -6,6 +6,7 @@ or its rows cannot be written), it says why before it ends.
 """
 
 import contextlib
+import inspect
 import os
 import select
 import shutil
@@ -122,7 +123,7 @@ def _why(error: BaseException, module: ModuleType) -> str:
     ]
     if theirs:
         return f"{theirs[-1]}: {what}"
-    code = getattr(module.run_client, "__code__", None)
+    code = getattr(inspect.unwrap(module.run_client), "__code__", None)
     where = f"{path.name}, line {code.co_firstlineno}" if code else path.name
     return f"{where}: {error if isinstance(error, ValueError) else what}"
 

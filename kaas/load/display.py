@@ -16,9 +16,9 @@ from rich.text import Text
 
 from kaas.clock import in_words
 from kaas.load.pacer import Step
-from kaas.load.ramp import Shape
 from kaas.load.tally import ENOUGH_FOR_P95, Figures, Tally, percentile
 from kaas.outlet import Outlet
+from kaas.ramp import Shape
 
 _PATIENCE = 60.0
 """Seconds that who reads has to take the last lines, in which no request waits for it any more."""

@@ -21,10 +21,10 @@ from kaas.load.board import Request
 from kaas.load.crew import Crew
 from kaas.load.display import Display, Now
 from kaas.load.pacer import Pacer, Step
-from kaas.load.ramp import Shape
 from kaas.load.server import ServerWatch
 from kaas.load.tally import Tally
 from kaas.orders import Orders, ignore_signals
+from kaas.ramp import Shape
 from kaas.results import RowReader, RowWriter, RunFiles
 
 _TICK = 0.25

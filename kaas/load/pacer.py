@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kaas.load.ramp import Shape
+from kaas.ramp import Shape
 
 _LATE = 0.5
 _LATE_SHARE = 0.25

@@ -1,32 +1,15 @@
 """Takes samples at a steady pace and writes them down, wherever they come from."""
 
-import csv
-import io
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from kaas import supervision
 from kaas.errors import ResultsError
-
-
-class Sample(NamedTuple):
-    """One GPU at one time; the columns are described in `kaas.monitor`."""
-
-    timestamp: float
-    gpu: int
-    bus_id: str
-    uuid: str = ""
-    utilization_pct: float | None = None
-    power_w: float | None = None
-    energy_j: float | None = None
-    memory_mib: float | None = None
-    sm_clock_mhz: float | None = None
-    temperature_c: float | None = None
-    node: str = ""
+from kaas.samples import HEADER, encode
+from kaas.samples import Sample as Sample  # noqa: PLC0414 - it is had from here, too
 
 
 def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, supervised: int) -> None:
@@ -45,10 +28,10 @@ def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, su
             signal.signal(number, signal.SIG_IGN if supervised else lambda *_: stop.set())
     try:
         with path.open("x", encoding="utf-8", newline="") as file:
-            file.write(",".join(Sample._fields) + "\n")
+            file.write(HEADER)
             due = time.monotonic()
             while not stop.is_set() and not (supervised and supervision.is_gone(supervised)):
-                file.write(_encode(take()))
+                file.write(encode(take()))
                 file.flush()
                 # A sample that took too long moves the next ones, rather than having them crowd.
                 due = max(due + interval, time.monotonic())
@@ -57,9 +40,3 @@ def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, su
         raise ResultsError(f"{path} holds an earlier run: move it away, or give another name") from None
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from None
-
-
-def _encode(samples: Iterable[Sample]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(samples)
-    return text.getvalue()

@@ -29,6 +29,7 @@ class Settings:
     gpu_ids: tuple[str, ...] = ()
     workers_per_gpu: int = 4
     message_size: int = wire.DEFAULT_LIMIT
+    policy: str = "paper"
     when_full: Literal["reject", "queue"] = "reject"
     max_queue: int = 1024
     queue_timeout: float = 0.0

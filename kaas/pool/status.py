@@ -27,6 +27,7 @@ def status(pool: "Pool") -> dict[str, Any]:
         "kernel": settings.kernel.name,
         "draining": pool.draining,
         "settings": {
+            "Policy": settings.policy,
             "When full": settings.when_full,
             "Idle timeout [s]": settings.idle_timeout,
             "Call timeout [s]": settings.call_timeout,

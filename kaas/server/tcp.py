@@ -17,7 +17,7 @@ from kaas.clock import Clock
 from kaas.errors import ProcessFailed, UsageError
 from kaas.events import Printer
 from kaas.orders import Orders, ignore_signals
-from kaas.policy import Paper, Queue
+from kaas.policy import named
 from kaas.pool.nodes import Nodes
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
@@ -74,15 +74,14 @@ class _Server:
         self._metrics = _new_metrics(scrapes) if scrapes else None
         self._failure = ""  # of the engine, in mid-run
         self._orders: Orders | None = None
-        policy = Queue(settings.max_queue) if settings.when_full == "queue" else Paper()
+        policy = named(settings.policy, settings.max_queue if settings.when_full == "queue" else 0)
         observe = self._metrics.observe if self._metrics is not None else None
         engine = self._engine = _new_engine(settings, self._failed)
-        if not isinstance(engine, LocalEngine):
-            settings = replace(settings, gpus=0)  # it tells which there are
-        self._pool = Pool(settings, engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe)
+        pooled = settings if isinstance(engine, LocalEngine) else replace(settings, gpus=0)  # it tells which there are
+        self._pool = Pool(pooled, engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe)
         if not isinstance(engine, LocalEngine):
             engine.fleet, self._pool.about_engine = Nodes(self._pool), engine.status
-        self._most = descriptors.most_connections(2 * self._settings.gpus * settings.workers_per_gpu)
+        self._most = descriptors.most_connections(2 * settings.gpus * settings.workers_per_gpu)
         self._connections = Connections(self._most)
 
     async def run(self) -> None:

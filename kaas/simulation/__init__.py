@@ -1,1 +1,1 @@
-"""The pool in virtual time."""
+"""The experiment in virtual time: the real pool, placement, policy and ramp over a model of GPUs and clients."""

@@ -16,6 +16,7 @@ if "run_client" in globals():
         outcome = _run_client(arg)
         __import__("time").sleep(0.002)
         return outcome
+    run_client.__wrapped__ = _run_client
 """
 """What is added to each client: one that asks again at once takes a core for itself, and tells no more."""
 

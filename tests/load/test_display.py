@@ -15,9 +15,9 @@ from support import LIMIT
 
 from kaas.load.display import Display, Now
 from kaas.load.pacer import Step
-from kaas.load.ramp import Ramp
 from kaas.load.tally import Figures, Tally
 from kaas.outlet import Outlet
+from kaas.ramp import Ramp
 from kaas.results import Row
 
 RAMP = Ramp(1, 48, 1, 10.0)

@@ -1,5 +1,5 @@
 from kaas.load.pacer import Pacer, Step
-from kaas.load.ramp import Ramp
+from kaas.ramp import Ramp
 
 RAMP = Ramp(1, 3, 1, 10.0)
 

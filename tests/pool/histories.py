@@ -11,7 +11,7 @@ from typing import Any
 from kaas import wire
 from kaas.events import Event
 from kaas.placement import Placement
-from kaas.policy import Paper, Queue
+from kaas.policy import NAMES, named
 from kaas.pool.account import ANSWERS, OUTCOMES
 from kaas.pool.engine import Tell
 from kaas.pool.invocations import Invocation
@@ -268,7 +268,7 @@ class History:
         )
         self.engine = StormyEngine(random, self.settings, loop)
         self.events: list[Event] = []
-        policy = Queue(self.settings.max_queue) if self.settings.when_full == "queue" else Paper()
+        policy = named(random.choice(NAMES), self.settings.max_queue if self.settings.when_full == "queue" else 0)
         self.pool = Pool(
             self.settings,
             self.engine,

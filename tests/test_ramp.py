@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaas.errors import UsageError
-from kaas.load.ramp import Ramp
+from kaas.ramp import Ramp
 
 patient = settings(deadline=None)
 

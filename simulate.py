@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""The experiment without a GPU: the real pool, placement, policy and ramp over a model of GPUs and clients.
+
+Simulates the published run (or any cluster and ramp) in virtual time, and writes the files of a run: as the original
+was to results-<experiment name>/, and as this harness does to results-<experiment name>-harness/. Nothing of it is
+measured, and every file says so. `simulate.py calibrate FOLDER` fits the model to a results folder.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from kaas import cli
+from kaas.errors import UsageError
+from kaas.ramp import Ramp
+from kaas.simulation import calibration
+from kaas.simulation.setting import Setting
+
+_PAPER = Setting()
+_MOST_WORKERS = 10_000
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = cli.parser(__doc__)
+    add = parser.add_argument
+    add("--preset", choices=("paper",), default="paper", help="what is simulated; options change it (default paper)")
+    add(
+        "--calibration",
+        default="published",
+        metavar="NAME",
+        help=f"of the model: a TOML file, or one of {', '.join(calibration.names())} (default %(default)s)",
+    )
+    add("--seed", type=cli.count, default=1, metavar="N", help="of the first repeat (default %(default)s)")
+    add("--repeats", type=cli.positive_int, default=1, metavar="N", help="each of the next seed (default %(default)s)")
+    add("--experiment-name", type=cli.file_name, default="simulated", help="names the folders (default %(default)s)")
+    for name, short, help_text in (
+        ("num-gpus", "-g", "GPUs of the server"),
+        ("max-req-per-gpu", "-m", "workers of each"),
+        ("min-parallel", None, "clients at the start"),
+        ("max-parallel", None, "clients at the end"),
+        ("step-size", None, "clients added at each step"),
+    ):
+        add(
+            *filter(None, (short, f"--{name}")),
+            type=cli.positive_int,
+            metavar="N",
+            help=f"{help_text} (default: the preset's)",
+        )
+    add("--interval", type=cli.positive_seconds, metavar="SECONDS", help="length of a step (default: the preset's)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="instead of all that:")
+    fit = commands.add_parser("calibrate", help="fit the model to a results folder", description=fit_runs.__doc__)
+    fit.add_argument("folder", metavar="FOLDER", type=Path, help="a results folder")
+    fit.add_argument("--output", type=Path, default=Path("calibration.toml"), help="default %(default)s")
+    fit.add_argument(
+        "--repeat", type=cli.positive_int, metavar="N", help="use this run only, by its order (default: all)"
+    )
+    for name, default, help_text in (("num-gpus", 8, "GPUs of the server"), ("max-req-per-gpu", 4, "workers of each")):
+        fit.add_argument(
+            f"--{name}", type=cli.positive_int, default=default, metavar="N", help=f"{help_text} (default %(default)s)"
+        )
+    compare = commands.add_parser("policies", help="put policies side by side", description=compare_policies.__doc__)
+    compare.add_argument("--seeds", type=cli.positive_int, default=10, metavar="N", help="default %(default)s")
+    compare.add_argument("--output", type=Path, default=Path("policies.csv"), help="default %(default)s")
+    return parser.parse_args()
+
+
+def fit_runs(arguments: argparse.Namespace) -> None:
+    """Fit the model's parameters to the runs of a results folder, and write them as TOML."""
+    from kaas.simulation import fitting  # noqa: PLC0415 - none of it is needed for --help
+
+    print(
+        fitting.calibrate(
+            arguments.folder, arguments.repeat, arguments.num_gpus, arguments.max_req_per_gpu, arguments.output
+        )
+    )
+
+
+def compare_policies(arguments: argparse.Namespace) -> None:
+    """Simulate every policy on the same load and seeds, and write what each costs and gives as a table."""
+    from kaas.simulation import policies  # noqa: PLC0415 - see above
+
+    model = calibration.load(arguments.calibration).model
+    seeds = range(arguments.seed, arguments.seed + arguments.seeds)
+    found = policies.compare(model, setting_of(arguments), seeds)
+    policies.write(found, arguments.output)
+    print(policies.table(found))
+    print(f"Means over {len(seeds)} simulated runs, 95 % interval; *: not by chance, p < 0.01. See {arguments.output}")
+
+
+def setting_of(arguments: argparse.Namespace) -> Setting:
+    """Make the setting that the options describe."""
+    ramp = _PAPER.shape
+    assert isinstance(ramp, Ramp)
+    changes = {
+        "min_clients": arguments.min_parallel,
+        "max_clients": arguments.max_parallel,
+        "step_size": arguments.step_size,
+        "interval": arguments.interval,
+    }
+    shape = replace(ramp, **{name: value for name, value in changes.items() if value is not None})
+    gpus, workers = arguments.num_gpus or _PAPER.gpus, arguments.max_req_per_gpu or _PAPER.workers_per_gpu
+    if gpus * workers > _MOST_WORKERS:
+        raise UsageError(f"{gpus} GPUs x {workers} workers are over {_MOST_WORKERS}")
+    return replace(_PAPER, shape=shape, gpus=gpus, workers_per_gpu=workers)
+
+
+def simulate(arguments: argparse.Namespace) -> None:
+    """Simulate each repeat in both ways, and write the files of their runs."""
+    from kaas.simulation import ways  # noqa: PLC0415 - see above
+
+    calibrated, setting = calibration.load(arguments.calibration), setting_of(arguments)
+    seeds = range(arguments.seed, arguments.seed + arguments.repeats)
+    summaries = {}
+    for way, experiment in (
+        (ways.PUBLISHED, arguments.experiment_name),
+        (ways.HARNESS, f"{arguments.experiment_name}-harness"),
+    ):
+        found = ways.run(calibrated, setting, way, seeds, parent=Path.cwd(), experiment=experiment)
+        summaries[way.name] = ways.summary(found)
+    print(ways.table(summaries))
+    name = arguments.experiment_name
+    print(f"Simulated, not measured: results-{name}/ and results-{name}-harness/")
+
+
+def main() -> None:
+    """Do what the command line says."""
+    arguments = parse_arguments()
+    {"calibrate": fit_runs, "policies": compare_policies, None: simulate}[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    cli.run(main)
