@@ -26,6 +26,8 @@
 #   WHEN_FULL=reject            queue: requests wait when all workers are busy, MAX_QUEUE=1024 of them at most
 #   IDLE_TIMEOUT=60             seconds after which an idle task runner is stopped; 0: never
 #   CALL_TIMEOUT=0              seconds that a call of the kernel may take; 0: any
+#   ENGINE=local                ray: the workers are on the nodes of a Ray that is started for the run, and set up if need be
+#   RAY_NODES=1                 with ENGINE=ray: so many nodes, simulated on this machine; they share AVAILABLE_GPUS
 #   METRICS_PORT=               where the server serves Prometheus metrics; empty: nowhere
 #   MAX_FAILED=0                failed requests (refused ones do not count) beyond which the exit code is 3
 #   MAX_LATE=                   seconds by which a step's clients may come late, else the exit code is 3; empty: 0.25 x INTERVAL
@@ -37,7 +39,6 @@
 #   REPEAT_UNTIL=               "throughput 5%": repeat until the 95 % interval of its mean is +-5 %, OUTER_REPEATS times
 #                               at most (20, unless set); if it is wider then, the exit code is 4
 #   EXPECT=                     "failed=0, p95<=200ms": else the exit code is 4; the names are those of docs/summary.md
-#   ENGINE=local                what starts the workers; there is no other
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
@@ -79,6 +80,8 @@ setting MONITOR_MS 250
 setting BACKOFF 0.1
 setting READY_TIMEOUT 60
 setting EXPERIMENT autoscaling
+setting ENGINE local
+[[ $ENGINE != ray ]] || setup_options=--ray
 setting DESCRIPTION "Autoscaling on a laptop: $AVAILABLE_GPUS virtual GPUs x $MAX_MPL_PER_GPU workers of $FN"
 preflight_options=--virtual
 

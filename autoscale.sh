@@ -39,7 +39,7 @@
 #   REPEAT_UNTIL=               "throughput 5%": repeat until the 95 % interval of its mean is +-5 %, OUTER_REPEATS times
 #                               at most (20, unless set); if it is wider then, the exit code is 4
 #   EXPECT=                     "failed=0, p95<=200ms": else the exit code is 4; the names are those of docs/summary.md
-#   ENGINE=local                what starts the workers; there is no other
+#   ENGINE=local                what starts the workers; there is no other here
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
@@ -83,6 +83,8 @@ setting MONITOR_MS 100
 setting BACKOFF 0.1
 setting READY_TIMEOUT 150
 setting EXPERIMENT autoscaling
+monitor_source=nvidia-smi
+check_engine
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 
 guard_pid='' # of the process that holds the GPUs, and puts them back

@@ -6,6 +6,7 @@ the workers, and exits with 0; a second one ends it at once. If KAAS_TOKEN is se
 """
 
 import argparse
+import importlib.util
 import logging
 import os
 
@@ -30,7 +31,38 @@ def parse_arguments() -> argparse.Namespace:
         help="address to listen on (default %(default)s: this machine only); one open to others takes a KAAS_TOKEN",
     )
     add("--insecure", action="store_true", help="listen where others can reach it, and let anybody call the kernel")
-    add("-g", "--num-gpus", type=cli.positive_int, default=default.gpus, metavar="N", help="GPUs (default %(default)s)")
+    add(
+        "-g",
+        "--num-gpus",
+        type=cli.positive_int,
+        metavar="N",
+        help="GPUs (default 1; of --ray-address: all that it has)",
+    )
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default=default.engine,
+        help="where the workers are: on this machine, or on the nodes of a Ray cluster (default %(default)s)",
+    )
+    add(
+        "--ray-address",
+        default=default.ray_address,
+        metavar="HOST:PORT",
+        help="with ray: the cluster's head, or auto; this machine must be one of its nodes (default: start a Ray here)",
+    )
+    add(
+        "--ray-nodes",
+        type=cli.positive_int,
+        default=default.ray_nodes,
+        metavar="N",
+        help="with ray, without an address: start so many simulated nodes on this machine (default %(default)s)",
+    )
+    add(
+        "--link-host",
+        default=default.link_host,
+        metavar="HOST",
+        help="with ray: address of this machine at which the nodes reach it (default: the one that Ray has)",
+    )
     add(
         "--gpu-ids",
         type=cli.names,
@@ -101,6 +133,26 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_engine(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for what does not go together; the number of GPUs is 0 where it is for Ray to tell."""
+    if arguments.engine == "local":
+        for name in ("ray_address", "link_host"):
+            if getattr(arguments, name):
+                raise UsageError(f"--{name.replace('_', '-')} goes with --engine ray")
+        if arguments.ray_nodes > 1:
+            raise UsageError("--ray-nodes goes with --engine ray")
+    elif importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs the library ray: run scripts/setup --ray")
+    elif arguments.gpu_ids:
+        raise UsageError("--gpu-ids goes with --engine local: Ray gives each node's GPUs out")
+    elif arguments.ray_address and arguments.ray_nodes > 1:
+        raise UsageError("--ray-nodes are those of a Ray that is started here: leave out --ray-address")
+    if not arguments.num_gpus:
+        arguments.num_gpus = 0 if arguments.ray_address else 1
+    if not arguments.ray_address and arguments.num_gpus < arguments.ray_nodes:
+        raise UsageError(f"--ray-nodes {arguments.ray_nodes} are more than the GPUs (--num-gpus {arguments.num_gpus})")
+
+
 def main() -> None:
     """Run the server that the command line describes."""
     arguments = parse_arguments()
@@ -109,6 +161,7 @@ def main() -> None:
         level=arguments.log_level.upper(),
         format="%(asctime)s server %(levelname)s: %(message)s",
     )
+    check_engine(arguments)
     if arguments.num_gpus * arguments.max_req_per_gpu > MOST_WORKERS:
         raise UsageError(f"{arguments.num_gpus} GPUs x {arguments.max_req_per_gpu} workers are over {MOST_WORKERS}")
     if arguments.gpu_ids and len(arguments.gpu_ids) < arguments.num_gpus:
@@ -116,7 +169,7 @@ def main() -> None:
     kernel = kernels.find(arguments.function)
     kernels.check(kernel, kernels.KERNEL_FUNCTION)
     gpu_ids = arguments.gpu_ids
-    if not (gpu_ids or arguments.check):
+    if not (gpu_ids or arguments.check or arguments.engine == "ray"):
         gpu_ids, note = nvidia.for_workers(arguments.num_gpus)
         if note:
             logging.getLogger("kaas.server").warning("%s", note)
@@ -141,6 +194,10 @@ def main() -> None:
         supervised=arguments.supervised,
         metrics_port=arguments.metrics_port,
         insecure=arguments.insecure,
+        engine=arguments.engine,
+        ray_address=arguments.ray_address,
+        ray_nodes=arguments.ray_nodes,
+        link_host=arguments.link_host,
     )
     if arguments.check:
         listener.check(settings)

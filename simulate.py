@@ -91,9 +91,8 @@ def compare_policies(arguments: argparse.Namespace) -> None:
     found = policies.compare(model, setting_of(arguments), seeds)
     policies.write(found, arguments.output)
     print(policies.table(found))
-    print(
-        f"Means over {len(seeds)} simulated runs, 95 % interval. *: p < 0.01 (of each number alone; 8 seeds at least). See {arguments.output}"
-    )
+    print(f"Means over {len(seeds)} simulated runs, 95 % intervals; *: p < 0.01 of each number alone, from 8 seeds on")
+    print(f"Table: {arguments.output}")
 
 
 def _cluster(arguments: argparse.Namespace) -> tuple[int, int]:

@@ -86,12 +86,22 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BUFFER)
+        return self.spawn_on(theirs, config), ours
+
+    def spawn_on(self, link: socket.socket, config: Config) -> int:
+        """Start a child on its end of a link, which is its own from now on; return its number.
+
+        Raises:
+            OSError: there are no descriptors, or no processes, to be had.
+        """
+        if self._control is None:
+            self._launch()
         self._started += 1
         # Kept until it has arrived: macOS may lose a descriptor that is closed on its way.
-        self._in_transit[self._started] = theirs
+        self._in_transit[self._started] = link
         self._children[self._started] = None
-        self._send({"spawn": self._started, "config": config}, theirs.fileno())
-        return self._started, ours
+        self._send({"spawn": self._started, "config": config}, link.fileno())
+        return self._started
 
     def kill(self, child: int) -> None:
         """Kill a child, if it is still there; `on_ended` is called in any case."""

@@ -9,9 +9,11 @@ Other lines may stand between them. The first two forms are the original's and n
     @@@ Lost worker 2 on GPU 0 at 1694604671.0 (ended by SIGKILL)
     @@@ Stopped 4 workers on GPU 0 at 1694604731.2 (idle)
 
-CSV columns: `num_workers,gpu,timestamp,event,worker,detail`. `num_workers` and `gpu` are 0 for a refusal; `timestamp`
-is in seconds since the epoch (UTC); `event` is one of `EVENTS`; `worker` is empty where the event concerns a whole
-task runner; `detail` is free text.
+Where the GPUs are those of several machines, ` on node NAME` follows the time.
+
+CSV columns: `num_workers,gpu,timestamp,event,worker,detail,node`. `num_workers` and `gpu` are 0 for a refusal;
+`timestamp` is in seconds since the epoch (UTC); `event` is one of `EVENTS`; `worker` is empty where the event concerns
+a whole task runner; `detail` is free text; `node` is empty where there is one machine only.
 
 A storm of refusals must not fill the disk, nor one whose lines nobody reads the memory. Beyond `ROOM` lines (and
 `_RATE` more a second) one line stands for many refusals, at the time of the last, and becomes as many rows:
@@ -36,7 +38,7 @@ from kaas.outlet import PATIENCE, Outlet
 log = logging.getLogger("kaas.server")
 
 EVENTS = ("booted", "ready", "rejected", "stopped", "lost")
-COLUMNS = ("num_workers", "gpu", "timestamp", "event", "worker", "detail")
+COLUMNS = ("num_workers", "gpu", "timestamp", "event", "worker", "detail", "node")
 
 
 class Event(NamedTuple):
@@ -48,6 +50,7 @@ class Event(NamedTuple):
     num_workers: int = 0
     worker: int | None = None
     detail: str = ""
+    node: str = ""
 
 
 _MOST_SAID = 5
@@ -70,7 +73,10 @@ _FORMS = {
 
 def _pattern(form: str) -> re.Pattern[str]:
     fields = {name: rf"(?P<{name}>\d+)" for name in ("num_workers", "gpu", "worker")}
-    return re.compile(form.format(timestamp=r"(?P<timestamp>\d+(?:\.\d+)?)", **fields) + r"(?: \((?P<detail>.*)\))?")
+    time_stamp = r"(?P<timestamp>\d+(?:\.\d+)?)"
+    return re.compile(
+        form.format(timestamp=time_stamp, **fields) + r"(?: on node (?P<node>\S+))?(?: \((?P<detail>.*)\))?"
+    )
 
 
 _MANY = re.compile(r"(\d+) times since \d+(?:\.\d+)?")
@@ -80,7 +86,7 @@ _BEGINNINGS = tuple(" ".join(form.split()[:2]) for form in _FORMS.values())
 
 def format(event: Event) -> str:
     """Write an event as its line, without the line's end."""
-    line = _FORMS[event.event].format(**event._asdict())
+    line = _FORMS[event.event].format(**event._asdict()) + f" on node {event.node}" * bool(event.node)
     return f"{line} ({' '.join(event.detail.split())})" if event.detail else line
 
 
@@ -157,6 +163,7 @@ def parse(line: str) -> Event | None:
                 num_workers=1 if one_worker else int(found.get("num_workers") or 0),
                 worker=int(found["worker"]) if one_worker else None,
                 detail=found["detail"] or "",
+                node=found["node"] or "",
             )
     raise EventLineError(f"not a whole event line: {line[:120]!r}")
 

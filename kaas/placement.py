@@ -80,8 +80,13 @@ class Placement:
         return [first + index for index in range(self._workers_per_gpu) if self._usable[gpu] >> index & 1]
 
     @property
+    def gpus(self) -> int:
+        """How many GPUs have a number, those included that are left out or not there."""
+        return len(self._usable)
+
+    @property
     def exhausted(self) -> bool:
-        """Whether every GPU is left out, so that no invocation will ever be placed."""
+        """Whether every GPU is left out or not there, so that no invocation will ever be placed."""
         return not self._in_flight and not self._not_booted
 
     # What happens
@@ -183,12 +188,29 @@ class Placement:
             self._by_load[self._in_flight[gpu]] ^= 1 << gpu
         return False
 
+    def offer(self, gpu: int) -> None:
+        """Count a GPU as there, and not booted; none of its workers is left out (any more)."""
+        full = (1 << self._workers_per_gpu) - 1
+        while len(self._usable) <= gpu:
+            self._usable.append(full)
+            self._idle.append(0)
+            self._ready.append(0)
+        self._usable[gpu] = full
+        self._not_booted |= 1 << gpu
+
+    def withdraw(self, gpu: int) -> None:
+        """Count a GPU as not there, until it is offered again; the invocations that it has count as over."""
+        self._not_booted &= ~(1 << gpu)
+        if gpu in self._in_flight:
+            self._forget(gpu)
+
     def __repr__(self) -> str:
         loads = ", ".join(f"GPU {gpu}: {self.in_flight(gpu)}/{len(self.workers(gpu))}" for gpu in self.booted)
         return f"<Placement {loads or 'nothing booted'}; {self._not_booted.bit_count()} not booted>"
 
     def _forget(self, gpu: int) -> None:
-        self._by_load[0] &= ~(1 << gpu)
+        load = self._in_flight.pop(gpu)
+        if load < self._workers_per_gpu:
+            self._by_load[load] &= ~(1 << gpu)
         self._idle[gpu] = self._ready[gpu] = 0
         self._places -= self._usable[gpu].bit_count()
-        del self._in_flight[gpu]

@@ -19,6 +19,7 @@ class Sample(NamedTuple):
     memory_mib: float | None = None
     sm_clock_mhz: float | None = None
     temperature_c: float | None = None
+    node: str = ""
 
 
 HEADER = ",".join(Sample._fields) + "\n"

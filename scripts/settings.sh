@@ -171,7 +171,7 @@ check_settings() {
     for name in OUTER_REPEATS AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE MONITOR_MS READY_TIMEOUT; do
         [[ ${!name} =~ ^[1-9][0-9]{0,8}$ ]] || fail "$name is '${!name}': give a whole number of at least 1" 2
     done
-    [[ ${ENGINE:-local} == local ]] || fail "ENGINE is '$ENGINE': there is one engine, local" 2
+    check_engine
     flag RESUME
     flag KEEP_GOING
     EXPECT=${EXPECT:-} REPEAT_UNTIL=${REPEAT_UNTIL:-}
@@ -187,6 +187,18 @@ check_settings() {
     said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
 }
 
+check_engine() {
+    case ${ENGINE:-local} in
+        local) ;;
+        ray)
+            [[ $monitor_source == cpu ]] || fail "ENGINE=ray is for ./autoscale-cpu.sh: MPS and the monitor know one machine" 2
+            [[ -z ${RAY_ADDRESS:-} ]] ||
+                fail "RAY_ADDRESS goes with gpu-server-scaling.py --engine ray: the monitor and the matrices know one machine" 2
+            ;;
+        *) fail "ENGINE is '$ENGINE': give local or ray" 2 ;;
+    esac
+}
+
 # What a program said of its options, said of the settings that the user typed; all that it said if it is something else.
 in_settings() {
     local line
@@ -194,7 +206,7 @@ in_settings() {
     printf '%s\n' "$line" | sed -e 's/^[^ ]*\.py: //' -e 's/^error: //' -e 's/^argument //' -e 's/^-p\///' \
         -e 's/--num-gpus/AVAILABLE_GPUS/g' -e 's/--max-req-per-gpu/MAX_MPL_PER_GPU/g' -e 's/--min-parallel/MIN_MPL/g' \
         -e 's/--max-parallel/MAX_MPL/g' -e 's/--experiment-name/EXPERIMENT/g' -e 's/--input/N/g' -e 's/--client/CLIENT/g' \
-        -e 's/--port/PORT/g' -e 's/--policy/POLICY/g' \
+        -e 's/--port/PORT/g' -e 's/--policy/POLICY/g' -e 's/--engine ray/ENGINE=ray/g' -e 's/--ray-nodes/RAY_NODES/g' \
         -e 's/--interval/INTERVAL/g' -e 's/--backoff/BACKOFF/g' -e 's/--max-failed/MAX_FAILED/g' \
         -e 's/--max-late/MAX_LATE/g' -e 's/--when-full/WHEN_FULL/g' -e 's/--max-queue/MAX_QUEUE/g' \
         -e 's/--idle-timeout/IDLE_TIMEOUT/g' -e 's/--call-timeout/CALL_TIMEOUT/g' -e 's/--metrics-port/METRICS_PORT/g'
@@ -207,7 +219,7 @@ name_commands() {
         ${POLICY:+--policy "$POLICY"} ${WHEN_FULL:+--when-full "$WHEN_FULL"}
         ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"}
         ${IDLE_TIMEOUT:+--idle-timeout "$IDLE_TIMEOUT"} ${CALL_TIMEOUT:+--call-timeout "$CALL_TIMEOUT"}
-        ${METRICS_PORT:+--metrics-port "$METRICS_PORT"})
+        ${METRICS_PORT:+--metrics-port "$METRICS_PORT"} ${ENGINE:+--engine "$ENGINE"} ${RAY_NODES:+--ray-nodes "$RAY_NODES"})
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
         --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
     load_command=("$python" load.py --client="$CLIENT" --input="$N" --experiment-name="$EXPERIMENT" --task-name="$task"

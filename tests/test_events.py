@@ -21,15 +21,16 @@ patient = settings(
 
 BOOTED = "@@@ Booted 4 new workers on GPU 0 at 1694604659.1637785"
 REJECTED = "@@@ ERROR all workers are full at 1694604659.16"
-HEADER = "num_workers,gpu,timestamp,event,worker,detail"
+HEADER = "num_workers,gpu,timestamp,event,worker,detail,node"
 
 timestamps = st.floats(1e9, 1e10)
 numbers = st.integers(0, 10**6)
 details = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+nodes = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=20)
 happenings = st.one_of(
-    st.builds(Event, st.sampled_from(["booted", "stopped"]), timestamps, numbers, numbers, st.none(), details),
-    st.builds(Event, st.sampled_from(["ready", "lost"]), timestamps, numbers, st.just(1), numbers, details),
-    st.builds(Event, st.just("rejected"), timestamps, st.just(0), st.just(0), st.none(), details),
+    st.builds(Event, st.sampled_from(["booted", "stopped"]), timestamps, numbers, numbers, st.none(), details, nodes),
+    st.builds(Event, st.sampled_from(["ready", "lost"]), timestamps, numbers, st.just(1), numbers, details, nodes),
+    st.builds(Event, st.just("rejected"), timestamps, st.just(0), st.just(0), st.none(), details, st.just("")),
 )
 
 
@@ -74,6 +75,14 @@ def test_the_original_lines_are_read() -> None:
             Event("lost", 1694604671.0, 1, 1, 6, "ended by SIGKILL"),
         ),
         ("@@@ Stopped 4 workers on GPU 0 at 1694604731.2 (idle)", Event("stopped", 1694604731.2, 0, 4, None, "idle")),
+        (
+            "@@@ Booted 4 new workers on GPU 2 at 1694604731.2 on node 10.0.0.7",
+            Event("booted", 1694604731.2, 2, 4, None, "", "10.0.0.7"),
+        ),
+        (
+            "@@@ Lost worker 6 on GPU 1 at 1694604671.0 on node simulated-2 (ended by SIGKILL)",
+            Event("lost", 1694604671.0, 1, 1, 6, "ended by SIGKILL", "simulated-2"),
+        ),
     ],
 )
 def test_the_other_documented_lines_are_written_and_read(line: str, event: Event) -> None:
@@ -151,8 +160,8 @@ def test_the_original_lines_become_the_documented_rows(tmp_path: Path) -> None:
     assert events.sort_log(source, target) == 2
     assert target.read_text().splitlines() == [
         HEADER,
-        "0,0,1694604659.16,rejected,,",
-        "4,0,1694604659.1637785,booted,,",
+        "0,0,1694604659.16,rejected,,,",
+        "4,0,1694604659.1637785,booted,,,",
     ]
 
 
@@ -174,6 +183,7 @@ def test_every_event_of_a_log_is_in_the_csv_in_order_of_time(tmp_path: Path, hap
             event.event,
             "" if event.worker is None else str(event.worker),
             event.detail,
+            event.node,
         ]
         for event in expected
     ]
@@ -207,7 +217,7 @@ def test_malformed_event_lines_are_named_and_the_sound_ones_are_written(tmp_path
     assert "line 2" in text
     assert "line 4" in text
     assert "line 3" not in text
-    assert target.read_text() == f"{HEADER}\n4,0,1694604659.1637785,booted,,\n"
+    assert target.read_text() == f"{HEADER}\n4,0,1694604659.1637785,booted,,,\n"
 
 
 def test_a_missing_log_is_named_and_no_csv_appears(tmp_path: Path) -> None:

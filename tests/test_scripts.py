@@ -319,7 +319,7 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"REPEAT_UNTIL": "p95"}, "REPEAT_UNTIL: 'p95' is no width: write as in throughput 5%"),
         ({"REPEAT_UNTIL": "p95 5%", "OUTER_REPEATS": 2}, "OUTER_REPEATS is 2: with REPEAT_UNTIL it is the most"),
         ({"RESUME": "yes"}, "RESUME is 'yes': give 1, or nothing"),
-        ({"ENGINE": "nope"}, "ENGINE is 'nope': there is one engine, local"),
+        ({"ENGINE": "nope"}, "ENGINE is 'nope': give local or ray"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

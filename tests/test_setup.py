@@ -103,6 +103,15 @@ def test_setup_installs_the_cuda_libraries_that_fit_the_gpus(bare: BareProject, 
     assert bare.installed("--gpu") == [requirements]
 
 
+def test_setup_installs_ray_where_it_is_asked_for_below_what_gpus_need(bare: BareProject) -> None:
+    assert bare.installed("--ray") == ["requirements-ray.txt"]
+    assert bare.installed("--dev", "--ray", "--gpu-cu12") == [
+        "requirements-dev.txt",
+        "requirements-ray.txt",
+        "requirements-gpu-cu12.txt",
+    ]
+
+
 def test_setup_installs_what_is_asked_for_once_and_anew_after_the_other(bare: BareProject) -> None:
     dev, cu12, cu13 = "requirements-dev.txt", "requirements-gpu-cu12.txt", "requirements-gpu.txt"
     lab = "requirements-lab.txt"
@@ -398,7 +407,7 @@ def test_the_sets_pin_the_same_versions_but_for_numpy_which_is_an_older_one_for_
         own = pinned(file)
         for name in own.keys() & base.keys() - {"numpy"}:
             assert own[name] == base[name], f"{file.name}: {name}"
-        if file.name not in {"requirements.txt", "requirements-dev.txt", "requirements-lab.txt"}:
+        if file.name not in {f"requirements{which}.txt" for which in ("", "-dev", "-lab", "-ray")}:
             (numpy,) = own["numpy"]
             # numba-cuda 0.30.4 uses np.row_stack, which NumPy 2.5 has no more.
             assert tuple(map(int, numpy.partition("==")[2].split(".")[:2])) < (2, 5), file.name

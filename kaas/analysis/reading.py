@@ -37,7 +37,7 @@ REQUEST_TYPES = {
     "kernel_ms": "float64",
     "error": "str",
 }
-EVENT_TYPES = dict(zip(events.COLUMNS, ("int64", "int64", "float64", "str", "Int64", "str"), strict=True))
+EVENT_TYPES = dict(zip(events.COLUMNS, ("int64", "int64", "float64", "str", "Int64", "str", "str"), strict=True))
 MONITORING_TYPES = {"timestamp": "float64", "gpu": "int64", "bus_id": "str", "uuid": "str"} | dict.fromkeys(
     ("utilization_pct", "power_w", "energy_j", "memory_mib", "sm_clock_mhz", "temperature_c"), "float64"
 )

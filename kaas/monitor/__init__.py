@@ -12,6 +12,7 @@
 | `memory_mib`      | MiB                            |                                                              |
 | `sm_clock_mhz`    | MHz                            |                                                              |
 | `temperature_c`   | degrees Celsius                |                                                              |
+| `node`            |                                | of the engine `ray`: which has it, simulated or real         |
 
 What is not known is an empty cell.
 """

@@ -8,7 +8,7 @@ import psutil
 
 from kaas import cgroup, machine
 from kaas.client import Connection
-from kaas.errors import ConnectionFailed
+from kaas.errors import ConnectionFailed, UsageError
 from kaas.samples import Sample
 
 
@@ -40,12 +40,18 @@ class CpuMonitor:
         """Take a sample of every GPU; none while there is no server. The first sample has no utilization.
 
         A virtual GPU of M workers can use M cores, or all that there are if these are fewer: that is its 100 %.
+
+        Raises:
+            UsageError: the workers are on other machines.
         """
         try:
             status = self._status()
         except ConnectionFailed:
             self._last = None
             return []
+        if not status.get("engine", {}).get("here", True):
+            raise UsageError("the server has workers on other machines, and this looks at one: see README")
+        nodes = {one["gpu"]: one.get("node", "") for one in status.get("by_gpu", [])}
         now = self._clock()
         used = self._cpu_seconds([worker["pid"] for worker in status["workers"] if worker["pid"]])
         busy = [0.0] * status["gpus"]
@@ -64,6 +70,7 @@ class CpuMonitor:
                 gpu=gpu,
                 bus_id=f"virtual:{gpu}",
                 utilization_pct=round(min(100 * seconds / available, 100.0), 1) if available > 0 else None,
+                node=nodes.get(gpu, ""),
             )
             for gpu, seconds in enumerate(busy)
         ]

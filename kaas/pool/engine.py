@@ -42,6 +42,16 @@ class Worker(Protocol):
         """End it at once, if it has not ended."""
 
 
+class Fleet(Protocol):
+    """Whom an engine tells of GPUs that come and go; one that has the same ones for ever tells nothing."""
+
+    def offer(self, gpus: list[int], node: str) -> None:
+        """There are more of them, on a node, or they are there again."""
+
+    def withdraw(self, gpus: list[int], why: str) -> None:
+        """They are gone with their node, and so are their workers; nothing more is told of these."""
+
+
 class Engine(Protocol):
     """Starts and ends workers."""
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from kaas.events import Event
 from kaas.placement import Placement
@@ -64,9 +65,9 @@ class Pool:
         self.cold_starts: Counter[int] = Counter()  # of each GPU
         self._kernel_errors = Sparing(log, clock)
         self._refused = Sparing(log, clock, LONGEST_PAUSE)
-        self._no_gpu = ""  # why no GPU is left
-        # So many boots can fail for one invocation; those that the machine refuses, for longer.
-        self._most_moves = MOST_FAILED_BOOTS * settings.gpus * settings.workers_per_gpu
+        self.no_gpu = ""  # why no GPU is left
+        self.nodes: dict[int, str] = {}  # of each GPU, where the engine has several
+        self.about_engine: Callable[[], dict[str, Any]] = dict  # more for the status, if the engine has it
         self.draining = False
         self.account = self.invocations.account
         self.abandon = self.invocations.abandon  # the client is gone, and nobody waits for what comes of it
@@ -106,7 +107,7 @@ class Pool:
         """A worker has loaded the kernel."""
         self.placement.set_ready(slot.number, ready=True)
         detail = ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in phases.items())
-        self._emit(Event("ready", self.clock(), slot.gpu, 1, slot.number, detail))
+        self.tell("ready", slot.gpu, 1, slot.number, detail)
         if self._observe is not None:
             self._observe("boot", seconds, slot.gpu)
 
@@ -127,7 +128,7 @@ class Pool:
         """A worker has ended that should not have."""
         more = f"; left out after {slot.failed_boots} failed boots" if slot.state == "left out" else ""
         self.lost_workers[slot.gpu] += 1
-        self._emit(Event("lost", self.clock(), slot.gpu, 1, slot.number, reason + more))
+        self.tell("lost", slot.gpu, 1, slot.number, reason + more)
         warn = self._refused.warning if refused else log.warning
         warn("worker %d on GPU %d was lost: %s%s", slot.number, slot.gpu, reason, more)
 
@@ -144,7 +145,7 @@ class Pool:
         if not self.placement.release(slot.number):
             self.runners[slot.gpu].idle_since = self.clock()
         if self._waiting:
-            self._serve_waiting()
+            self.serve_waiting()
 
     def left_out(self, slot: Slot, reason: str) -> None:
         """A worker is used no more; nor is its GPU, if it was the last of that."""
@@ -154,10 +155,7 @@ class Pool:
             self._stop(slot.gpu, f"left out: {reason}")
         elif had and not self.placement.in_flight(slot.gpu):
             self.runners[slot.gpu].idle_since = self.clock()
-        if self.placement.exhausted:
-            self._no_gpu = f"no GPU is left, for no worker boots (see the server's log): {reason}"
-            for waiting in list(self._waiting):
-                self._reject(waiting)
+        self.reject_if_none_is_left(f"no worker boots (see the server's log): {reason}")
         self._boot_ahead()
 
     def idle(self, gpu: int) -> None:
@@ -188,7 +186,7 @@ class Pool:
 
     def _wait(self, invocation: Invocation, behind: int) -> bool:
         """Have an invocation wait behind so many others, if the policy lets it; tell whether it does."""
-        may = not self._no_gpu and self._policy.may_wait(self.placement, behind)
+        may = not self.no_gpu and self._policy.may_wait(self.placement, behind)
         if may:
             self.invocations.wait(invocation)
         return may
@@ -196,7 +194,8 @@ class Pool:
     def _move(self, invocation: Invocation) -> bool:
         """Give an invocation that was not begun another place, or the first turn; tell whether there is one."""
         invocation.moves += 1
-        if invocation.moves > self._most_moves:
+        # So many boots can fail for one invocation; those that the machine refuses, for longer.
+        if invocation.moves > MOST_FAILED_BOOTS * self.placement.gpus * self.settings.workers_per_gpu:
             return False
         if not self._place(invocation):
             if not self._wait(invocation, behind=0):
@@ -204,7 +203,8 @@ class Pool:
             self._waiting.move_to_end(invocation, last=False)
         return True
 
-    def _serve_waiting(self) -> None:
+    def serve_waiting(self) -> None:
+        """Give those that wait the places that there are."""
         while self._waiting and self._place(next(iter(self._waiting))):
             pass
 
@@ -212,16 +212,16 @@ class Pool:
         gpu = self._policy.boot(self.placement, len(self._waiting))
         if gpu is not None:
             self._boot(gpu)
-            self._serve_waiting()
+            self.serve_waiting()
 
     def _boot(self, gpu: int) -> None:
         numbers = self.placement.boot(gpu)
-        self._emit(Event("booted", self.clock(), gpu, len(numbers)))
+        self.tell("booted", gpu, len(numbers))
         self.runners[gpu] = TaskRunner(gpu, numbers, self)
 
     def _stop(self, gpu: int, why: str) -> None:
         runner = self.runners.pop(gpu)
-        self._emit(Event("stopped", self.clock(), gpu, len(runner.slots), detail=why))
+        self.tell("stopped", gpu, len(runner.slots), detail=why)
         runner.stop()
         self.engine.unused(gpu)
 
@@ -230,8 +230,19 @@ class Pool:
         for gpu in list(self.runners):
             self._stop(gpu, "shutdown")
 
+    def reject_if_none_is_left(self, why: str) -> None:
+        """Let nobody wait any more if no GPU is left."""
+        if self.placement.exhausted:
+            self.no_gpu = f"no GPU is left, for {why}"
+            for waiting in list(self._waiting):
+                self._reject(waiting)
+
+    def tell(self, event: str, gpu: int, workers: int, worker: int | None = None, detail: str = "") -> None:
+        """Have an event of a GPU printed."""
+        self._emit(Event(event, self.clock(), gpu, workers, worker, detail, self.nodes.get(gpu, "")))
+
     def _reject(self, invocation: Invocation) -> None:
-        full = f"all {self.settings.gpus} x {self.settings.workers_per_gpu} workers are busy"
-        why = self._no_gpu or (f"{full}, and the queue is full" if self._waiting else full)
-        self._emit(Event("rejected", self.clock(), detail=self._no_gpu))
+        full = f"all {self.placement.gpus} x {self.settings.workers_per_gpu} workers are busy"
+        why = self.no_gpu or (f"{full}, and the queue is full" if self._waiting else full)
+        self._emit(Event("rejected", self.clock(), detail=self.no_gpu))
         self.invocations.answer(invocation, "rejected", why)

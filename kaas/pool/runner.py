@@ -25,6 +25,12 @@ class TaskRunner:
         for slot in self.slots.values():
             slot.stop()
 
+    def vanish(self, reason: str) -> None:
+        """The GPU is gone, and all workers with it."""
+        self._pool.deadlines.cancel(self._watch)
+        for slot in self.slots.values():
+            slot.vanish(reason)
+
     def _look_after(self, wait: float) -> None:
         if self._pool.settings.idle_timeout:
             self._watch = self._pool.deadlines.at(self._pool.clock() + wait, self._look)

@@ -16,6 +16,9 @@ class Settings:
 
     `gpu_ids` are what CUDA_VISIBLE_DEVICES calls the GPUs, in order, "" standing for none of them; without names
     they are called by their numbers.
+
+    With the engine `ray`, `gpus` is 0 for all that Ray has; `ray_nodes` are the simulated ones of a Ray of our own,
+    which is had unless `ray_address` names one; `link_host` is our address for the nodes, "" for that which Ray knows.
     """
 
     kernel: Path
@@ -38,3 +41,7 @@ class Settings:
     supervised: int = 0
     metrics_port: int | None = None
     insecure: bool = False
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    ray_nodes: int = 1
+    link_host: str = ""

@@ -84,6 +84,16 @@ class Slot:
             self._worker.stop()
             self._kill_later(self._worker)
 
+    def vanish(self, reason: str) -> None:
+        """Its GPU is gone, and its worker with it: what it had is not done here."""
+        if self.state != "left out":
+            invocation, self.invocation = self.invocation, None
+            self.state = "stopping"
+            self._forget_deadline()
+            self._pool.lost(self, reason, refused=False)
+            if invocation is not None:
+                self._pool.give_up(self, invocation, reason)
+
     # What its worker tells (engine.Tell)
 
     def ready(self, phases: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 def status(pool: "Pool") -> dict[str, Any]:
     """Say how the pool stands."""
     settings = pool.settings
+    engine = pool.about_engine() or {"name": "local", "here": True}
     return {
         "in_flight": len(pool.invocations),
         "task_runners": len(pool.runners),
@@ -19,8 +20,9 @@ def status(pool: "Pool") -> dict[str, Any]:
             for slot in runner.slots.values()
         ],
         "counters": dict(pool.account),
-        "by_gpu": [_status_of(gpu, pool) for gpu in range(settings.gpus)],
-        "gpus": settings.gpus,
+        "by_gpu": [_status_of(gpu, pool) for gpu in range(pool.placement.gpus)],
+        "gpus": pool.placement.gpus,
+        "engine": engine,
         "workers_per_gpu": settings.workers_per_gpu,
         "kernel": settings.kernel.name,
         "draining": pool.draining,
@@ -31,6 +33,8 @@ def status(pool: "Pool") -> dict[str, Any]:
             "Call timeout [s]": settings.call_timeout,
             "Message size [bytes]": settings.message_size,
             "Kernel file": str(settings.kernel),
+            "Engine": engine["name"],
+            **({"Nodes": engine["text"]} if "text" in engine else {}),
         },
     }
 
@@ -44,4 +48,5 @@ def _status_of(gpu: int, pool: "Pool") -> dict[str, Any]:
         "workers": len(pool.placement.workers(gpu)),
         "lost": pool.lost_workers[gpu],
         "cold_starts": pool.cold_starts[gpu],
+        **({"node": pool.nodes[gpu]} if gpu in pool.nodes else {}),
     }

@@ -32,15 +32,15 @@ def listen(settings: Settings, stack: contextlib.ExitStack) -> tuple[list[socket
     here = all(map(addresses.is_loopback, named))
     if not (here or settings.token or settings.insecure):
         raise UsageError(f"--host {host} is open to others: set KAAS_TOKEN, or say --insecure to let anybody call")
-    clients = _listen_on_all(named, settings.port, "port", stack)
+    clients = listen_on_all(named, settings.port, "port", stack)
     if settings.metrics_port is None:
         return clients, []
     # A scrape shows no token.
     scraped = named if here or settings.insecure else ["127.0.0.1"]
-    return clients, _listen_on_all(scraped, settings.metrics_port, "--metrics-port", stack)
+    return clients, listen_on_all(scraped, settings.metrics_port, "--metrics-port", stack)
 
 
-def _listen_on_all(hosts: list[str], port: int, option: str, stack: contextlib.ExitStack) -> list[socket.socket]:
+def listen_on_all(hosts: list[str], port: int, option: str, stack: contextlib.ExitStack) -> list[socket.socket]:
     """Listen on one port of those addresses that this machine has, until the stack is left.
 
     Args:

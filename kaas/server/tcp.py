@@ -8,15 +8,17 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kaas import addresses, descriptors
 from kaas.acceptor import Acceptor
 from kaas.clock import Clock
-from kaas.errors import UsageError
+from kaas.errors import ProcessFailed, UsageError
 from kaas.events import Printer
 from kaas.orders import Orders, ignore_signals
 from kaas.policy import named
+from kaas.pool.nodes import Nodes
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
 from kaas.pool.status import status
@@ -24,7 +26,8 @@ from kaas.server import listener
 from kaas.server.connection import LINGER, ClientConnection, Connections
 from kaas.server.engines.local import LocalEngine
 
-if TYPE_CHECKING:  # who wants no metrics does not pay for them
+if TYPE_CHECKING:  # who wants no metrics, or no Ray, does not pay for them
+    from kaas.server.engines.ray.engine import RayEngine
     from kaas.server.metrics import Metrics
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
@@ -69,17 +72,20 @@ class _Server:
         self._settings = settings
         self._listeners = clients
         self._metrics = _new_metrics(scrapes) if scrapes else None
-        self._engine = LocalEngine(settings)
+        self._failure = ""  # of the engine, in mid-run
+        self._orders: Orders | None = None
         policy = named(settings.policy, settings.max_queue if settings.when_full == "queue" else 0)
         observe = self._metrics.observe if self._metrics is not None else None
-        self._pool = Pool(
-            settings, self._engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe
-        )
+        engine = self._engine = _new_engine(settings, self._failed)
+        pooled = settings if isinstance(engine, LocalEngine) else replace(settings, gpus=0)  # it tells which there are
+        self._pool = Pool(pooled, engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe)
+        if not isinstance(engine, LocalEngine):
+            engine.fleet, self._pool.about_engine = Nodes(self._pool), engine.status
         self._most = descriptors.most_connections(2 * settings.gpus * settings.workers_per_gpu)
         self._connections = Connections(self._most)
 
     async def run(self) -> None:
-        orders = Orders(self._settings.supervised)
+        self._orders = orders = Orders(self._settings.supervised)
         order = asyncio.create_task(orders.next())
         starting = asyncio.create_task(self._engine.start())
         await asyncio.wait((order, starting), return_when=asyncio.FIRST_COMPLETED)
@@ -112,7 +118,7 @@ class _Server:
             "listening on %s: kernel %s, %d GPUs x %d workers",
             addresses.written(self._listeners),
             settings.kernel.name,
-            settings.gpus,
+            self._pool.placement.gpus,
             settings.workers_per_gpu,
         )
         log.info("%s: no new invocations; a second signal ends at once", await order)
@@ -130,6 +136,13 @@ class _Server:
             self._metrics.close()
         log.info("%s", self._pool.account)
         log.info("ended")
+        if self._failure:
+            raise ProcessFailed(self._failure)
+
+    def _failed(self, why: str) -> None:
+        self._failure = why
+        assert self._orders is not None
+        self._orders.give("the engine is lost")
 
     async def _close_connections(self) -> None:
         """Close what is open, once the clients have what they were answered, or do not take it."""
@@ -138,6 +151,14 @@ class _Server:
         limit = time.monotonic() + LINGER
         while self._connections and time.monotonic() < limit:
             await asyncio.sleep(0.01)
+
+
+def _new_engine(settings: Settings, failed: Callable[[str], None]) -> "LocalEngine | RayEngine":
+    if settings.engine == "local":
+        return LocalEngine(settings)
+    from kaas.server.engines.ray.engine import RayEngine  # noqa: PLC0415 - see above
+
+    return RayEngine(settings, failed)
 
 
 def _new_metrics(scrapes: list[socket.socket]) -> "Metrics":

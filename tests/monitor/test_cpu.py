@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support import LIMIT
 
-from kaas.errors import ConnectionFailed
+from kaas.errors import ConnectionFailed, UsageError
 from kaas.monitor.cpu import CpuMonitor, _cpu_seconds
 
 T0 = 1_700_000_000.0
@@ -22,6 +22,7 @@ class World:
         self.workers: list[dict[str, Any]] = []
         self._gpus = gpus
         self._workers_per_gpu = workers_per_gpu
+        self.workers_are_here = True
         self.monitor = CpuMonitor(self._status, self._cpu_seconds, lambda: self.now, cores)
 
     def add_worker(self, pid: int | None, gpu: int = 0, used: float = 0.0) -> None:
@@ -48,7 +49,24 @@ class World:
     def _status(self) -> dict[str, Any]:
         if not self.server_is_there:
             raise ConnectionFailed("nobody listens")
-        return {"gpus": self._gpus, "workers_per_gpu": self._workers_per_gpu, "workers": self.workers}
+        return {
+            "gpus": self._gpus,
+            "workers_per_gpu": self._workers_per_gpu,
+            "workers": self.workers,
+            "by_gpu": [{"gpu": gpu, "node": f"node-{gpu}"} for gpu in range(self._gpus)],
+            "engine": {"here": self.workers_are_here},
+        }
+
+
+def test_the_samples_name_the_node_of_each_gpu() -> None:
+    assert [sample.node for sample in World(gpus=2).monitor.take()] == ["node-0", "node-1"]
+
+
+def test_workers_of_other_machines_are_not_looked_for_among_the_processes_of_this_one() -> None:
+    world = World()
+    world.workers_are_here = False
+    with pytest.raises(UsageError, match="workers on other machines"):
+        world.monitor.take()
 
 
 def test_the_first_sample_has_every_gpu_and_no_utilization() -> None:

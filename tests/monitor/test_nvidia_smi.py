@@ -12,7 +12,7 @@ from support import eventually
 from kaas import machine
 from kaas.monitor import nvidia_smi
 from kaas.monitor.nvidia_smi import NvidiaSmi
-from kaas.monitor.samples import Sample
+from kaas.samples import Sample
 
 UUIDS = [f"GPU-stand-in-{gpu}" for gpu in range(4)]
 StartMonitor = Callable[..., NvidiaSmi]

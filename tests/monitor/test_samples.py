@@ -10,11 +10,13 @@ from support import LIMIT
 
 from kaas import ROOT
 from kaas.errors import ResultsError
-from kaas.monitor.samples import Sample, record
+from kaas.monitor.samples import record
+from kaas.samples import Sample
 
-HEADER = (
-    "timestamp,gpu,bus_id,uuid,utilization_pct,power_w,energy_j,memory_mib,sm_clock_mhz,temperature_c\n"  # the contract
+FIRST = (
+    "timestamp,gpu,bus_id,uuid,utilization_pct,power_w,energy_j,memory_mib,sm_clock_mhz,temperature_c"  # the contract
 )
+HEADER = f"{FIRST},node\n"
 INTERVAL = 0.0001
 
 
@@ -45,7 +47,9 @@ class Source:
 
 
 def rows_of(taken: int) -> str:
-    return "".join(f"{number}.0,{gpu},virtual:{gpu},,12.5,,,,,\n" for number in range(1, taken + 1) for gpu in range(3))
+    return "".join(
+        f"{number}.0,{gpu},virtual:{gpu},,12.5,,,,,,\n" for number in range(1, taken + 1) for gpu in range(3)
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -70,10 +74,15 @@ def test_what_is_not_known_is_an_empty_cell_and_what_is_known_is_there(tmp_path:
 
     def take() -> list[Sample]:
         os.kill(os.getpid(), signal.SIGTERM)
-        return [Sample(1.5, 0, "virtual:0"), Sample(1.5, 1, "00:15.0", "GPU-1", 45.0, 61.2, 7.0, 512.0, 1530.0, 40.0)]
+        return [
+            Sample(1.5, 0, "virtual:0"),
+            Sample(1.5, 1, "00:15.0", "GPU-1", 45.0, 61.2, 7.0, 512.0, 1530.0, 40.0, "b"),
+        ]
 
     record(take, path, INTERVAL, supervised=0)
-    assert path.read_text() == HEADER + "1.5,0,virtual:0,,,,,,,\n1.5,1,00:15.0,GPU-1,45.0,61.2,7.0,512.0,1530.0,40.0\n"
+    assert (
+        path.read_text() == HEADER + "1.5,0,virtual:0,,,,,,,,\n1.5,1,00:15.0,GPU-1,45.0,61.2,7.0,512.0,1530.0,40.0,b\n"
+    )
 
 
 def test_no_samples_at_all_make_a_file_of_the_header(tmp_path: Path) -> None:
@@ -128,7 +137,8 @@ def test_sigterm_from_outside_ends_a_recording_process_in_order(tmp_path: Path) 
     path = tmp_path / "monitoring.csv"
     code = """
 import itertools, pathlib, sys
-from kaas.monitor.samples import Sample, record
+from kaas.monitor.samples import record
+from kaas.samples import Sample
 numbers = itertools.count(1)
 def take():
     print("taken", flush=True)

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from kaas import kernels, wire
@@ -30,14 +31,10 @@ class LocalEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._workers: dict[int, _LocalWorker] = {}  # by the fork server's numbers
-        imports = kernels.imports(settings.kernel)
+        self._workers: dict[int, LinkedWorker] = {}  # by the fork server's numbers
         self._forkserver = ForkServer(
             "kaas.server.worker",
-            {
-                "kernel": str(settings.kernel),
-                "modules": [name for name in imports if name.partition(".")[0] in SAFE_TO_PRELOAD],
-            },
+            preloaded(settings.kernel),
             self._ended,
             settings.kill_after,
             kill_orphans=True,  # one that hangs never looks at its link again
@@ -59,10 +56,13 @@ class LocalEngine:
             await self._forkserver.close()
             raise
 
-    def spawn(self, number: int, gpu: int, tell: Tell) -> "_LocalWorker":
+    def spawn(self, number: int, gpu: int, tell: Tell) -> "LinkedWorker":
         """Start a worker; raises OSError if there are no descriptors, or no processes, to be had."""
-        child, link = self._forkserver.spawn(self._config(number, gpu))
-        self._workers[child] = worker = _LocalWorker(link, tell, partial(self._forkserver.kill, child))
+        ids = self._settings.gpu_ids
+        config = worker_config(self._settings, number, gpu, ids[gpu] if ids else str(gpu))
+        child, link = self._forkserver.spawn(config)
+        self._workers[child] = worker = LinkedWorker(tell, partial(self._forkserver.kill, child))
+        worker.connect(link)
         return worker
 
     def unused(self, gpu: int) -> None:
@@ -73,27 +73,32 @@ class LocalEngine:
         how = f"the fork server cannot be started again: {why}" if code is None and why else describe(code)
         self._workers.pop(child).process_ended(how, code is not None)
 
-    def _config(self, number: int, gpu: int) -> Config:
-        ids = self._settings.gpu_ids
-        return {
-            "name": f"worker {number} on GPU {gpu}",
-            "kernel": str(self._settings.kernel),
-            "message_size": self._settings.message_size,
-            "tracebacks": log.isEnabledFor(logging.DEBUG),
-            "spawned": time.monotonic(),
-            # A worker sees one GPU only, so that one is its number 0.
-            "environment": {
-                "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-                "CUDA_VISIBLE_DEVICES": ids[gpu] if ids else str(gpu),
-                "WORKER_GPU": "0",
-            },
-        }
+
+def preloaded(kernel: Path) -> Config:
+    """Say what a fork server of workers is told before it starts any."""
+    modules = [name for name in kernels.imports(kernel) if name.partition(".")[0] in SAFE_TO_PRELOAD]
+    return {"kernel": str(kernel), "modules": modules}
 
 
-class _LocalWorker(asyncio.BufferedProtocol):
+def worker_config(settings: Settings, number: int, gpu: int, device: str) -> Config:
+    """Say what a worker is told; `device` is what CUDA calls its GPU on its machine."""
+    return {
+        "name": f"worker {number} on GPU {gpu}",
+        "kernel": str(settings.kernel),
+        "message_size": settings.message_size,
+        "tracebacks": log.isEnabledFor(logging.DEBUG),
+        "spawned": time.monotonic(),
+        # A worker sees one GPU only, so that one is its number 0.
+        "environment": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device, "WORKER_GPU": "0"},
+    }
+
+
+class LinkedWorker(asyncio.BufferedProtocol):
     """A worker process and the server's end of its link. Its first frame says whether it is ready (engine.Worker)."""
 
-    def __init__(self, link: socket.socket, tell: Tell, kill: Callable[[], None]) -> None:
+    last_words = _LAST_WORDS
+
+    def __init__(self, tell: Tell, kill: Callable[[], None]) -> None:
         self.pid: int | None = None
         self.kill = kill
         self._tell = tell
@@ -105,6 +110,10 @@ class _LocalWorker(asyncio.BufferedProtocol):
         self._refused = False  # by the machine, for now
         self._linked = True
         self._end: tuple[str, bool] | None = None  # how it has ended, and whether that counts
+        self._connecting: asyncio.Task[None] | None = None
+
+    def connect(self, link: socket.socket) -> None:
+        """Talk to it over a link that is there already."""
         self._connecting = asyncio.get_running_loop().create_task(self._connect(link))
 
     def call(self, frame: Pieces) -> None:
@@ -125,7 +134,7 @@ class _LocalWorker(asyncio.BufferedProtocol):
         self._end = how, counts and not self._refused
         if self._linked:
             self._tell.broken("")
-            asyncio.get_running_loop().call_later(_LAST_WORDS, self._tell_end)
+            asyncio.get_running_loop().call_later(self.last_words, self._tell_end)
         else:
             self._tell_end()
 

@@ -13,8 +13,8 @@ _PAUSE = 1.0
 """Seconds until it is tried again if it cannot be for now; doubled from one to the next."""
 
 
-async def try_kernel(engine: Engine, limit: float) -> dict[str, float]:
-    """Boot a worker within `limit` seconds, and let it end; return the seconds of each phase of its boot.
+async def try_kernel(engine: Engine, limit: float, gpu: int = 0) -> dict[str, float]:
+    """Boot a worker on a GPU within `limit` seconds, and let it end; return the seconds of each phase of its boot.
 
     Raises:
         UsageError: the kernel does not load; the text says why.
@@ -25,7 +25,7 @@ async def try_kernel(engine: Engine, limit: float) -> dict[str, float]:
     pause, patience = _PAUSE, loop.time() + limit
     while True:
         try:
-            return await _try_once(engine, limit)
+            return await _try_once(engine, limit, gpu)
         except TemporarilyUnavailable as error:
             if loop.time() + pause > patience:
                 raise
@@ -34,10 +34,10 @@ async def try_kernel(engine: Engine, limit: float) -> dict[str, float]:
         pause *= 2
 
 
-async def _try_once(engine: Engine, limit: float) -> dict[str, float]:
+async def _try_once(engine: Engine, limit: float, gpu: int) -> dict[str, float]:
     trial = _Trial()
     try:
-        worker = engine.spawn(0, 0, trial)
+        worker = engine.spawn(0, gpu, trial)
     except OSError as error:
         raise ProcessFailed(f"no process can be started to try the kernel in: {error.strerror}") from None
     end = worker.kill

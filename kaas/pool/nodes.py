@@ -1,0 +1,33 @@
+"""GPUs that come and go with their nodes, in a pool."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kaas.pool.pool import Pool
+
+
+class Nodes:
+    """Is told by an engine that has several nodes (engine.Fleet)."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+
+    def offer(self, gpus: list[int], node: str) -> None:
+        """They are there, or there again; those who wait get their places."""
+        pool = self._pool
+        for gpu in gpus:
+            pool.placement.offer(gpu)
+            pool.nodes[gpu] = node
+        pool.no_gpu = ""
+        pool.serve_waiting()
+
+    def withdraw(self, gpus: list[int], why: str) -> None:
+        """They are gone: what their workers had begun is answered `worker_lost`, and the rest placed elsewhere."""
+        pool = self._pool
+        gone = {gpu: pool.runners.pop(gpu) for gpu in gpus if gpu in pool.runners}
+        for gpu in gpus:
+            pool.placement.withdraw(gpu)
+        for gpu, runner in gone.items():
+            runner.vanish(why)
+            pool.tell("stopped", gpu, len(runner.slots), detail=why)
+        pool.reject_if_none_is_left(why)

@@ -1,0 +1,92 @@
+"""A Ray of our own on this machine, of one node or of several simulated ones, for as long as the server runs.
+
+It listens on the loopback only, and has all its files in a folder of its own.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from kaas.errors import ProcessFailed
+
+_OBJECT_STORE = 80 * 1024 * 1024
+"""Bytes; Ray takes no less than 75 MiB. Nothing goes through it."""
+_LONGEST_FOLDER = 24
+"""Letters of a folder in which Ray's sockets still have names that a system takes (104 on macOS)."""
+_NOTICE = {
+    "health_check_initial_delay_ms": 2000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 4,
+}
+"""With which a node that vanishes is found within 10 s."""
+
+
+def make_folder() -> str:
+    """Make a folder for all of Ray's files."""
+    place = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="kaas-ray.", dir=place if len(place) <= _LONGEST_FOLDER else "/tmp")  # noqa: S108
+    (Path(folder) / "ray").mkdir()
+    return folder
+
+
+def remove_folder(folder: str) -> None:
+    """Remove it, when Ray has ended."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def stay_on_the_loopback() -> None:
+    """Have a Ray, which is yet to be imported, take the loopback for this machine's address."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+class LocalRay:
+    """Starts a Ray, which is yet to be imported, with its files in a folder.
+
+    It ends with the thread that starts it, on Linux, or else soon afterwards; `stop` ends it in order.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._cluster: Any = None
+        stay_on_the_loopback()
+        os.environ.update(
+            RAY_TMPDIR=folder,
+            RAY_enable_worker_prestart="0",
+            RAY_raylet_start_wait_time_s="120",  # a busy machine
+        )
+
+    def start(self, nodes: int, gpus: int) -> str:
+        """Start nodes with so many GPUs in all; return the address. Raises ProcessFailed if they do not start."""
+        from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+        self._cluster = Cluster(shutdown_at_exit=True)
+        try:
+            self._start_nodes(nodes, gpus)
+        except Exception as error:  # Ray has very many
+            text = str(error).partition("\n")[0]
+            raise ProcessFailed(f"no Ray can be started on this machine: {text}") from None
+        return str(self._cluster.address)
+
+    def _start_nodes(self, nodes: int, gpus: int) -> None:
+        for index in range(nodes):
+            options: dict[str, Any] = {"_system_config": _NOTICE} if index == 0 else {}
+            if nodes > 1:
+                options["node_name"] = f"simulated-{index + 1}"
+            self._cluster.add_node(
+                wait=False,
+                num_cpus=0,
+                num_gpus=gpus // nodes + (index < gpus % nodes),
+                object_store_memory=_OBJECT_STORE,
+                node_ip_address="127.0.0.1",
+                include_dashboard=False,
+                no_monitor=True,
+                **options,
+            )
+        self._cluster.wait_for_nodes()
+
+    def stop(self) -> None:
+        """End it."""
+        if self._cluster is not None:
+            self._cluster.shutdown()

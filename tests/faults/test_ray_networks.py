@@ -1,0 +1,137 @@
+"""A node in a network of its own, which vanishes without a word: its network is cut, and nobody closes a connection."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray_nodes import BOOT_TIMEOUT, events_of, needs_ray
+from support import Frames, Marked, Server, command, eventually, exists
+
+pytestmark = [pytest.mark.slow, needs_ray]
+
+HERE, THERE = "10.213.7.1", "10.213.7.2"
+PORT = 6379  # in a network of its own no other has it
+
+
+class Network:
+    """Two network namespaces with a cable between them."""
+
+    def __init__(self) -> None:
+        name = f"kaas{os.getpid()}"
+        self.here, self.there = f"{name}a", f"{name}b"
+        self._cable = f"k{os.getpid()}"
+
+    def make(self) -> None:
+        for space in (self.here, self.there):
+            ip("netns", "add", space)
+        ip("link", "add", f"{self._cable}a", "netns", self.here, "type", "veth",
+           "peer", "name", f"{self._cable}b", "netns", self.there)  # fmt: skip
+        for space, device, address in ((self.here, "a", HERE), (self.there, "b", THERE)):
+            ip("-n", space, "address", "add", f"{address}/24", "dev", f"{self._cable}{device}")
+            ip("-n", space, "link", "set", f"{self._cable}{device}", "up")
+            ip("-n", space, "link", "set", "lo", "up")
+
+    def cut(self) -> None:
+        ip("-n", self.there, "link", "set", f"{self._cable}b", "down")
+
+    def remove(self) -> None:
+        for space in (self.here, self.there):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                ip("netns", "delete", space)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def within(space: str, *line: str) -> list[str]:
+    return ["ip", "netns", "exec", space, *line]
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    made = Network()
+    try:
+        made.make()
+    except (OSError, subprocess.CalledProcessError) as error:
+        made.remove()
+        pytest.skip(f"needs network namespaces, which only root may make: {error}")
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def nodes(network: Network) -> Iterator[Marked]:
+    """A Ray of two nodes with a GPU each, by `ray start`, one in each namespace."""
+    folder = Path(tempfile.mkdtemp(prefix="kr.", dir="/tmp"))  # pytest's names are too long for sockets
+    marked = Marked({"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder)})
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--num-cpus", "0", "--num-gpus", "1", "--block"]
+    more = ["--object-store-memory", str(80 * 1024 * 1024), "--disable-usage-stats"]
+    head = ["--head", "--port", str(PORT), "--node-ip-address", HERE, "--include-dashboard", "false"]
+    other = ["--address", f"{HERE}:{PORT}", "--node-ip-address", THERE]
+    started = []
+    try:
+        for space, own in ((network.here, head), (network.there, other)):
+            path = folder / f"said-{space}"
+            with path.open("w") as said:
+                line = within(space, *start, *more, *own)
+                started.append(subprocess.Popen(line, env=marked.environment, stdout=said, stderr=subprocess.STDOUT))
+            eventually(lambda: "Ray runtime started" in path.read_text())  # noqa: B023
+        yield marked
+    finally:
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+        for process in started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+        marked.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_node_that_vanishes_without_a_word_is_found_and_ends_its_workers_by_itself(
+    nodes: Marked, network: Network, tmp_path: Path, gate: Path
+) -> None:
+    line = command("wait", "--engine", "ray", "--ray-address", f"{HERE}:{PORT}", "-m", "1", "--idle-timeout", "0")
+    server = Server(tmp_path, within(network.here, *line, *BOOT_TIMEOUT, "--kill-after", "1"), {})
+    try:
+        server.wait_until_listening()
+        with in_network(network.here):
+            frames = Frames(server.address)
+            status = server.connection()
+            assert status.status()["engine"]["nodes"] == {HERE: [0], THERE: [1]}
+        with frames, status:
+            for number in (1, 2):
+                frames.invoke(gate, number)
+            eventually(lambda: [one["state"] for one in status.status()["workers"]] == ["busy", "busy"])
+            lost = status.status()["workers"][1]["pid"]
+            network.cut()
+            reply = frames.reply(2)
+            assert (reply.status, reply.gpu) == ("worker_lost", 1)
+            assert f"node {THERE} is lost" in reply.error
+            eventually(lambda: not exists(lost), what="its worker, which nobody can reach, has ended")
+            gate.touch()
+            assert frames.reply(1).status == "ok"
+        assert [(event.gpu, event.node) for event in events_of(server, "lost")] == [(1, THERE)]
+    finally:
+        server.end()
+
+
+@contextlib.contextmanager
+def in_network(space: str) -> Iterator[None]:
+    """Have the connections that are made meanwhile be made in another network."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/self/ns/net").open() as before, Path(f"/run/netns/{space}").open() as other:
+        assert libc.setns(other.fileno(), 0x40000000) == 0, os.strerror(ctypes.get_errno())
+        try:
+            yield
+        finally:
+            assert libc.setns(before.fileno(), 0x40000000) == 0

@@ -1,0 +1,92 @@
+"""For tests over Ray: whether it is here, what a server over simulated nodes runs, and a Ray that is no server's."""
+
+import contextlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from support import LIMIT, Server, read_until
+
+from kaas import ROOT
+from kaas.events import Event
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="needs Ray: scripts/setup --ray, or scripts/test --ray"
+)
+BOOT_TIMEOUT = ("--boot-timeout", str(LIMIT))
+
+CLUSTER = """
+import sys
+sys.path.insert(0, sys.argv[4])  # and not in the environment, which the nodes have, too
+from kaas.server.engines.ray.local_ray import LocalRay
+folder, name = sys.argv[1], "simulated-{}"
+ray = LocalRay(folder)
+ray.start(int(sys.argv[2]), int(sys.argv[3]))
+cluster = ray._cluster
+nodes = [cluster.head_node, *cluster.worker_nodes]
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    what, number = line.split()
+    if what == "add":
+        cluster.add_node(node_name=name.format(number), num_cpus=0, num_gpus=1, object_store_memory=80 * 1024 * 1024,
+                         node_ip_address="127.0.0.1", include_dashboard=False)
+    print("done", flush=True)
+ray.stop()
+"""
+
+
+def raylets(server: Server) -> dict[str, psutil.Process]:
+    """Find the processes that are the nodes of a server's Ray, by the nodes' names."""
+    found = {}
+    for line in server.marked.left():
+        process = psutil.Process(int(line.partition(":")[0]))
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "raylet":
+                (name,) = (word for word in process.cmdline() if word.startswith("--node-name="))
+                found[name.partition("=")[2]] = process
+    return found
+
+
+def processes(server: Server, word: str) -> list[psutil.Process]:
+    """Find the processes of a server, and of its Ray, whose command line has that word in it."""
+    lines = [line for line in server.marked.left() if word in line.partition(":")[2]]
+    return [psutil.Process(int(line.partition(":")[0])) for line in lines]
+
+
+def events_of(server: Server, kind: str) -> list[Event]:
+    """Give the events of a kind, in order."""
+    return [event for event in server.events() if event.event == kind]
+
+
+class Cluster:
+    """A Ray of some simulated nodes, which is no server's.
+
+    Args:
+        folder: of all its files; its name is short, since its sockets' names must be.
+    """
+
+    def __init__(self, folder: Path, nodes: int, gpus: int, environment: dict[str, str]) -> None:
+        (folder / "ray").mkdir(parents=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, str(folder), str(nodes), str(gpus), str(ROOT)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+        assert self.address, "it has started"
+
+    def add(self, number: int) -> None:
+        """Have a node join: simulated-NUMBER, with one GPU."""
+        assert self.process.stdin is not None
+        print("add", number, file=self.process.stdin, flush=True)
+        read_until(self.process, "done\n")
+
+    def end(self) -> None:
+        """End it in order."""
+        self.process.communicate(timeout=LIMIT)
