@@ -75,6 +75,8 @@ def test_runs_of_another_task_are_not_gone_on_with(folder: Path) -> None:
 def test_what_is_not_set_is_what_the_server_takes_then() -> None:
     defaults = {name: setting.default for name, setting in resume.SETTINGS.items() if setting.default}
     assert defaults == {
+        "SEGMENTS": "fresh",
+        "POLICY": Settings.policy,
         "WHEN_FULL": Settings.when_full,
         "IDLE_TIMEOUT": f"{Settings.idle_timeout:g}",
         "CALL_TIMEOUT": f"{Settings.call_timeout:g}",

@@ -128,7 +128,9 @@ def test_a_second_ctrl_c_does_not_wait_for_requests(project: Project) -> None:
 def test_ctrl_c_while_figures_are_drawn_says_that_all_data_are_there_and_what_draws_them() -> None:
     script = """
         source "$ROOT/scripts/experiment.sh"
-        folder=results-mine drawing=yes
+        EXPERIMENT=mine
+        name_results
+        drawing=yes
         trap 'on_signal 130' INT
         kill -INT $$
     """
@@ -318,6 +320,7 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"EXPECT": "p96<3"}, "EXPECT: there is no figure 'p96': name one of requests, ok, "),
         ({"REPEAT_UNTIL": "p95"}, "REPEAT_UNTIL: 'p95' is no width: write as in throughput 5%"),
         ({"REPEAT_UNTIL": "p95 5%", "OUTER_REPEATS": 2}, "OUTER_REPEATS is 2: with REPEAT_UNTIL it is the most"),
+        ({"SEGMENTS": "keep"}, "SEGMENTS is 'keep': give "),
         ({"RESUME": "yes"}, "RESUME is 'yes': give 1, or nothing"),
         ({"ENGINE": "nope"}, "ENGINE is 'nope': give local or ray"),
     ],

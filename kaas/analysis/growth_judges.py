@@ -20,6 +20,7 @@ _TOO_FEW = 1
 def task_runners(setting: Setting) -> Finding:
     """Compare the task runners in the middle of each step with the clients and with what was in flight."""
     setting.needs_log()
+    setting.needs_papers_policy()
     gpus, workers = setting.needs_growth()
     booted = series.task_runners(setting.run)
     # In the middle of each step, because the published clients were counted late.

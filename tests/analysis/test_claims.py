@@ -82,6 +82,17 @@ def test_a_run_that_scales_as_it_should_satisfies_each_claim(tmp_path: Path) -> 
     assert checked[PROPORTIONAL].note == "The share of each client is 1.88/s with 2 of them and 1.96/s with 6 (+4%)."
 
 
+def test_where_another_policy_booted_the_gpus_the_papers_rule_does_not_judge_it(tmp_path: Path) -> None:
+    # The next GPU is booted before somebody needs it: no request waits for a cold start but the first.
+    write_run(tmp_path, "task-1", ramp(cold=(1,)), BOOTS, parameters=SETTING | {"Server policy": "ahead"})
+    (run,) = runs.find_runs(tmp_path)
+
+    checked = claims.check_run(run)
+
+    assert DOES_NOT_HOLD not in [claim.verdict for claim in checked]
+    assert "paper's policy, and this server's was ahead" in checked[COLD].note
+
+
 @pytest.mark.parametrize(
     ("happened", "found"),
     [
