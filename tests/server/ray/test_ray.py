@@ -154,4 +154,4 @@ def test_the_engine_local_imports_nothing_of_ray(tmp_path: Path) -> None:
     process.terminate()
     _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
-    assert said.splitlines()[-1] == "[]"
+    assert "[]" in said.splitlines()  # what is logged goes its own way, and may come after it
