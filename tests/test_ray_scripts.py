@@ -1,31 +1,10 @@
 """The scripts with ENGINE=ray: what is refused, and a whole run over simulated nodes."""
 
-from typing import Any
-
 import pytest
 from project import Project
 from ray_nodes import needs_ray
 
 from kaas import description
-
-
-@pytest.mark.parametrize(
-    ("settings", "complaint"),
-    [
-        ({"RAY_NODES": "2"}, "RAY_NODES goes with ENGINE=ray"),
-        ({"ENGINE": "ray", "RAY_ADDRESS": "10.0.0.1:6379"}, "RAY_ADDRESS goes with gpu-server-scaling.py --engine ray"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_an_engine_that_is_not_there_is_refused_before_anything_is_done(
-    project: Project, settings: dict[str, Any], complaint: str
-) -> None:
-    code, said = project.run(**settings)
-
-    assert code == 2, said
-    assert complaint in said
-    assert len(said.splitlines()) == 1
-    assert not list(project.folder.glob("results-*"))
 
 
 @needs_ray

@@ -323,6 +323,8 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"SEGMENTS": "keep"}, "SEGMENTS is 'keep': give "),
         ({"RESUME": "yes"}, "RESUME is 'yes': give 1, or nothing"),
         ({"ENGINE": "nope"}, "ENGINE is 'nope': give local or ray"),
+        ({"RAY_NODES": "2"}, "RAY_NODES goes with ENGINE=ray"),
+        ({"ENGINE": "ray", "RAY_ADDRESS": "10.0.0.1:6379"}, "RAY_ADDRESS goes with gpu-server-scaling.py --engine ray"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

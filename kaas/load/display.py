@@ -124,7 +124,8 @@ class Display:
         if self._live is None or self._screen is None or self._screen.outlet.is_behind:
             return
         shown = Table.grid(expand=True)
-        shown.add_row(Text(self._aligned(_OF_STEP, self._last()), style=_style(_OF_STEP, self._last()), no_wrap=True))
+        numbers = self._last()
+        shown.add_row(Text(self._aligned(_OF_STEP, numbers), style=_style(_OF_STEP, numbers), no_wrap=True))
         progress = Table.grid(padding=(0, 1), expand=True)
         done = min(now.elapsed, self._shape.duration)
         bar = ProgressBar(self._shape.duration, done, complete_style="default", finished_style="default")
