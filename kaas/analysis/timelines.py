@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kaas.analysis import drawing, energy, palette, panels, series
 from kaas.analysis.runs import Run
+from kaas.analysis.series import Numbers
 
 # Of the panel with the bars of requests, and what its bars need to be told apart, in points.
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 420.0, 230.0, 0.72
@@ -112,16 +113,7 @@ def utilization(run: Run) -> Figure:
     by_gpu.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.colorbar(image, ax=by_gpu, label=f"Utilization [%]\n(mean of last {window_s:g} s)", pad=0.01)
     runners = series.task_runners(run)
-    if len(runners):
-        drawing.steps(
-            summed,
-            runners,
-            run.duration,
-            color=palette.TASK_RUNNERS,
-            linewidth=1.3,
-            linestyle="--",
-            label="task runners booted",
-        )
+    _draw_booted(summed, runners, run, "task runners booted")
     busy = drawing.thinned((during.sum(axis="columns", min_count=1) / 100).to_frame("busy"))["busy"]
     mean = series.mean_utilization(run)
     of_all = f" of all {len(during.columns)}" if len(during.columns) > 1 else ""
@@ -167,16 +159,7 @@ def refusals(run: Run) -> Figure:
     label = f"in flight, as the clients see it (highest in {width:g} s)"
     load.stairs(in_flight, bins, baseline=None, color=palette.CLIENTS, linewidth=1.6, label=label)
     workers = series.workers(run)
-    if len(workers):
-        drawing.steps(
-            load,
-            workers,
-            run.duration,
-            color=palette.TASK_RUNNERS,
-            linewidth=1.3,
-            linestyle="--",
-            label="booted workers",
-        )
+    _draw_booted(load, workers, run, "booted workers")
     load.set_ylabel("Requests,\nworkers")
     drawing.whole_numbers(load, max(in_flight.max(), workers.max() if len(workers) else 0))
     drawing.legend(load)
@@ -241,3 +224,10 @@ def _draw_energy(axes: Axes, run: Run, counted: str) -> None:
     joules = drawing.thinned(joules.to_frame())["joules"] * factor
     axes.plot(joules.index, joules, color=palette.OVERALL, linewidth=1.6, label=f"by {energy.methods(run)}")
     drawing.legend(axes)
+
+
+def _draw_booted(axes: Axes, booted: Numbers, run: Run, label: str) -> None:
+    """Draw how much had been booted beside what was at work; nothing if that is not known."""
+    if len(booted):
+        style = {"color": palette.TASK_RUNNERS, "linewidth": 1.3, "linestyle": "--"}
+        drawing.steps(axes, booted, run.duration, label=label, **style)
