@@ -2,8 +2,9 @@
 
     python -m kaas.resume FOLDER ASIDE TASK
 
-TASK is the name of a repeat's files but for its number. Says what is kept and, in the last line (`complete: 1 2`), the
-numbers of the complete repeats; what there is of others is moved into ASIDE. The settings of the run come in the
+TASK is the name of a repeat's files but for its number. Says what is kept and, in the last two lines (`worst: 3`,
+`complete: 1 2`), the worst exit code of the complete repeats, and their numbers; what there is of others is moved into
+ASIDE. The settings of the run come in the
 environment: they must be those of the repeats that are there.
 """
 
@@ -42,6 +43,8 @@ SETTINGS: Mapping[str, _Setting] = {
     "IDLE_TIMEOUT": _Setting("Server idle timeout [s]", "60"),
     "CALL_TIMEOUT": _Setting("Server call timeout [s]", "0"),
 }
+EXIT_CODE = "Exit code"
+"""What the description calls the exit code of a repeat that was not a clean one."""
 _TO_ITS_END = "at the end of the ramp"
 
 
@@ -115,6 +118,8 @@ def main() -> None:
     print(f"Complete in {folder}: repeat {_words(kept)}" if kept else f"No repeat in {folder} is complete")  # noqa: T201
     if moved:
         print(f"What there was of repeat {_words(moved)} is now in {aside}")  # noqa: T201
+    noted = [description.read(RunFiles(folder, f"{task}-{number}").description) for number in kept]
+    print("worst:", max((int(of.get(EXIT_CODE, 0)) for of in noted), default=0))  # noqa: T201
     print("complete:", *kept)  # noqa: T201
 
 

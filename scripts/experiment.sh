@@ -63,10 +63,10 @@ run_experiment() {
     draw_clock
     check_settings
     [[ -n $gpu_ids ]] || preflight || exit 2 # one with GPUs has done so to find them
+    local repeat worst=0 # the exit code of the worst repeat
     make_folder
     before_run
 
-    local repeat worst=0
     for ((repeat = 1; repeat <= OUTER_REPEATS; repeat++)); do
         [[ $complete != *" $repeat "* ]] || continue
         ! are_enough "$((repeat - 1))" || break
@@ -88,7 +88,7 @@ run_experiment() {
     exit 0
 }
 
-# One run of the load, with a server and a monitor of its own; `worst` is the exit code of the worst one.
+# One run of the load, with a server and a monitor of its own.
 run_repeat() {
     local code=0
     name_task "$1"
@@ -104,7 +104,7 @@ run_repeat() {
     [[ -z $interrupted ]] ||
         fail "interrupted: what there is so far stays, and scripts/report $full_folder draws it" "$interrupted"
     [[ -s $folder/$task.csv ]] || fail "the load generator could not begin: see above" "$code"
-    [[ $code -eq 0 ]] || worst=$code
+    [[ $code -eq 0 ]] || { worst=$code && describe "Exit code" "$code"; }
     grep -q '^Requests ok: ' "$folder/$task.md" || [[ -n $KEEP_GOING ]] ||
         fail "no request was served, so what remains is left out; KEEP_GOING=1 goes on" "$worst"
 }
@@ -173,6 +173,9 @@ make_folder() {
         said=$("$python" -m kaas.resume "$wanted" "$aside" "${task%-*}" 2>&1) || fail "$(in_settings "$said")" 2
         complete="${said##*complete:} "
         said=${said%complete:*}
+        worst=${said##*worst: }
+        worst=${worst%$'\n'}
+        said=${said%worst:*}
         [[ -z $said ]] || say "${said%$'\n'}"
     elif [[ -d $wanted ]]; then
         mv "$wanted" "$aside"

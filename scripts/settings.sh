@@ -27,13 +27,28 @@ read_option() {
             exit 0
             ;;
         -*)
-            [[ " $options " == *" $1 "* ]] || fail "there is no option $1, but $options --help --version" 2
+            [[ " $options " == *" $1 "* ]] ||
+                fail "there is no option $1$(nearest_option "$1") There are $options --help --version" 2
             asked=$1
             shift
             ;;
     esac
     [[ $# -eq 0 ]] ||
         fail "there is no argument such as '$1': settings stand before the command, as in N=200 ./${script##*/}" 2
+}
+
+# End a sentence about an option with the one that begins most like it, if any begins so.
+nearest_option() {
+    local option length most=2 nearest=.
+    for option in $options --help --version; do
+        length=0
+        while [[ $length -lt ${#option} && ${1:length:1} == "${option:length:1}" ]]; do length=$((length + 1)); done
+        if [[ $length -gt $most ]]; then
+            most=$length
+            nearest=": did you mean $option?"
+        fi
+    done
+    printf '%s' "$nearest"
 }
 
 # Give a setting its default, unless the environment has it.

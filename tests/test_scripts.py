@@ -176,9 +176,11 @@ def test_a_killed_script_leaves_nothing_running_and_no_torn_row(project: Project
     )
     assert next(aside.glob("*-1.csv")).read_bytes() == killed
     assert description.read(next(project.results.glob("*-1.md")))["RESUME"] == "1"
+    with next(project.results.glob("*-1.md")).open("a") as noted:
+        noted.write("Exit code: 3\n")  # as if some requests had failed
     kept = {path: path.read_bytes() for path in project.results.iterdir()}
     code, said = project.run(**MATRICES | QUICK, RESUME=1)
-    assert (code, "Complete in results-autoscaling: repeat 1" in said, "Repeat 1" in said) == (0, True, False), said
+    assert (code, "Complete in results-autoscaling: repeat 1" in said, "Repeat 1" in said) == (3, True, False), said
     assert {path: path.read_bytes() for path in project.results.iterdir()} == kept
 
 
@@ -471,11 +473,10 @@ def test_help_shows_the_settings_and_an_argument_is_refused(project: Project) ->
     code, said = project.run("autoscale-cpu.sh", "now")
     assert (code, len(said.splitlines())) == (2, 1)
     assert "there is no argument such as 'now': settings stand before the command" in said
-    code, said = project.run("autoscale-cpu.sh", "--chek")
-    assert (code, said) == (
-        2,
-        "autoscale-cpu.sh: there is no option --chek, but --check --dry-run --help --version\n",
-    )
+    for typed, complaint in ("--chek", ": did you mean --check?"), ("-v", "."):
+        code, said = project.run("autoscale-cpu.sh", typed)
+        there_are = "There are --check --dry-run --help --version"
+        assert (code, said) == (2, f"autoscale-cpu.sh: there is no option {typed}{complaint} {there_are}\n")
 
 
 def test_a_dry_run_says_what_would_be_run_and_what_it_needs_and_does_nothing(project: Project) -> None:
