@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +20,7 @@ N = 300  # whose matrix is a large payload
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
     """The matrix client; a server is named by KAAS_ADDRESS."""
     monkeypatch.setenv("KAAS_SCRATCH", str(tmp_path))
     module = kernels.load(CLIENT, kernels.CLIENT_FUNCTION)
@@ -48,7 +50,7 @@ def test_a_matrix_in_a_message_is_answered_with_its_product(n: int, dtype: str) 
 
 
 def test_a_kernel_sees_a_matrix_that_is_as_one_in_shared_memory() -> None:
-    seen = []
+    seen: list[Matrix] = []
     matrices.answer(inline.request(random_matrix(3)), lambda a, c: seen.extend((a, c)))
     for matrix in seen:
         assert matrix.flags.aligned
@@ -105,9 +107,13 @@ def test_nonsense_is_refused_before_anything_begins(monkeypatch: pytest.MonkeyPa
 def test_a_client_makes_segments_unless_its_matrices_travel_inline(
     server: Server, client: ModuleType, monkeypatch: pytest.MonkeyPatch, said: str, segments_made: int
 ) -> None:
-    made = []
-    create = segments.create
-    monkeypatch.setattr(segments, "create", lambda *arguments: made.append(arguments) or create(*arguments))
+    made, create = [], segments.create
+
+    def counted(size: int, content: memoryview | None = None) -> SharedMemory:
+        made.append(size)
+        return create(size, content)
+
+    monkeypatch.setattr(segments, "create", counted)
     monkeypatch.setenv("KAAS_ADDRESS", server.address)
     monkeypatch.setenv("KAAS_TRANSPORT", said)
     client.prepare(str(N), 0)
