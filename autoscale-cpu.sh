@@ -18,6 +18,7 @@
 #   CLIENT=cuda-matmul-client   the client module
 #   N=500                       the client's input: the matrix's size
 #   SEGMENTS=fresh              kept: shared memory stays over a client's requests, instead of being new for each
+#   KAAS_TRANSPORT=auto         inline: matrices travel in the messages; shm: in shared memory; auto: there if they can
 #   PORT=8080                   where the server listens, on this machine only; 0: on any free port
 #   MONITOR_MS=250              milliseconds between two samples of the utilization
 #   BACKOFF=0.1                 seconds that a client waits after a refusal
@@ -74,7 +75,8 @@ setting FN cuda-matmul-cpu
 setting CLIENT cuda-matmul-client
 setting N 500
 setting SEGMENTS fresh
-export SEGMENTS
+setting KAAS_TRANSPORT auto
+export SEGMENTS KAAS_TRANSPORT
 setting PORT 8080
 setting MONITOR_MS 250
 setting BACKOFF 0.1

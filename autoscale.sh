@@ -17,6 +17,7 @@
 #   CLIENT=cuda-matmul-client   the client module
 #   N=10000                     the client's input: the matrix's size
 #   SEGMENTS=fresh              kept: shared memory stays over a client's requests, instead of being new for each
+#   KAAS_TRANSPORT=auto         inline: matrices travel in the messages; shm: in shared memory; auto: there if they can
 #   PORT=8080                   where the server listens, on this machine only; 0: on any free port
 #   MPS=on                      off: change no setting of any GPU, and run without MPS
 #   SUDO=sudo                   how to become root, for setting the compute mode (empty: not at all; unset if root)
@@ -76,7 +77,8 @@ setting FN cuda-matmul-fn
 setting CLIENT cuda-matmul-client
 setting N 10000
 setting SEGMENTS fresh
-export SEGMENTS
+setting KAAS_TRANSPORT auto
+export SEGMENTS KAAS_TRANSPORT
 setting PORT 8080
 setting MPS on
 setting MONITOR_MS 100

@@ -1,30 +1,32 @@
 #!/usr/bin/env python3
-"""Client of the matrix kernels: sends an N x N matrix through shared memory and takes the product back.
+"""Client of the matrix kernels: sends an N x N matrix through shared memory, or inline, and takes the product back.
 
 As a script (./cuda-matmul-client.py 500) it makes one request and prints its times. As a client module it makes one
 request at each `run_client`. The server is at $KAAS_ADDRESS (127.0.0.1:8080); $KAAS_TIMEOUT is the seconds after which
-a request is given up (600); $SEGMENTS says whether shared memory is `fresh` for each request (the default) or `kept`.
+a request is given up (600); $SEGMENTS says whether shared memory is `fresh` for each request (the default) or `kept`;
+$KAAS_TRANSPORT whether matrices travel in shared memory (`shm`), in the messages (`inline`), or as they can (`auto`).
 The matrix file lies in $KAAS_SCRATCH, which the clients of a run share, and nobody else.
 """
 
-import json
+import contextlib
 import os
 import signal
 import sys
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 from kaas import cli  # first: it says what is missing
 
 # isort: split
 import numpy as np
 
-from kaas import matrices, pairs, segments
+from kaas import inline, matrices, pairs, segments, transport
 from kaas.client import Connection
-from kaas.errors import KaasError, UsageError
+from kaas.errors import ConnectionFailed, KaasError, Refused, UsageError
 from kaas.leftovers import Scratch
-from kaas.matrices import Matrix, Task
+from kaas.matrices import Matrix
 from kaas.results import Outcome
 from kaas.wire import Reply
 
@@ -39,7 +41,7 @@ class MatmulClient:
         self._connection = Connection()
         resource_tracker.ensure_running()  # else the first request would start it, in its time
         self._own = None
-        self._pairs: pairs.Fresh | pairs.Kept | None = None
+        self._pairs: pairs.Fresh | pairs.Kept | pairs.Inline | None = None
         if not os.environ.get("KAAS_SCRATCH"):
             self._own = Scratch()
             os.environ["KAAS_RUN"] = self._own.run
@@ -47,7 +49,8 @@ class MatmulClient:
             folder = self._own.folder if self._own else Path(os.environ["KAAS_SCRATCH"])
             path = matrices.matrix_file(n, folder)
             self._matrix: Matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-            self._pairs = pairs.of(self._matrix)
+            with contextlib.suppress(ConnectionFailed):  # the first request will tell
+                self._pairs = self._ways()
         except BaseException:
             self.close()
             raise
@@ -56,15 +59,18 @@ class MatmulClient:
         """Make one request. Everything is in its time but the check of the first product.
 
         The setup is all that becomes of its shared memory here: one segment filled and, unless they are kept, both
-        created and freed.
+        created and freed. Inline it is the copy of the matrix into the message.
         """
-        assert self._pairs is not None
+        if self._pairs is None:
+            self._pairs = self._ways()
         begun = time.perf_counter()
-        with self._pairs.filled() as (a, c):
+        with self._pairs.filled() as pair:
             sent = time.perf_counter()
-            reply = self._connection.invoke(Task(a.name, c.name, self.n).encode(), self._timeout)
+            reply = self._connection.invoke(pair.payload(), self._timeout)
             replied = time.perf_counter()
-            wrong = reply.status == "ok" and not self._checked and not matrices.is_square_of(c.matrix, self._matrix)
+            wrong = False
+            if reply.status == "ok" and not self._checked:
+                wrong = not matrices.is_square_of(pair.product(reply.payload), self._matrix)
             self._checked = self._checked or reply.status == "ok"
             checked = time.perf_counter()
         setup = sent - begun + time.perf_counter() - checked
@@ -82,12 +88,29 @@ class MatmulClient:
             del os.environ["KAAS_RUN"]
             self._own = None
 
+    def _ways(self) -> pairs.Fresh | pairs.Kept | pairs.Inline:
+        """Choose how the matrix travels; raises UsageError if the server takes no message of its size."""
+        chosen = transport.mode()
+        if chosen != "shm":
+            status: dict[str, Any] = {}
+            # A connection of its own: the first request makes the other, in its time. It will be refused, too.
+            with contextlib.suppress(Refused), Connection() as connection:
+                status = connection.status()
+            chosen, size = transport.chosen(status), inline.size(self.n)
+            most = status.get("settings", {}).get("Message size [bytes]", size)
+            if chosen == "inline" and size > most:
+                raise UsageError(
+                    f"N={self.n} takes messages of {size} bytes, and the server takes {most}: start it with "
+                    f"--message-size {size}, or take a smaller N"
+                )
+        return pairs.of(self._matrix, chosen)
+
 
 def _outcome(reply: Reply, wrong: bool, outer_ms: float, setup_ms: float) -> Outcome:
     served = reply.status == "ok"
     return Outcome(
         outer_ms,
-        json.loads(reply.payload)["inner_time_ms"] if served and not wrong else 0.0,
+        inline.inner_ms(reply.payload) if served and not wrong else 0.0,
         setup_ms,
         reply.cold_start,
         status="wrong_result" if wrong else reply.status,
@@ -115,6 +138,7 @@ def check(arg: str) -> None:
     """Check what all clients will be handed, before anything begins."""
     matrices.matrix_size(arg)
     segments.are_kept()
+    transport.mode()
 
 
 def prepare(arg: str, copy: int) -> None:

@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from kaas import cli, kernels, segments
+from kaas import cli, kernels, segments, transport
 from kaas.client import split_address
 from kaas.errors import UsageError
 from kaas.ramp import Ramp
@@ -82,7 +82,7 @@ def main() -> int:
     if server is not None:
         split_address(server)
         os.environ["KAAS_ADDRESS"] = server  # the client's file may look, whoever imports it
-    ramp, kept = ramp_of(arguments), segments.are_kept()
+    ramp, kept, carried = ramp_of(arguments), segments.are_kept(), transport.mode()
     if arguments.check:
         kernels.check_input(client, arguments.input)
         return 0
@@ -105,6 +105,7 @@ def main() -> int:
             "Backoff": f"{arguments.backoff:g}",
             "Server": arguments.server,
             "Segments": "kept" if kept else "fresh",
+            "Transport": carried,
         },
         shape=ramp,
         server=server,

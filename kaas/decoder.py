@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any, Generic, TypeVar
 
 from kaas.errors import FrameError
+from kaas.passing import Passing
 
 MAGIC = b"KaaS"
 VERSION = 1
@@ -24,8 +25,9 @@ _HUGE_PAGE = 2 * 1024 * 1024
 Fields = tuple[Any, ...]
 """What is in a header: the prefix, then numbers, the last of which is the payload's length."""
 Frame = TypeVar("Frame")
-Make = Callable[[Fields, bytes, "Large | None"], Frame]
-"""Makes what is given for a frame: of its fields, of all of it or its header, and of the payload if that is large."""
+Make = Callable[[Fields, bytes, Any], Frame]
+"""Makes what is given for a frame: of its fields and all of it, or of its header and a `Large` with its payload, or of
+what has come of it and a `Passing` with the rest."""
 
 # An event loop reads here what belongs to no large payload; it is taken out before anything else is read.
 _scratch = memoryview(bytearray(LARGE))
@@ -35,22 +37,25 @@ class Decoder(Generic[Frame]):
     """Cuts a stream of bytes, arriving in any pieces, into frames.
 
     An event loop reads into `buffer()` and asks `received()` for the frames; others `receive()` them from a socket or
-    `feed()` it. A large payload is read straight to where it stays. `limit`, the bytes that a payload may have, can be
-    changed between two frames. Memory is taken for bytes that have come, at most eight times as much, never for such as
-    a header announces.
+    `feed()` it. A large payload is read straight to where it stays, or passed on. `limit`, the bytes that a payload may
+    have, and `large`, those from which on it is a large one, can be changed between two frames. Memory is taken for
+    bytes that have come, at most eight times as much, never for such as a header announces.
 
     Args:
         header: its layout.
         make: makes what is given for a frame.
         limit: see above.
+        passes: whether a frame with a large payload is given when it has begun, and the rest passed on (kaas.passing).
     """
 
-    def __init__(self, header: struct.Struct, make: Make[Frame], limit: int) -> None:
+    def __init__(self, header: struct.Struct, make: Make[Frame], limit: int, *, passes: bool = False) -> None:
         self._header = header
         self._make: Make[Frame] = make
         self.limit = limit
+        self.large = LARGE
+        self._passes = passes
         self._begun = b""  # of the next frame
-        self._large: Large | None = None  # or its payload
+        self._large: Large | Passing | None = None  # or its payload
 
     def buffer(self, sizehint: int = -1) -> memoryview:
         """Give the room for the next bytes; all decoders share it, so one thread only may read this way."""
@@ -112,16 +117,23 @@ class Decoder(Generic[Frame]):
             fields = self._read_header(data, start)
             stop = start + size + fields[-1]
             if stop > end:
-                if fields[-1] < LARGE:
+                if fields[-1] < self.large:
                     self._begun = data[start:]
+                elif self._passes:
+                    self._large = rest = Passing(stop - end)
+                    yield self._make(fields, data[start:], rest)
                 else:
                     self._large = Large(fields, data[start : start + size], data[start + size :])
                 return
             yield self._make(fields, data[start:stop], None)
             start = stop
 
-    def _received_of_large(self, large: "Large", number: int) -> Iterator[Frame]:
-        if large.received(number):
+    def _received_of_large(self, large: "Large | Passing", number: int) -> Iterator[Frame]:
+        if isinstance(large, Passing):
+            if number == large.left:
+                self._large = None  # first: who is told that it has passed may be asked for the next
+            large.received(number)
+        elif large.received(number):
             self._large = None
             yield self._make(large.fields, large.header, large)
 

@@ -1,7 +1,8 @@
 """Matrices in shared memory: create, attach, and who unlinks.
 
 The client creates two segments for a request, one with its N x N matrix and one for the product, and always unlinks
-both. The kernel attaches to them by name and never unlinks. What travels is a `Task`, as JSON.
+both. The kernel attaches to them by name and never unlinks. What travels is a `Task`, as JSON. Where client and worker
+share no memory, the matrix itself travels (kaas.inline); a kernel sees a matrix either way.
 
     client   with shared_matrix(n) as a, shared_matrix(n) as c: ... Task(a.name, c.name, n)
     kernel   def call(payload): return answer(payload, multiply)
@@ -18,6 +19,7 @@ import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from math import isqrt
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -25,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.random import default_rng  # else imported when it is first asked for, in each process after the fork
 
-from kaas import segments
+from kaas import inline, segments
 from kaas.errors import TaskError, UsageError
 
 Matrix = npt.NDArray[np.float64]
@@ -65,10 +67,7 @@ class Task(NamedTuple):
             raise TaskError('not a matrix task: send {"a": segment, "c": segment, "n": N, "dtype": name}') from None
         if not all(isinstance(name, str) and segments.NAME.fullmatch(name) for name in (task.a, task.c)):
             raise TaskError("a segment's name is not one of ours: kaas_ and 20 hexadecimal digits")
-        if type(task.n) is not int or not 1 <= task.n <= _LARGEST_N:  # JSON's true is an int, too
-            raise TaskError(f"n is {_shown(task.n)}: give a whole number from 1 to {_LARGEST_N}")
-        if task.dtype not in DTYPES:
-            raise TaskError(f"dtype is {_shown(task.dtype)}: give one of {', '.join(DTYPES)}")
+        _bytes_of(task.n, task.dtype)
         return task
 
 
@@ -131,7 +130,7 @@ def attached_matrix(
 
 
 def answer(payload: bytes, multiply: Multiply, hold: segments.Hold = contextlib.nullcontext) -> bytes:
-    """Serve a matrix task: attach, multiply, and report the time that `multiply` took.
+    """Serve a matrix task: attach, multiply, and report the time that `multiply` took; or the same with a message.
 
     Args:
         payload: the task.
@@ -143,6 +142,8 @@ def answer(payload: bytes, multiply: Multiply, hold: segments.Hold = contextlib.
         UsageError: SEGMENTS says neither `fresh` nor `kept`.
         Exception: whatever `multiply` raises.
     """
+    if payload.startswith(inline.PREFIX):
+        return _answer_inline(payload, multiply)
     task, attachments = Task.decode(payload), _attachments(hold)
     with contextlib.ExitStack() as attached:
         a = attached.enter_context(attached_matrix(task.a, task.n, task.dtype, attachments))
@@ -156,6 +157,17 @@ def answer(payload: bytes, multiply: Multiply, hold: segments.Hold = contextlib.
         answer = _Answer(json.dumps({"inner_time_ms": inner_ms}).encode())
         answer.attached = attached.pop_all()
         return answer
+
+
+def _answer_inline(payload: bytes, multiply: Multiply) -> bytes:
+    n, dtype, elements = inline.read(payload)
+    wanted = _bytes_of(n, dtype)
+    if len(elements) != wanted:
+        raise TaskError(f"the message has {len(elements)} bytes of a matrix, but {n} x {n} of {dtype} are {wanted}")
+    a = np.frombuffer(elements, str(dtype)).copy()  # one that is aligned and may be written to: kernels demand it
+    a = a.reshape(isqrt(len(a)), -1)
+    c = np.zeros_like(a)
+    return inline.reply(_milliseconds(multiply, a, c), c)
 
 
 @functools.cache
@@ -270,6 +282,15 @@ def matrix_file(n: int, folder: Path) -> Path:
 def _private(path: Path) -> BinaryIO:
     """Open a file for writing that only its user can read."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _bytes_of(n: object, dtype: object) -> int:
+    """Give the size of such a matrix, or raise `TaskError` if there is none."""
+    if type(n) is not int or not 1 <= n <= _LARGEST_N:  # JSON's true is an int, too
+        raise TaskError(f"n is {_shown(n)}: give a whole number from 1 to {_LARGEST_N}")
+    if dtype not in DTYPES:
+        raise TaskError(f"dtype is {_shown(dtype)}: give one of {', '.join(DTYPES)}")
+    return n * n * np.dtype(str(dtype)).itemsize
 
 
 def _shown(value: object) -> str:

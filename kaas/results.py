@@ -47,7 +47,7 @@ COLUMNS: Mapping[str, str] = {
     "timestamp": "s since the epoch, UTC: when the request began",
     "inner_time_ms": "ms: what the kernel measured around upload, launch and download; 0.0 if it was not served",
     "outer_time_ms": "ms: from the request's begin to its end, everything included (task completion time)",
-    "setup_time": "ms (not s, whatever its name says): the client's work on its shared memory: made, filled, and freed",
+    "setup_time": "ms (not s, whatever its name says): shared memory made, filled, freed; inline, the matrix copied",
     "cold_start": "True if this request made the server boot a task runner",
     "copy": "number of the client that sent it, from 0",
     "concurrency": "number of clients running when the request was sent",

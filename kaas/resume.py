@@ -38,6 +38,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "AVAILABLE_GPUS": _Setting("Server number of GPUs"),
     "MAX_MPL_PER_GPU": _Setting("Server workers per GPU"),
     "SEGMENTS": _Setting("Segments", "fresh"),
+    "KAAS_TRANSPORT": _Setting("Transport", "auto"),
     "POLICY": _Setting("Server policy", "paper"),
     "WHEN_FULL": _Setting("Server when full", "reject"),
     "IDLE_TIMEOUT": _Setting("Server idle timeout [s]", "60"),

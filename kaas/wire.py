@@ -43,6 +43,7 @@ from typing import NamedTuple
 
 from kaas.decoder import LARGE, PREFIX, Decoder, Fields, Large
 from kaas.errors import FrameError
+from kaas.passing import Passing, Piece
 
 TOKEN, INVOKE, STATUS = range(3)
 KINDS = (TOKEN, INVOKE, STATUS)
@@ -70,8 +71,8 @@ _CODES = {status: code for code, status in enumerate(STATUSES)}
 _COLD_START, _WAITED_FOR_BOOT = 1, 2
 
 
-Pieces = list[bytes | bytearray | memoryview]
-"""A frame, in one piece; or header and payload, if that is large."""
+Pieces = list[Piece]
+"""A frame, in one piece; or header and payload, if that is large; or what has come of it, if the rest is to pass."""
 
 
 class Request(NamedTuple):
@@ -103,16 +104,17 @@ class Reply(NamedTuple):
 
 
 class RequestFrame(NamedTuple):
-    """A request for who passes it on: what its header says, and all of it as it came."""
+    """A request for who passes it on: what its header says, and as much of it as has come."""
 
     kind: int
     id: int
     timeout: float
     frame: Pieces
+    rest: Passing | None = None
 
     @property
     def payload(self) -> bytes:
-        """A copy of what it carries."""
+        """A copy of what it carries, as far as it has come."""
         return b"".join(self.frame)[_REQUEST.size :]
 
 
@@ -122,10 +124,11 @@ class ReplyFrame(NamedTuple):
     status: str
     kernel_ns: int
     frame: Pieces
+    rest: Passing | None = None
 
     @property
     def payload(self) -> bytes:
-        """A copy of what it carries."""
+        """A copy of what it carries, as far as it has come."""
         return b"".join(self.frame)[_REPLY.size :]
 
     @property
@@ -186,12 +189,11 @@ def _request(fields: Fields, begin: bytes, large: Large | None) -> Request:
     return Request(kind, payload, request_id, milliseconds / 1000)
 
 
-def _request_frame(fields: Fields, begin: bytes, large: Large | None) -> RequestFrame:
+def _request_frame(fields: Fields, begin: bytes, rest: Passing | None) -> RequestFrame:
     _, kind, reserved, request_id, milliseconds, _ = fields
     if reserved or kind not in KINDS:
         raise _no_request(fields)
-    frame: Pieces = [begin] if large is None else [begin, large.view]
-    return RequestFrame(kind, request_id, milliseconds / 1000, frame)
+    return RequestFrame(kind, request_id, milliseconds / 1000, [begin], rest)
 
 
 def _reply(fields: Fields, begin: bytes, large: Large | None) -> Reply:
@@ -211,11 +213,11 @@ def _reply(fields: Fields, begin: bytes, large: Large | None) -> Reply:
     )
 
 
-def _reply_frame(fields: Fields, begin: bytes, large: Large | None) -> ReplyFrame:
+def _reply_frame(fields: Fields, begin: bytes, rest: Passing | None) -> ReplyFrame:
     _, code, _, _, _, _, _, kernel_ns, _ = fields
     if code >= len(STATUSES):
         raise _no_reply(fields)
-    return ReplyFrame(STATUSES[code], kernel_ns, [begin] if large is None else [begin, large.view])
+    return ReplyFrame(STATUSES[code], kernel_ns, [begin], rest)
 
 
 def _no_request(fields: Fields) -> FrameError:
@@ -241,9 +243,9 @@ def reply_decoder(limit: int = 2**63) -> Decoder[Reply]:
 
 def request_frames(limit: int = DEFAULT_LIMIT) -> Decoder[RequestFrame]:
     """Make a decoder of requests that are passed on, for the server's side to its clients."""
-    return Decoder(_REQUEST, _request_frame, limit)
+    return Decoder(_REQUEST, _request_frame, limit, passes=True)
 
 
 def reply_frames() -> Decoder[ReplyFrame]:
     """Make a decoder of replies that are passed on, for the server's side to its workers."""
-    return Decoder(_REPLY, _reply_frame, 2**63)
+    return Decoder(_REPLY, _reply_frame, 2**63, passes=True)

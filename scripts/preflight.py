@@ -101,12 +101,13 @@ def check_python(settings: Settings, report: Report) -> None:
 def check_room(settings: Settings, gpus: Sequence[Gpu], report: Report) -> None:
     """See that matrices and results fit: on disk, in shared memory, on each GPU."""
     matrix, both = settings.matrices_bytes // 2, settings.matrices_bytes
+    shared = 0 if os.environ.get("KAAS_TRANSPORT") == "inline" else settings.max_clients * both
     libraries = sum(LIBRARIES_BYTES[: 1 if settings.virtual else 2]) * (shutil.which(settings.python) is None)
     for what, folder, wanted in (
         ("libraries, set up once", bare_kaas.ROOT, libraries),
         ("results", settings.results, RESULTS_BYTES),
         ("the clients' matrix file", Path(os.environ.get("TMPDIR", "/tmp")), matrix),  # noqa: S108 - as tempfile does
-        ("the clients' matrices in shared memory", Path("/dev/shm"), settings.max_clients * both),  # noqa: S108
+        ("the clients' matrices in shared memory", Path("/dev/shm"), shared),  # noqa: S108
     ):
         if wanted:
             check_folder(what, folder, wanted, report)

@@ -228,11 +228,16 @@ in_settings() {
 }
 
 name_commands() {
+    local message_size=''
+    # A matrix in a message, and a line before it; what the server takes by itself is enough for N up to 2896.
+    if [[ $KAAS_TRANSPORT == inline && $N =~ ^[0-9]{4,7}$ ]] && ((10#$N > 2896)); then
+        message_size=$((10#$N * 10#$N * 8 + 200))
+    fi
     address=127.0.0.1:${bound_port:-$PORT}
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
         --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$
         ${POLICY:+--policy "$POLICY"} ${WHEN_FULL:+--when-full "$WHEN_FULL"}
-        ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"}
+        ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"} ${message_size:+--message-size "$message_size"}
         ${IDLE_TIMEOUT:+--idle-timeout "$IDLE_TIMEOUT"} ${CALL_TIMEOUT:+--call-timeout "$CALL_TIMEOUT"}
         ${METRICS_PORT:+--metrics-port "$METRICS_PORT"} ${ENGINE:+--engine "$ENGINE"} ${RAY_NODES:+--ray-nodes "$RAY_NODES"})
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kaas import wire
 from kaas.decoder import LARGE
+from kaas.passing import Piece
 from kaas.wire import Request
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,15 +34,45 @@ def test_large_payloads_that_arrive_in_any_pieces_are_the_same(sizes: list[int],
     assert not decoder.mid_frame
 
 
+class Taken:
+    def __init__(self) -> None:
+        self.got = bytearray()
+
+    def write(self, data: Piece) -> None:
+        self.got += data
+
+    def is_closing(self) -> bool:
+        return False
+
+
 @patient
 @given(st.lists(SIZES, max_size=3), st.lists(st.integers(0, 10**7), max_size=8))
 def test_frames_that_are_passed_on_are_the_same_bytes(sizes: list[int], cuts: list[int]) -> None:
     sent = [Request(wire.INVOKE, b"x" * size, size, 1.5) for size in sizes]
     stream = b"".join(map(wire.encode_request, sent))
+    decoder, taken = wire.request_frames(), Taken()
+    got = []
+    for piece in pieces(stream, cuts):
+        for request in decoder.feed(piece):
+            got.append(request)
+            for begin in request.frame:
+                taken.write(begin)
+            if request.rest is not None:
+                request.rest.hand_on(taken)
+    assert taken.got == stream
+    assert [(request.kind, request.id, request.timeout) for request in got] == [(1, size, 1.5) for size in sizes]
+    assert not decoder.mid_frame
+
+
+def test_a_large_frame_that_is_passed_on_is_given_when_its_header_has_come() -> None:
     decoder = wire.request_frames()
-    got = [frame for piece in pieces(stream, cuts) for frame in decoder.feed(piece)]
-    assert b"".join(piece for request in got for piece in request.frame) == stream
-    assert [Request(request.kind, request.payload, request.id, request.timeout) for request in got] == sent
+    stream = wire.encode_request(Request(wire.INVOKE, bytes(LARGE), 7))
+    assert list(decoder.feed(stream[:23])) == []
+    (request,) = decoder.feed(stream[23:24])
+    assert (request.id, request.rest and request.rest.left) == (7, LARGE)
+    assert list(decoder.feed(stream[24:])) == []
+    (following,) = decoder.feed(wire.encode_request(Request(wire.INVOKE, b"x", 8)))
+    assert (following.id, following.rest, following.payload) == (8, None, b"x")
 
 
 def test_room_is_given_for_a_small_multiple_of_what_has_come() -> None:

@@ -76,6 +76,7 @@ def test_what_is_not_set_is_what_the_server_takes_then() -> None:
     defaults = {name: setting.default for name, setting in resume.SETTINGS.items() if setting.default}
     assert defaults == {
         "SEGMENTS": "fresh",
+        "KAAS_TRANSPORT": "auto",
         "POLICY": Settings.policy,
         "WHEN_FULL": Settings.when_full,
         "IDLE_TIMEOUT": f"{Settings.idle_timeout:g}",

@@ -323,6 +323,7 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"REPEAT_UNTIL": "p95"}, "REPEAT_UNTIL: 'p95' is no width: write as in throughput 5%"),
         ({"REPEAT_UNTIL": "p95 5%", "OUTER_REPEATS": 2}, "OUTER_REPEATS is 2: with REPEAT_UNTIL it is the most"),
         ({"SEGMENTS": "keep"}, "SEGMENTS is 'keep': give "),
+        ({"KAAS_TRANSPORT": "pigeon"}, "KAAS_TRANSPORT is 'pigeon': give auto, shm or inline"),
         ({"RESUME": "yes"}, "RESUME is 'yes': give 1, or nothing"),
         ({"ENGINE": "nope"}, "ENGINE is 'nope': give local or ray"),
         ({"RAY_NODES": "2"}, "RAY_NODES goes with ENGINE=ray"),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from kaas import transport
 from kaas.client import Connection
 from kaas.errors import ConnectionFailed, Refused, ServerNotReady
 
@@ -106,4 +107,6 @@ class ServerWatch:
 
 def _parameters(status: dict[str, Any]) -> dict[str, object]:
     own = {"Kernel": status["kernel"], "number of GPUs": status["gpus"], "Workers per GPU": status["workers_per_gpu"]}
-    return {f"Server {name[0].lower()}{name[1:]}": value for name, value in (own | status["settings"]).items()}
+    return {"Transport used": transport.chosen(status)} | {
+        f"Server {name[0].lower()}{name[1:]}": value for name, value in (own | status["settings"]).items()
+    }

@@ -3,8 +3,9 @@
     accepted == the invocations of each outcome + in flight         at any time; after a drain, none is in flight
     replies == all statuses together                                at any time
 
-An invocation's outcome is its reply's status (`ANSWERS`), or `abandoned` if its client had gone before it had one. The
-statuses of `REFUSALS` end a connection: they answer bytes that are no invocation, or come from who shows no token.
+An invocation's outcome is its reply's status (`ANSWERS`), or `abandoned` if its client had gone before it had one, or
+only a part of a large reply, which ends its connection. The statuses of `REFUSALS` end a connection, too: they answer
+bytes that are no invocation, or come from who shows no token.
 `replies` counts the answers that were given to an open connection: that none was made for a client that had gone, and
 none got lost on its way there. Whether the client took it, only the client knows. Answers to status queries are not in
 the account.

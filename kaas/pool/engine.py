@@ -6,6 +6,7 @@ clients. Everything is told in the loop, and never from within a call of the one
 
 from typing import Protocol
 
+from kaas.passing import Passing
 from kaas.wire import Pieces, ReplyFrame
 
 
@@ -16,7 +17,7 @@ class Tell(Protocol):
         """It has loaded the kernel; `phases` are the seconds of each part of its boot."""
 
     def replied(self, reply: ReplyFrame) -> None:
-        """It has said something since."""
+        """It has said something since; of what is large, it has begun to."""
 
     def broken(self, reason: str) -> None:
         """It is of no more use, and the engine ends it. Without a reason, what it has said before may still come."""
@@ -32,8 +33,8 @@ class Worker(Protocol):
     def pid(self) -> int | None:
         """Its process, once it is ready."""
 
-    def call(self, frame: Pieces) -> None:
-        """Give it an invocation; one at a time, and only when it is ready."""
+    def call(self, frame: Pieces, rest: Passing | None = None) -> None:
+        """Give it an invocation, and have the rest of it pass; one at a time, and only when it is ready."""
 
     def stop(self) -> None:
         """Have it end by itself, after the call that it may be in."""

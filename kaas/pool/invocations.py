@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from kaas import wire
+from kaas.passing import Passing
 from kaas.pool.account import Account
 from kaas.pool.deadlines import Deadlines
 from kaas.wire import Pieces, RequestFrame
@@ -19,12 +20,14 @@ Observe = Callable[[str, float, int], None]
 class Invocation:
     """A request by a client, accepted and to be answered once: `send` takes it back, with the reply's frame.
 
-    `accepted` and `handed_over`, to a worker, are times of the pool's clock, 0 before.
+    `accepted` and `handed_over`, to a worker, are times of the pool's clock, 0 before. `reply` is the rest of a large
+    reply once that has begun; then it is taken back again when all has passed, and only then is it answered.
     """
 
     accepted = handed_over = 0.0
     cold_start = waited_for_boot = answered = False
     moves = deadline = queue_deadline = 0
+    reply: Passing | None = None
 
     def __init__(self, request: RequestFrame, send: Callable[["Invocation", Pieces], None]) -> None:
         self.request = request
@@ -76,11 +79,21 @@ class Invocations:
         frame = wire.reply_pieces(status, text.encode(errors="backslashreplace"))
         self.send(invocation, status, frame, gpu, worker)
 
-    def send(self, invocation: Invocation, status: str, frame: Pieces, gpu: int, worker: int) -> None:
-        """Answer one with a reply's frame, unless it is answered."""
+    def send(
+        self, invocation: Invocation, status: str, frame: Pieces, gpu: int, worker: int, *, rest: Passing | None = None
+    ) -> None:
+        """Answer one with a reply's frame, unless it is answered; or begin to, if there is a rest that must pass."""
         if invocation.answered:
+            if rest is not None:
+                rest.drop()
             return
-        self._close(invocation, status)
+        if (begun := invocation.reply) is not None and begun.begun and begun.left:
+            self.abandon(invocation)  # who has a part of its reply can be told nothing else: its connection ends
+            return
+        if rest is None:
+            self._close(invocation, status)
+        else:
+            invocation.reply = rest
         wire.complete_reply(
             frame,
             invocation.request.id,
@@ -94,6 +107,7 @@ class Invocations:
             invocation.send(invocation, frame)
         except Exception:  # whoever the client is, the others' turn must come
             log.exception("a reply could not be sent")
+            self.abandon(invocation)
 
     def observe(self, invocation: Invocation, gpu: int, kernel_ns: int = 0) -> None:
         """Have the metrics show how long one took that a worker was given, whatever the client was told."""
@@ -128,6 +142,11 @@ class Invocations:
             self.waits_no_more(invocation)
         if invocation.deadline:
             self._deadlines.cancel(invocation.deadline)
+        if invocation.request.rest is not None:
+            invocation.request.rest.drop()
+        if invocation.reply is not None and invocation.reply.left:
+            invocation.reply.drop()
+            invocation.reply = None
         if self._closed is not None and not self._open:
             self._closed.set()
 

@@ -5,6 +5,7 @@ out after `MOST_FAILED_BOOTS` in a row; boots that fail by the machine's fault d
 pauses that grow, too.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from kaas.pool.engine import Worker
@@ -70,7 +71,9 @@ class Slot:
         if limit := pool.settings.call_timeout:
             self._deadline = pool.deadlines.at(now + limit, self._overdue, invocation)
         try:
-            worker.call(invocation.request.frame)
+            if (rest := invocation.request.rest) is not None:
+                rest.cut = partial(self._cut, invocation)
+            worker.call(invocation.request.frame, rest)
         except Exception as error:
             self._fail(f"its link fails: {error}")
 
@@ -115,6 +118,12 @@ class Slot:
             return
         if self.state != "busy" or reply.status not in _REPLIES:
             self._fail("its link is damaged: a reply that nobody waits for")
+            return
+        if reply.rest is not None and reply.rest.left:
+            reply.rest.done = partial(self.replied, reply)  # told again when all of it has passed, and done only then
+            assert self.invocation is not None
+            sent = self._pool.invocations.send
+            sent(self.invocation, reply.status, reply.frame, self.gpu, self.number, rest=reply.rest)
             return
         invocation, self.invocation = self.invocation, None
         assert invocation is not None
@@ -193,6 +202,14 @@ class Slot:
             finally:
                 if self.state != "left out":
                     self._pool.free(self)
+
+    def _cut(self, invocation: Invocation) -> None:
+        """Its worker has a part of a request, and is to get no more: it is of no more use."""
+        if self.invocation is invocation and self.state == "busy" and self._broken is None:
+            assert self._worker is not None
+            self.broken("its client left, or ran out of time, with half a request sent")
+            self._worker.stop()
+            self._kill_later(self._worker)
 
     def _overdue(self, invocation: Invocation) -> None:
         try:

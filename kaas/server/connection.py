@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import cast
 
 from kaas import wire
+from kaas.decoder import LARGE
 from kaas.errors import FrameError
+from kaas.passing import Passing, Turns
 from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
 from kaas.pool.status import status
@@ -67,13 +69,16 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._trusted = not token
         self._refused = False
         self._held = False  # no more requests are taken: it is refused, or does not read its replies
+        self._waits = False  # for somebody who takes a large request, or can take more of it
         self._rest: Iterator[RequestFrame] = iter(())  # what has come and is held
         self._status = b""  # answers all queries of one piece of data
         self._message_size = message_size
         self._decoder = wire.request_frames(max(_MOST_TOKEN, len(token)) if token else message_size)
+        self._decoder.large = self._decoder.limit + 1 if token else LARGE  # what is no token yet is taken whole
         self.get_buffer = self._decoder.buffer  # type: ignore[method-assign] # asked for at every read
         self._connections = connections
         self._invocations: set[Invocation] = set()
+        self._turns: Turns | None = None  # once there was a large reply
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.TimerHandle | None = None
 
@@ -116,15 +121,27 @@ class ClientConnection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not read its replies: take no more requests from it until it does."""
         self._held = True
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._read()
+        if self._turns is not None:
+            self._turns.pause()
 
     def resume_writing(self) -> None:
         """It reads again."""
         self._held = self._refused
         self.buffer_updated(0)
-        if self._transport is not None and (self._refused or not self._held):
-            self._transport.resume_reading()
+        self._read()
+        if self._turns is not None:
+            self._turns.resume()
+
+    def pause_reading(self) -> None:
+        """Who takes a large request can take no more (passing.Source)."""
+        self._waits = True
+        self._read()
+
+    def resume_reading(self) -> None:
+        """It takes more, or nobody does: then it is read all the same."""
+        self._waits = False
+        self._read()
 
     def close(self) -> None:
         """Close, once what has been answered is sent."""
@@ -141,7 +158,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         if request.kind == wire.TOKEN:
             self._trusted = not self._token or hmac.compare_digest(request.payload, self._token)
-            self._decoder.limit = self._message_size
+            self._decoder.limit, self._decoder.large = self._message_size, LARGE
             self._stop_waiting()
             if self._trusted:
                 self._connections.discard_stranger(self)
@@ -150,10 +167,16 @@ class ClientConnection(asyncio.BufferedProtocol):
         elif request.kind == wire.INVOKE:
             invocation = Invocation(request, self._answer)
             self._invocations.add(invocation)
+            if request.rest is not None:
+                request.rest.come_from(self)
             self._pool.submit(invocation)
         elif request.kind == wire.STATUS:
             self._status = self._status or json.dumps(status(self._pool)).encode()
-            self._transport.write(wire.encode_reply(Reply("ok", self._status, request.id)))
+            reply = wire.encode_reply(Reply("ok", self._status, request.id))
+            if self._turns is None:
+                self._transport.write(reply)
+            else:
+                self._write_in_turn(self._turns, [reply])
 
     def _refuse(self, status: str, text: str, request_id: int) -> None:
         """Reply, and close when the client has: one that is still sending would not get the reply otherwise."""
@@ -175,13 +198,39 @@ class ClientConnection(asyncio.BufferedProtocol):
             self._patience.cancel()
 
     def _abandon(self) -> None:
-        for invocation in self._invocations:
+        for invocation in list(self._invocations):
             self._pool.abandon(invocation)
         self._invocations.clear()
 
     def _answer(self, invocation: Invocation, frame: Pieces) -> None:
+        rest = invocation.reply
+        if rest is not None and rest.left:
+            if self._transport is not None:
+                rest.cut = self.abort
+                self._turns = self._turns or Turns(self._transport, full=self._held)
+                self._write_in_turn(self._turns, frame, rest)
+            return
         self._invocations.discard(invocation)
         if self._transport is not None:
-            for piece in frame:
-                self._transport.write(piece)
+            if self._turns is None:
+                for piece in frame:
+                    self._transport.write(piece)
+            elif rest is None:
+                self._write_in_turn(self._turns, frame)
+            else:
+                self._turns.has_passed()
+                self._read()
             self._pool.account["replies"] += 1
+
+    def _write_in_turn(self, turns: Turns, frame: Pieces, rest: Passing | None = None) -> None:
+        turns.write(frame, rest)
+        self._read()
+
+    def _read(self) -> None:
+        """Read what the client sends, unless it is to be answered first, or nobody can take what it sends."""
+        if self._transport is not None:
+            crowded = self._turns is not None and self._turns.crowded
+            if not self._refused and (self._waits or self._held or crowded):
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()

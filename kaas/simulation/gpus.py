@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from kaas import wire
+from kaas.passing import Passing
 from kaas.pool.engine import Tell
 from kaas.simulation.loop import VirtualLoop
 from kaas.simulation.model import Model
@@ -157,7 +158,7 @@ class Worker:
         self._unused_since = ready
         self._at(ready, self._ready)
 
-    def call(self, frame: Pieces) -> None:
+    def call(self, frame: Pieces, rest: Passing | None = None) -> None:
         """Serve an invocation; or not, if it has left."""
         engine, now = self._engine, self._time()
         self._in_call, self._called = True, now

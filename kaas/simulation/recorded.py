@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kaas import wire
+from kaas.passing import Passing
 from kaas.policy import Paper, Policy
 from kaas.pool.engine import Tell
 from kaas.pool.invocations import Invocation
@@ -64,7 +65,7 @@ class _Place:
         self._places, self._number, self._gpu, self._tell = places, number, gpu, tell
         places.loop.at(places.loop.time() + _READY_AFTER, tell.ready, {})
 
-    def call(self, frame: Pieces) -> None:
+    def call(self, frame: Pieces, rest: Passing | None = None) -> None:
         places = self._places
         (request,) = places.decode(b"".join(frame))
         places.called[request.id] = self._gpu, self._number

@@ -43,6 +43,15 @@ class Client(Frames):
         self.invoke(payload.encode() if isinstance(payload, str) else payload, number, timeout)
         return number
 
+    def begin(self, payload: bytes, sent: int, timeout: float = 0.0) -> tuple[int, bytes]:
+        """Send an invocation with so much of its payload; return its id and what is to follow."""
+        number = next(self._ids)
+        self.asked.add(number)
+        frame = wire.encode_request(Request(wire.INVOKE, payload, number, timeout))
+        sent += len(frame) - len(payload)
+        self.socket.sendall(frame[:sent])
+        return number, frame[sent:]
+
     def wait(self, gate: Path) -> int:
         """Send an invocation that keeps its worker until the file `gate` is there."""
         return self.ask(f"wait {gate}")

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -10,6 +12,7 @@ from typing import Any
 
 from kaas import wire
 from kaas.events import Event
+from kaas.passing import Passing, Piece
 from kaas.placement import Placement
 from kaas.policy import NAMES, named
 from kaas.pool.account import ANSWERS, OUTCOMES
@@ -36,6 +39,51 @@ def draw(random: Random, *fates: tuple[str, float]) -> str:
     return random.choices([fate for fate, _ in fates], [weight for _, weight in fates])[0]
 
 
+class Stream:
+    """The rest of a large payload, which comes bit by bit unless it must wait; it may cease, or never go on."""
+
+    def __init__(self, engine: "StormyEngine", stalls: bool = False, last: Callable[[], object] = bool) -> None:
+        self.engine, self.stalls, self.last = engine, stalls, last
+        self.rest = Passing(engine.random.randint(1, 4))
+        self.reading, self.ceased = True, False
+        self.rest.come_from(self)
+        self.come()
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def come(self) -> None:
+        if self.ceased or not self.rest.left or (self.stalls and self.rest.left == 1):
+            return
+        self.engine.later(self.engine.random.uniform(0.0, 0.005 if self.engine.calm else 0.8), self.come)
+        if self.reading:
+            if self.rest.left == 1:
+                self.last()
+            self.rest.received(1)
+
+
+class Taker:
+    """Who takes a large payload, and now and then cannot for a while."""
+
+    def __init__(self, engine: "StormyEngine", rest: Passing, taken: Callable[[], object] = bool) -> None:
+        self.engine, self.rest, self.taken = engine, rest, taken
+        rest.hand_on(self)
+
+    def write(self, data: Piece) -> None:
+        assert not self.rest.dropped, "given more of what was dropped"
+        if not self.rest.left:
+            self.taken()
+        elif self.engine.random.random() < 0.3:
+            self.rest.pause()
+            self.engine.later(self.engine.random.uniform(0.0, 0.005 if self.engine.calm else 0.5), self.rest.resume)
+
+    def is_closing(self) -> bool:
+        return False
+
+
 class Worker:
     """A worker that is a few timers. It checks that it is told nothing that it must not be told."""
 
@@ -43,6 +91,8 @@ class Worker:
         self.engine, self.gpu, self.tell, self.random = engine, gpu, tell, engine.random
         self.pid: int | None = None
         self.alive, self.useless, self.dying, self.stopped, self.in_call = True, False, False, False, False
+        self.taking: Passing | None = None
+        self.replying: Stream | None = None
         self.limit = engine.now() + engine.settings.boot_timeout  # when it must have been killed or be done
         getattr(self, f"boot_{engine.fate_of_boot(gpu)}")(self.random.uniform(0.01, 0.9 if engine.calm else 2.0))
 
@@ -72,20 +122,32 @@ class Worker:
 
     # Worker
 
-    def call(self, frame: Pieces) -> None:
+    def call(self, frame: Pieces, rest: Passing | None = None) -> None:
         ready = self.pid is not None and self.alive and not (self.useless or self.dying or self.stopped)
         assert ready, "given an invocation before it is ready, or after it is of no more use"
         assert not self.in_call, "given two invocations"
         self.in_call = True
         limit = self.engine.settings.call_timeout
         self.limit = self.engine.now() + limit if limit else float("inf")
-        getattr(self, f"call_{self.engine.fate_of_call()}")(
-            min(self.random.expovariate(2.0), 0.9 if self.engine.calm else 9.0)
-        )
+        self.taking = rest
+        if rest is None:
+            self.begin_call()
+        else:
+            Taker(self.engine, rest, self.begin_call)
+            if not self.engine.calm and self.random.random() < 0.1:
+                deed = self.random.choice((self.break_down, self.end))
+                self.engine.later(self.random.uniform(0.0, 1.0), deed, "", True)
+
+    def begin_call(self) -> None:
+        if self.alive:
+            getattr(self, f"call_{self.engine.fate_of_call()}")(
+                min(self.random.expovariate(2.0), 0.9 if self.engine.calm else 9.0)
+            )
 
     def stop(self) -> None:
         self.stopped = True
-        if not self.in_call and self.random.random() < 0.8:
+        half = self.taking is not None and self.taking.left
+        if (half or not self.in_call) and self.random.random() < 0.8:
             self.engine.later(self.random.uniform(0.0, 0.3), self.end, "ended with exit code 0", True)
 
     def kill(self) -> None:
@@ -132,6 +194,10 @@ class Worker:
     def reply(self, reply: Reply) -> None:
         if self.stopped and self.alive:
             self.end("ended with exit code 0", True)
+        elif self.alive and not self.useless and reply.status == "ok" and self.random.random() < 0.3:
+            self.replying = Stream(self.engine, last=self.call_is_over)
+            frame: Pieces = [wire.encode_reply(reply)]
+            self.tell.replied(ReplyFrame(reply.status, reply.kernel_ns, frame, self.replying.rest))
         elif self.alive and not self.useless:
             self.in_call = False
             self.useless = reply.status == "worker_lost"
@@ -139,6 +205,9 @@ class Worker:
             if self.useless and self.random.random() < 0.7:
                 self.engine.later(0.1, self.end, "ended with exit code 1", True)
             self.tell.replied(ReplyFrame(reply.status, reply.kernel_ns, [wire.encode_reply(reply)]))
+
+    def call_is_over(self) -> None:
+        self.in_call, self.limit = False, float("inf")
 
     # Its end
 
@@ -154,6 +223,8 @@ class Worker:
             if not self.stopped:
                 assert self.engine.now() <= self.limit + 0.5 + ALMOST, "a limit was kept too late"
             self.alive = False
+            if self.replying is not None:
+                self.replying.ceased = True
             self.engine.alive.discard(self)
             self.tell.ended(how, counts)
 
@@ -282,12 +353,23 @@ class History:
         self.asked: list[Invocation] = []
         self.answers: dict[Invocation, Reply] = {}
         self.gone: set[Invocation] = set()
+        self.lazy: set[Invocation] = set()
+        self.streams: dict[Invocation, Stream] = {}
         self.wrong: list[BaseException] = []
 
     def ask(self, timeout: float = 0.0, leave_after: float | None = None) -> Invocation:
         frame: Pieces = [wire.encode_request(Request(wire.INVOKE))]
-        invocation = Invocation(RequestFrame(wire.INVOKE, len(self.asked), timeout, frame), self.take)
+        ends = bool(timeout or leave_after is not None or self.settings.call_timeout) and not self.engine.calm
+        stream = None
+        if self.random.random() < 0.3:
+            stream = Stream(self.engine, stalls=ends and self.random.random() < 0.2)
+        rest = stream.rest if stream else None
+        invocation = Invocation(RequestFrame(wire.INVOKE, len(self.asked), timeout, frame, rest), self.take)
         self.asked.append(invocation)
+        if stream:
+            self.streams[invocation] = stream
+        if ends and self.random.random() < 0.2:
+            self.lazy.add(invocation)
         self.pool.submit(invocation)
         if leave_after is not None:
             self.loop.call_later(leave_after, self.leave, invocation)
@@ -296,15 +378,36 @@ class History:
     def leave(self, invocation: Invocation) -> None:
         if invocation not in self.answers:
             self.gone.add(invocation)
+            if invocation in self.streams:
+                self.streams[invocation].ceased = True
             self.pool.abandon(invocation)
             assert invocation not in self.pool.invocations.waiting, "gone, and still in the queue"
 
     def take(self, invocation: Invocation, frame: Pieces) -> None:
+        if (rest := invocation.reply) is not None and rest.left:
+            self.begin_to_take(invocation, rest)
+            return
         try:
             self.check(invocation, frame)
         except AssertionError as error:  # the pool goes on, whatever a client's way back raises
             self.wrong.append(error)
         self.fail_sometimes()
+
+    def begin_to_take(self, invocation: Invocation, rest: Passing) -> None:
+        """Take a large reply, now or when its turn comes; or never, and nobody else must suffer from that."""
+        rest.cut = partial(self.gone.add, invocation)  # its connection ends
+        if invocation in self.lazy:
+            if self.random.random() < 0.5:
+                Taker(self.engine, rest)
+                rest.pause()
+        elif self.engine.calm or self.random.random() < 0.5:
+            Taker(self.engine, rest)
+        else:
+            self.loop.call_later(self.random.uniform(0.0, 1.0), self.take_in_turn, rest)
+
+    def take_in_turn(self, rest: Passing) -> None:
+        if not rest.dropped:
+            Taker(self.engine, rest)
 
     def check(self, invocation: Invocation, frame: Pieces) -> None:
         assert invocation not in self.answers, "answered twice"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kaas import wire
+from kaas.passing import Passing
 from kaas.policy import Fleet, Paper, Policy, Queue
 from kaas.pool.engine import Tell
 from kaas.pool.invocations import Invocation
@@ -28,7 +29,7 @@ class Worker:
         self.tell = tell
         self.told: list[str] = []
 
-    def call(self, frame: Pieces) -> None:
+    def call(self, frame: Pieces, rest: Passing | None = None) -> None:
         self.told.append("call")
 
     def stop(self) -> None:

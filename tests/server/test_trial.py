@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from kaas.errors import KaasError, ProcessFailed, TemporarilyUnavailable, UsageError
+from kaas.passing import Passing
 from kaas.pool.engine import Tell
 from kaas.server.engines.trial import try_kernel
 from kaas.simulation.loop import VirtualLoop
@@ -23,7 +24,7 @@ class Worker:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def call(self, frame: Pieces) -> None:
+    def call(self, frame: Pieces, rest: Passing | None = None) -> None:
         raise AssertionError("a trial has no invocation")
 
     def stop(self) -> None:

@@ -14,6 +14,7 @@ from kaas import kernels, wire
 from kaas.children import ForkServer, describe
 from kaas.errors import FrameError
 from kaas.forkserver import Config
+from kaas.passing import Passing
 from kaas.pool.engine import Tell
 from kaas.pool.settings import Settings
 from kaas.server.engines.trial import try_kernel
@@ -105,6 +106,7 @@ class LinkedWorker(asyncio.BufferedProtocol):
         self._decoder = wire.reply_frames()
         self.get_buffer = self._decoder.buffer  # type: ignore[method-assign] # asked for at every read
         self._asked = b""  # the id of its invocation
+        self._taking: Passing | None = None  # the rest of that, if it is large
         self._transport: asyncio.Transport | None = None
         self._useless = False  # it is to end, and nothing that it says counts any more
         self._refused = False  # by the machine, for now
@@ -116,12 +118,14 @@ class LinkedWorker(asyncio.BufferedProtocol):
         """Talk to it over a link that is there already."""
         self._connecting = asyncio.get_running_loop().create_task(self._connect(link))
 
-    def call(self, frame: Pieces) -> None:
-        """Give it an invocation."""
+    def call(self, frame: Pieces, rest: Passing | None = None) -> None:
+        """Give it an invocation, and have the rest of it pass."""
         assert self._transport is not None
-        self._asked = wire.id_of(frame)
+        self._asked, self._taking = wire.id_of(frame), rest
         for piece in frame:
             self._transport.write(piece)
+        if rest is not None:
+            rest.hand_on(self._transport)
 
     def stop(self) -> None:
         """Close the link: a worker ends when it reads its end, which is after its call."""
@@ -154,12 +158,24 @@ class LinkedWorker(asyncio.BufferedProtocol):
                     return
                 if self.pid is None:
                     self._greeted(reply)
-                elif wire.id_of(reply.frame) != self._asked:
+                elif wire.id_of(reply.frame) != self._asked or (self._taking is not None and self._taking.left):
                     self._break("its link is damaged: a reply that nobody waits for")
                 else:
+                    if reply.rest is not None and self._transport is not None:
+                        reply.rest.come_from(self._transport)
                     self._tell.replied(reply)
         except FrameError as error:
             self._break(f"its link is damaged: {error}")
+
+    def pause_writing(self) -> None:
+        """The worker takes no more of its invocation for now."""
+        if self._taking is not None:
+            self._taking.pause()
+
+    def resume_writing(self) -> None:
+        """It takes more."""
+        if self._taking is not None:
+            self._taking.resume()
 
     def connection_lost(self, error: Exception | None) -> None:
         """The worker's end of the link is closed: it has ended, or is about to. How, its exit code says."""

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from ray_nodes import BOOT_TIMEOUT, events_of, needs_ray
 from support import LIMIT, Marked, Server, StartServer, command, eventually, exists, refusal
 
-from kaas import ROOT
+from kaas import ROOT, inline, transport
+from kaas.matrices import is_square_of, random_matrix
 
 NODES = {"simulated-1": [0, 2], "simulated-2": [1, 3]}
 GPUS = ("--num-gpus", "4", "-m", "2")
@@ -78,6 +80,21 @@ def test_invocations_are_served_on_both_nodes_and_placed_as_on_one_machine_and_n
     left = {folder for folder in folders if folder.exists()}
     assert len(left) < len(folders), "its folder is removed"
     assert "Traceback" not in server.stderr()
+
+
+@needs_ray
+def test_matrices_that_travel_inline_are_computed_on_both_nodes(start_server: StartServer) -> None:
+    two = ("--ray-nodes", "2", "--num-gpus", "2", "-m", "1")
+    server = start_server(ROOT / "cuda-matmul-blas.py", "--engine", "ray", *two, *BOOT_TIMEOUT)
+    assert server.status()["shared_memory"] == transport.place()
+    matrix = random_matrix(1000)
+    with server.frames() as first, server.frames() as second:
+        for frames in (first, second):  # while the first waits for its boot, the second needs another GPU
+            Thread(target=frames.invoke, args=(inline.request(matrix),)).start()
+        replies = [frames.reply() for frames in (first, second)]
+    assert {reply.gpu for reply in replies} == {0, 1}
+    for reply in replies:
+        assert is_square_of(inline.product(reply.payload, matrix), matrix)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,147 @@
+"""A large payload that passes: it comes no faster than it is taken, and whoever has a part of it is told of its end."""
+
+import pytest
+
+from kaas.passing import Passing, Piece, Turns
+
+
+class Source:
+    def __init__(self) -> None:
+        self.reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.got = b""
+        self.closing = False
+
+    def write(self, data: Piece) -> None:
+        self.got += bytes(data)
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+
+class Way:
+    """A payload, where it comes from, where it goes to, and what was told of it."""
+
+    def __init__(self, size: int) -> None:
+        self.rest, self.source, self.sink = Passing(size), Source(), Sink()
+        self.told: list[str] = []
+        self.rest.done = lambda: self.told.append("done")
+        self.rest.cut = lambda: self.told.append("cut")
+        self.rest.come_from(self.source)
+
+    def come(self, data: bytes) -> None:
+        self.rest.room()[: len(data)] = data
+        self.rest.received(len(data))
+
+
+def test_nothing_is_read_before_somebody_takes_it_and_then_all_is_handed_on() -> None:
+    way = Way(5)
+    assert not way.source.reading
+    way.rest.hand_on(way.sink)
+    assert way.source.reading
+    way.come(b"abc")
+    assert (way.sink.got, way.told, len(way.rest.room())) == (b"abc", [], 2)
+    way.come(b"de")
+    assert (way.sink.got, way.told) == (b"abcde", ["done"])
+
+
+def test_it_waits_while_who_takes_it_can_take_no_more() -> None:
+    way = Way(5)
+    way.rest.pause()  # its first piece was too much already
+    way.rest.hand_on(way.sink)
+    assert not way.source.reading
+    way.rest.resume()
+    assert way.source.reading
+    way.come(b"abcd")
+    way.rest.pause()
+    assert not way.source.reading
+    way.rest.resume()
+    way.come(b"e")
+    assert way.sink.got == b"abcde"
+
+
+def test_the_last_piece_leaves_its_source_to_whatever_comes_next() -> None:
+    way = Way(1)
+    way.rest.hand_on(way.sink)
+    way.come(b"x")
+    way.rest.pause()
+    assert way.source.reading
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_is_dropped_half_way_is_read_and_forgotten_and_its_taker_told(full: bool) -> None:
+    way = Way(5)
+    way.rest.hand_on(way.sink)
+    way.come(b"ab")
+    if full:
+        way.rest.pause()
+    for _ in range(2):
+        way.rest.drop()
+    assert (way.told, way.source.reading) == (["cut"], True)
+    way.rest.pause()  # of no more concern
+    assert way.source.reading
+    way.come(b"cde")
+    assert (way.sink.got, way.told) == (b"ab", ["cut", "done"])
+
+
+def test_who_has_no_part_of_it_is_told_nothing_when_it_is_dropped() -> None:
+    way = Way(5)
+    way.rest.drop()
+    assert way.source.reading
+    way.come(b"abcde")
+    assert (way.sink.got, way.told) == (b"", ["done"])
+
+
+def test_what_has_passed_cannot_be_dropped() -> None:
+    way = Way(1)
+    way.rest.hand_on(way.sink)
+    way.come(b"x")
+    way.rest.drop()
+    assert way.told == ["done"]
+
+
+def test_to_a_connection_that_closes_nothing_more_is_written() -> None:
+    way = Way(2)
+    way.rest.hand_on(way.sink)
+    way.sink.closing = True
+    way.come(b"xy")
+    assert (way.sink.got, way.told) == (b"", ["done"])
+
+
+def test_replies_wait_for_the_large_one_before_them_and_those_dropped_meanwhile_are_left_out() -> None:
+    first, second, third = (Way(1) for _ in range(3))
+    sink = Sink()
+    turns = Turns(sink, full=False)
+    turns.write([b"1"], first.rest)
+    turns.write([b"a"])
+    turns.write([b"2"], second.rest)
+    turns.write([b"3"], third.rest)
+    turns.write([b"b"])
+    assert (sink.got, turns.crowded, second.source.reading) == (b"1", True, False)
+    second.rest.drop()
+    first.come(b"x")
+    turns.has_passed()
+    assert sink.got == b"1xa3"
+    third.come(b"y")
+    turns.has_passed()
+    assert (sink.got, turns.crowded) == (b"1xa3yb", False)
+
+
+def test_a_large_reply_whose_client_takes_nothing_waits_until_it_does() -> None:
+    way, sink = Way(2), Sink()
+    turns = Turns(sink, full=True)
+    turns.write([b"1"], way.rest)
+    assert (sink.got, way.source.reading) == (b"1", False)
+    turns.resume()
+    assert way.source.reading
+    turns.pause()
+    assert not way.source.reading
