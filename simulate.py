@@ -10,7 +10,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from kaas import cli
+from kaas import cli, shape_setting
 from kaas.errors import UsageError
 from kaas.ramp import Ramp
 from kaas.simulation import calibration
@@ -48,6 +48,11 @@ def parse_arguments() -> argparse.Namespace:
             help=f"{help_text} (default: the preset's)",
         )
     add("--interval", type=cli.positive_seconds, metavar="SECONDS", help="length of a step (default: the preset's)")
+    add(
+        "--shape",
+        default=shape_setting.DEFAULT,
+        help=f"the load over time: {shape_setting.GRAMMAR} (default %(default)s)",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="instead of all that:")
     fit = commands.add_parser("calibrate", help="fit the model to a results folder", description=fit_runs.__doc__)
     fit.add_argument("folder", metavar="FOLDER", type=Path, help="a results folder")
@@ -109,7 +114,8 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
         "step_size": arguments.step_size,
         "interval": arguments.interval,
     }
-    shape = replace(ramp, **{name: value for name, value in changes.items() if value is not None})
+    steps = replace(ramp, **{name: value for name, value in changes.items() if value is not None})
+    shape = shape_setting.read(arguments.shape, steps, "--shape")
     gpus, workers = _cluster(arguments)
     if gpus * workers > _MOST_WORKERS:
         raise UsageError(f"{gpus} GPUs x {workers} workers are over {_MOST_WORKERS}")
