@@ -134,7 +134,7 @@ class Experiment:
         self._look_whether_done()
 
     def _look_whether_done(self) -> None:
-        if self.is_over and self._present <= self.gpus.lost:  # whose clients will never have a reply
+        if self.is_over and not self._waiting and self._present <= self.gpus.lost:  # who will never have a reply
             self._finish()
 
     # Of an open loop
@@ -158,6 +158,7 @@ class Experiment:
             self.keep(Row(arrival, 0.0, lag, 0.0, False, 0, most, "failed", error=why, arrived=arrival, lag_ms=lag))
         self._waiting.clear()
         self.loop.at(now + FINISH_TIMEOUT, self._finish)
+        self._look_whether_done()
 
     def take(self, client: "Client") -> float | None:
         """Give a client the request to send that arrived first; None if there is none, and it is to wait for one."""
