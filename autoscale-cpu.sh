@@ -13,6 +13,7 @@
 #   MAX_MPL_PER_GPU=4           workers of each
 #   MIN_MPL=1 MAX_MPL=10        clients at the start and at the end
 #   STEP_SIZE=1 INTERVAL=10     clients added at each step, and its length in seconds
+#   SHAPE=steps                 updown, bursts:3, trace:FILE; or an open loop: poisson:RATE, constant:RATE, arrivals:FILE
 #   OUTER_REPEATS=1             runs of the whole
 #   FN=cuda-matmul-cpu          the kernel: a name or a path
 #   CLIENT=cuda-matmul-client   the client module

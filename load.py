@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The load generator: closed-loop clients, from few to many, one row for each request.
+"""The load generator: clients, from few to many or as --shape says, and one row for each request.
 
 Writes results-<experiment name>/<task name>.csv and .md. Ctrl-C once: ends in order and keeps the data; twice: at once.
 """
@@ -8,11 +8,12 @@ import argparse
 import os
 from pathlib import Path
 
-from kaas import cli, kernels, segments, transport
+from kaas import cli, kernels, segments, shape_setting, transport
 from kaas.client import split_address
 from kaas.errors import UsageError
 from kaas.ramp import Ramp
 from kaas.results import RunFiles
+from kaas.shapes import Stepwise
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,6 +30,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-parallel", type=cli.positive_int, required=True, metavar="N", help="clients at the end")
     add("--step-size", type=cli.positive_int, default=1, metavar="N", help="clients added at each step (default 1)")
     add("--interval", type=cli.positive_seconds, default=10.0, metavar="SECONDS", help="length of a step (default 10)")
+    add(
+        "--shape",
+        default=shape_setting.DEFAULT,
+        help=f"the load over time: {shape_setting.GRAMMAR} (default %(default)s; kaas/shape_setting.py explains them)",
+    )
     add(
         "--backoff",
         type=cli.seconds,
@@ -65,12 +71,13 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ramp_of(arguments: argparse.Namespace) -> Ramp:
-    """Make the ramp that the options describe."""
+def shape_of(arguments: argparse.Namespace) -> Ramp | Stepwise:
+    """Make the shape that the options describe."""
     try:
-        return Ramp(arguments.min_parallel, arguments.max_parallel, arguments.step_size, arguments.interval)
+        ramp = Ramp(arguments.min_parallel, arguments.max_parallel, arguments.step_size, arguments.interval)
     except UsageError as error:
         raise UsageError(f"{error} (--min-parallel, --max-parallel)") from None
+    return shape_setting.read(arguments.shape, ramp, "--shape")
 
 
 def main() -> int:
@@ -82,11 +89,12 @@ def main() -> int:
     if server is not None:
         split_address(server)
         os.environ["KAAS_ADDRESS"] = server  # the client's file may look, whoever imports it
-    ramp, kept, carried = ramp_of(arguments), segments.are_kept(), transport.mode()
+    shape, kept, carried = shape_of(arguments), segments.are_kept(), transport.mode()
     if arguments.check:
         kernels.check_input(client, arguments.input)
         return 0
-    from kaas.load.generator import Settings, generate  # noqa: PLC0415 - a check, or --help, is answered without it
+    from kaas.load.generator import generate  # noqa: PLC0415 - a check, or --help, is answered without it
+    from kaas.load.settings import Settings  # noqa: PLC0415 - see above
 
     settings = Settings(
         client=client,
@@ -106,8 +114,9 @@ def main() -> int:
             "Server": arguments.server,
             "Segments": "kept" if kept else "fresh",
             "Transport": carried,
+            **shape_setting.noted(shape),
         },
-        shape=ramp,
+        shape=shape,
         server=server,
         backoff=arguments.backoff,
         ready_timeout=arguments.ready_timeout,

@@ -7,11 +7,13 @@ measured, and every file says so. `simulate.py calibrate FOLDER` fits the model 
 """
 
 import argparse
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-from kaas import cli
-from kaas.errors import UsageError
+from kaas import ROOT, cli, shape_setting
+from kaas.errors import ResultsError, UsageError
 from kaas.ramp import Ramp
 from kaas.simulation import calibration
 from kaas.simulation.setting import Setting
@@ -48,6 +50,11 @@ def parse_arguments() -> argparse.Namespace:
             help=f"{help_text} (default: the preset's)",
         )
     add("--interval", type=cli.positive_seconds, metavar="SECONDS", help="length of a step (default: the preset's)")
+    add(
+        "--shape",
+        default=shape_setting.DEFAULT,
+        help=f"the load over time: {shape_setting.GRAMMAR} (default %(default)s)",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help="instead of all that:")
     fit = commands.add_parser("calibrate", help="fit the model to a results folder", description=fit_runs.__doc__)
     fit.add_argument("folder", metavar="FOLDER", type=Path, help="a results folder")
@@ -67,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
             help=f"{help_text} (default {default})",
         )
     compare = commands.add_parser("policies", help="put policies side by side", description=compare_policies.__doc__)
-    compare.add_argument("--seeds", type=cli.positive_int, default=10, metavar="N", help="default %(default)s")
+    compare.add_argument("--seeds", type=cli.positive_int, default=14, metavar="N", help="default %(default)s")
     compare.add_argument("--output", type=Path, default=Path("policies.csv"), help="default %(default)s")
     return parser.parse_args()
 
@@ -81,7 +88,7 @@ def fit_runs(arguments: argparse.Namespace) -> None:
 
 
 def compare_policies(arguments: argparse.Namespace) -> None:
-    """Simulate every policy on the same load and seeds, and write what each costs and gives as a table."""
+    """Simulate every policy on the same load and seeds; write what each costs and gives as a table, and draw it."""
     from kaas.simulation import policies  # noqa: PLC0415 - see above
 
     if arguments.output.exists():  # before all is simulated
@@ -91,8 +98,12 @@ def compare_policies(arguments: argparse.Namespace) -> None:
     found = policies.compare(model, setting_of(arguments), seeds)
     policies.write(found, arguments.output)
     print(policies.table(found))
-    print(f"Means over {len(seeds)} simulated runs, 95 % intervals; *: p < 0.01 of each number alone, from 8 seeds on")
-    print(f"Table: {arguments.output}")
+    print(policies.HOW_TO_READ.format(seeds=len(seeds)))
+    print(f"Table: {arguments.output}", flush=True)
+    # A process of its own: what draws is of another room.
+    drawn = [sys.executable, "-m", "kaas.analysis.policies", str(arguments.output.absolute())]
+    if subprocess.run(drawn, cwd=ROOT, check=False).returncode:
+        raise ResultsError("the figure could not be drawn: see above")
 
 
 def _cluster(arguments: argparse.Namespace) -> tuple[int, int]:
@@ -109,7 +120,8 @@ def setting_of(arguments: argparse.Namespace) -> Setting:
         "step_size": arguments.step_size,
         "interval": arguments.interval,
     }
-    shape = replace(ramp, **{name: value for name, value in changes.items() if value is not None})
+    steps = replace(ramp, **{name: value for name, value in changes.items() if value is not None})
+    shape = shape_setting.read(arguments.shape, steps, "--shape")
     gpus, workers = _cluster(arguments)
     if gpus * workers > _MOST_WORKERS:
         raise UsageError(f"{gpus} GPUs x {workers} workers are over {_MOST_WORKERS}")

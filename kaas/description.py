@@ -14,7 +14,13 @@ from kaas.results import COLUMNS
 
 
 def begin(
-    path: Path, requests: Path, begun: float, parameters: Mapping[str, object], machine: Mapping[str, object]
+    path: Path,
+    requests: Path,
+    begun: float,
+    parameters: Mapping[str, object],
+    machine: Mapping[str, object],
+    *,
+    columns: Mapping[str, str] = COLUMNS,
 ) -> None:
     """Write `<task>.md` as it stands when a run begins: columns, parameters (`Name: value`) and machine.
 
@@ -32,7 +38,7 @@ def begin(
         *(f"{name}: {' '.join(str(value).splitlines())}" for name, value in parameters.items()),
         "",
         "## Columns",
-        *(f"- `{name}`: {meaning}" for name, meaning in COLUMNS.items()),
+        *(f"- `{name}`: {meaning}" for name, meaning in columns.items()),
         "",
         "## Machine",
         *(f"{name}: {value}" for name, value in machine.items()),

@@ -41,6 +41,8 @@ class Row(NamedTuple):
     queued_ms: float = 0.0
     kernel_ms: float = 0.0
     error: str = ""
+    arrived: float | None = None
+    lag_ms: float = 0.0
 
 
 COLUMNS: Mapping[str, str] = {
@@ -60,9 +62,16 @@ COLUMNS: Mapping[str, str] = {
     "kernel_ms": "ms: in the worker, the kernel's call as a whole",
     "error": "what went wrong, in words",
 }
+OF_ARRIVALS: Mapping[str, str] = {
+    "arrived": "s since the epoch, UTC: when the request arrived, whether a client was free or not. It is the timestamp"
+    ", too, and outer_time_ms counts from it",
+    "lag_ms": "ms, part of outer_time_ms: from its arrival until a client sent it (or, if none did, until the end)",
+}
+"""Further columns, of an open loop."""
+SENT_LATE_MS = 10.0
+"""From this lag on a request was not sent when it arrived: a client that is free needs less, as a rule."""
 
 _LONGEST_ERROR = 500
-_HEADER = ",".join(COLUMNS) + "\n"
 
 
 class RunFiles:
@@ -111,13 +120,25 @@ def make_row(timestamp: float, copy: int, concurrency: int, result: object) -> R
     )
 
 
+def columns(*, open_loop: bool) -> Mapping[str, str]:
+    """Give the columns that a run has, each with what it means."""
+    return {**COLUMNS, **OF_ARRIVALS} if open_loop else COLUMNS
+
+
+def from_arrival(row: Row, lag_s: float) -> Row:
+    """Have a row count from its request's arrival, its time stamp, so long before a client sent it."""
+    lag_ms = round(lag_s * 1000, 4)
+    return row._replace(arrived=row.timestamp, lag_ms=lag_ms, outer_time_ms=round(row.outer_time_ms + lag_ms, 4))
+
+
 def encode_row(row: Row) -> bytes:
     """Write a row as one line of CSV, with its line end."""
-    *values, error = row
+    *values, error, arrived, lag_ms = row
     if _TO_QUOTE.search(error):  # the one free text
         error = '"' + error.replace('"', '""') + '"'
     cells = ["" if value is None else str(value) for value in values]
-    return (",".join((*cells, error)) + "\n").encode(errors="backslashreplace")
+    of_arrival = () if arrived is None else (str(arrived), str(lag_ms))
+    return (",".join((*cells, error, *of_arrival)) + "\n").encode(errors="backslashreplace")
 
 
 _TO_QUOTE = re.compile(r'[,"\r\n]')
@@ -145,6 +166,8 @@ def decode_row(fields: Mapping[str, str]) -> Row:
         queued_ms=float(fields.get("queued_ms") or 0.0),
         kernel_ms=float(fields.get("kernel_ms") or 0.0),
         error=fields.get("error") or "",
+        arrived=float(fields["arrived"]) if fields.get("arrived") else None,
+        lag_ms=float(fields.get("lag_ms") or 0.0),
     )
 
 
@@ -197,7 +220,7 @@ class RowWriter:
         os.close(self._file)
 
 
-def create_requests(path: Path) -> None:
+def create_requests(path: Path, *, open_loop: bool = False) -> None:
     """Create `<task>.csv` with its header, and its folder.
 
     Raises:
@@ -206,7 +229,7 @@ def create_requests(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(_HEADER)
+            file.write(",".join(columns(open_loop=open_loop)) + "\n")
     except FileExistsError:
         raise _earlier_run(path) from None
     except OSError as error:

@@ -34,6 +34,7 @@ SETTINGS: Mapping[str, _Setting] = {
     "MAX_MPL": _Setting("Maximum parallel requests"),
     "STEP_SIZE": _Setting("Step size"),
     "INTERVAL": _Setting("Interval"),
+    "SHAPE": _Setting("Shape", "steps"),
     "BACKOFF": _Setting("Backoff"),
     "AVAILABLE_GPUS": _Setting("Server number of GPUs"),
     "MAX_MPL_PER_GPU": _Setting("Server workers per GPU"),

@@ -25,6 +25,7 @@ from preflight_settings import MIB, Report, Settings, amount, duration, note_nea
 
 from kaas import cgroup, programs
 from kaas.nvidia import Gpu
+from kaas.ramp import Ramp
 
 CONTEXT_BYTES = 400 * 2**20
 """What a worker's CUDA context and code take on a GPU, generously."""
@@ -68,7 +69,7 @@ def main() -> int:
 
 def tell_cores(settings: Settings, report: Report) -> None:
     """Say how many workers would share how many cores."""
-    cores, busy = cgroup.cores(), min(settings.gpus * settings.workers_per_gpu, settings.max_clients)
+    cores, busy = cgroup.cores(), min(settings.gpus * settings.workers_per_gpu, settings.shape.most)
     text = f"cores: {cores:g}, and at most {busy} workers busy at once"
     if busy <= cores:
         report.ok(text)
@@ -101,7 +102,7 @@ def check_python(settings: Settings, report: Report) -> None:
 def check_room(settings: Settings, gpus: Sequence[Gpu], report: Report) -> None:
     """See that matrices and results fit: on disk, in shared memory, on each GPU."""
     matrix, both = settings.matrices_bytes // 2, settings.matrices_bytes
-    shared = 0 if os.environ.get("KAAS_TRANSPORT") == "inline" else settings.max_clients * both
+    shared = 0 if os.environ.get("KAAS_TRANSPORT") == "inline" else settings.shape.most * both
     libraries = sum(LIBRARIES_BYTES[: 1 if settings.virtual else 2]) * (shutil.which(settings.python) is None)
     for what, folder, wanted in (
         ("libraries, set up once", bare_kaas.ROOT, libraries),
@@ -154,11 +155,15 @@ def check_port(settings: Settings, report: Report) -> None:
 
 def tell_duration(settings: Settings, report: Report) -> None:
     """Say how long the run will take."""
-    each = settings.steps * settings.interval + SECONDS_AROUND_A_REPEAT[settings.virtual]
+    shape = settings.shape
+    each = shape.duration + SECONDS_AROUND_A_REPEAT[settings.virtual]
     about = duration(settings.repeats * each + SECONDS_TO_DRAW)
     most = "at most " if os.environ.get("REPEAT_UNTIL") else ""
-    steps = f"{settings.steps} step{'s' * (settings.steps != 1)}"
-    report.ok(f"duration: {most}{settings.repeats} x {steps} x {settings.interval:g} s, about {about}")
+    if isinstance(shape, Ramp):
+        what = f"{shape.steps} step{'s' * (shape.steps != 1)} x {shape.interval:g} s"
+    else:
+        what = f"{shape.duration:g} s of {shape.name} with at most {shape.most} clients"
+    report.ok(f"duration: {most}{settings.repeats} x {what}, about {about}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,11 @@ from typing import NamedTuple, TextIO
 
 import bare_kaas
 
+from kaas import shape_setting
+from kaas.errors import UsageError
+from kaas.ramp import Ramp
+from kaas.shapes import Stepwise
+
 MATRIX_CLIENT = "cuda-matmul-client"
 GIB = 2**30
 MIB = 2**20
@@ -21,10 +26,7 @@ class Settings(NamedTuple):
 
     gpus: int
     workers_per_gpu: int
-    min_clients: int
-    max_clients: int
-    step_size: int
-    interval: float
+    shape: Ramp | Stepwise
     repeats: int
     n: int | None
     port: int
@@ -33,11 +35,6 @@ class Settings(NamedTuple):
     sudo: str
     python: str
     results: Path
-
-    @property
-    def steps(self) -> int:
-        """How many different numbers of clients there are."""
-        return 1 + -(-(self.max_clients - self.min_clients) // self.step_size)
 
     @property
     def matrices_bytes(self) -> int:
@@ -99,13 +96,17 @@ def read_settings(report: Report, *, virtual: bool) -> Settings | None:
         report.problem(f"MPS is {mps!r}: give on or off")
     if report.problems:
         return None
+    try:
+        shape = shape_setting.read(
+            os.environ.get("SHAPE") or shape_setting.DEFAULT, Ramp(first, last, step, interval), "SHAPE"
+        )
+    except UsageError as error:
+        report.problem(str(error))
+        return None
     return Settings(
         gpus,
         workers,
-        first,
-        last,
-        step,
-        interval,
+        shape,
         repeats,
         n,
         port,

@@ -85,6 +85,9 @@ go_to_root() {
     if [[ $PWD != "$ROOT" ]]; then
         FN=$(absolute "$FN")
         CLIENT=$(absolute "$CLIENT")
+        case ${SHAPE:-} in
+            trace:* | arrivals:*) SHAPE=${SHAPE%%:*}:$(absolute "${SHAPE#*:}") ;;
+        esac
         cd "$ROOT" || exit
     fi
     [[ -z ${KAAS_PYTHON:-} ]] || command -v "$python" >/dev/null ||
@@ -115,7 +118,7 @@ use_other_defaults() {
 # Hand the settings to a program that reads them in its environment.
 export_settings() {
     export AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE INTERVAL OUTER_REPEATS N PORT CLIENT BACKOFF
-    export POLICY WHEN_FULL IDLE_TIMEOUT CALL_TIMEOUT
+    export POLICY WHEN_FULL IDLE_TIMEOUT CALL_TIMEOUT SHAPE
 }
 
 # Look at everything that a run needs, and change nothing; it says what it found, and all that would fail.
@@ -221,7 +224,7 @@ in_settings() {
     printf '%s\n' "$line" | sed -e 's/^[^ ]*\.py: //' -e 's/^error: //' -e 's/^argument //' -e 's/^-p\///' \
         -e 's/--num-gpus/AVAILABLE_GPUS/g' -e 's/--max-req-per-gpu/MAX_MPL_PER_GPU/g' -e 's/--min-parallel/MIN_MPL/g' \
         -e 's/--max-parallel/MAX_MPL/g' -e 's/--experiment-name/EXPERIMENT/g' -e 's/--input/N/g' -e 's/--client/CLIENT/g' \
-        -e 's/--port/PORT/g' -e 's/--policy/POLICY/g' -e 's/--engine ray/ENGINE=ray/g' -e 's/--ray-nodes/RAY_NODES/g' \
+        -e 's/--port/PORT/g' -e 's/--policy/POLICY/g' -e 's/--shape/SHAPE/g' -e 's/--engine ray/ENGINE=ray/g' -e 's/--ray-nodes/RAY_NODES/g' \
         -e 's/--interval/INTERVAL/g' -e 's/--backoff/BACKOFF/g' -e 's/--max-failed/MAX_FAILED/g' \
         -e 's/--max-late/MAX_LATE/g' -e 's/--when-full/WHEN_FULL/g' -e 's/--max-queue/MAX_QUEUE/g' \
         -e 's/--idle-timeout/IDLE_TIMEOUT/g' -e 's/--call-timeout/CALL_TIMEOUT/g' -e 's/--metrics-port/METRICS_PORT/g'
@@ -245,5 +248,5 @@ name_commands() {
     load_command=("$python" load.py --client="$CLIENT" --input="$N" --experiment-name="$EXPERIMENT" --task-name="$task"
         --experiment-description="$DESCRIPTION" ${parent:+--results "$parent"} --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
         --step-size "$STEP_SIZE" --interval="$INTERVAL" --backoff="$BACKOFF" --server "$address" --supervised $$
-        ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
+        ${SHAPE:+--shape="$SHAPE"} ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
 }

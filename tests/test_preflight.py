@@ -228,6 +228,17 @@ def test_with_virtual_gpus_it_looks_at_time_disk_shared_memory_cores_and_port(pr
     assert "PROBLEM  the clients' matrices in shared memory" in preflight.run("--virtual", N=2_000_000).stdout
 
 
+def test_of_another_shape_the_duration_and_the_most_clients_are_told(preflight: Preflight, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("0,3\n20,7\n50,0\n")
+    said = preflight.run("--virtual", SHAPE=f"trace:{trace}", OUTER_REPEATS=2).stdout
+    assert f"duration: 2 x 50 s of trace:{trace} with at most 7 clients, about 2 min" in said
+    assert "at most 7 workers busy at once" in said
+    said = preflight.run("--virtual", SHAPE="updown", MAX_MPL=4, INTERVAL=10).stdout
+    assert "duration: 1 x 70 s of updown with at most 4 clients, about 86 s" in said
+    assert "SHAPE is 'trace:': give steps, updown" in preflight.problems(SHAPE="trace:")
+
+
 def test_results_that_cannot_be_written_are_a_problem(preflight: Preflight, tmp_path: Path) -> None:
     assert preflight.problems(RESULTS=tmp_path / "not" / "there yet") == ""
     (tmp_path / "file").touch()

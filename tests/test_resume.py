@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kaas import resume
+from kaas import resume, shape_setting
 from kaas.errors import UsageError
 from kaas.pool.settings import Settings
 
@@ -56,6 +56,7 @@ def test_complete_repeats_stay_as_they_are_and_what_there_is_of_others_is_put_as
         ({"CLIENT": "another"}, "CLIENT is another, but the repeats in .* had mine"),
         ({"WHEN_FULL": "queue"}, "WHEN_FULL is queue, but the repeats in .* had reject"),
         ({"IDLE_TIMEOUT": "0"}, "IDLE_TIMEOUT is 0, but the repeats in .* had 60.0"),
+        ({"SHAPE": "updown"}, "SHAPE is updown, but the repeats in .* had steps"),
     ],
 )
 def test_repeats_of_other_settings_are_not_gone_on_with(folder: Path, changed: dict[str, str], complaint: str) -> None:
@@ -75,6 +76,7 @@ def test_runs_of_another_task_are_not_gone_on_with(folder: Path) -> None:
 def test_what_is_not_set_is_what_the_server_takes_then() -> None:
     defaults = {name: setting.default for name, setting in resume.SETTINGS.items() if setting.default}
     assert defaults == {
+        "SHAPE": shape_setting.DEFAULT,
         "SEGMENTS": "fresh",
         "KAAS_TRANSPORT": "auto",
         "POLICY": Settings.policy,

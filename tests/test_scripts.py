@@ -287,6 +287,7 @@ def test_a_run_of_which_nothing_is_served_ends_after_its_first_step_and_draws_no
 def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -> None:
     settings: dict[str, Any] = {
         "POLICY": "ahead",
+        "SHAPE": "constant:8",
         "WHEN_FULL": "queue",
         "MAX_QUEUE": 7,
         "IDLE_TIMEOUT": 33,
@@ -301,6 +302,7 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
     told = {name: facts[f"Server {name}"] for name in ("policy", "when full", "idle timeout [s]", "call timeout [s]")}
     assert told == {"policy": "ahead", "when full": "queue", "idle timeout [s]": "33.0", "call timeout [s]": "44.0"}
     assert {row.status for row in project.rows()} == {"ok"}
+    assert (facts["Shape"], len(project.rows())) == ("constant:8", 8)
     assert "metrics on http" in next(project.results.glob("*-server.log")).read_text()
 
 
@@ -313,6 +315,12 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"INTERVAL": "-1"}, "INTERVAL: '-1' is not a number of seconds above 0"),
         ({"PORT": "99999"}, "PORT: '99999' is not a port from 0 to 65535"),
         ({"POLICY": "best"}, "POLICY: invalid choice: 'best'"),
+        (
+            {"SHAPE": "upanddown"},
+            "SHAPE is 'upanddown': give steps, updown, bursts[:NUMBER], trace:FILE, constant:RATE, ",
+        ),
+        ({"SHAPE": "trace:nowhere.csv"}, "SHAPE is 'trace:nowhere.csv': nowhere.csv: No such file"),
+        ({"SHAPE": "poisson:0"}, "SHAPE is 'poisson:0': '0' is not a number of arrivals a second above 0"),
         ({"WHEN_FULL": "never"}, "WHEN_FULL: invalid choice: 'never'"),
         ({"MIN_MPL": 5, "MAX_MPL": 2}, "a ramp from 5 clients to 2 goes down, not up (MIN_MPL, MAX_MPL)"),
         ({"EXPERIMENT": "a/b"}, "EXPERIMENT: 'a/b' cannot name a file"),

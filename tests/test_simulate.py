@@ -106,6 +106,7 @@ def test_an_earlier_run_is_not_overwritten(simulated: Path) -> None:
     [
         (("--min-parallel", "9", "--max-parallel", "3"), "goes down, not up"),
         (("calibrate", "."), "holds no run: name a results folder"),
+        (("--shape", "bursts:x"), "--shape is 'bursts:x': 'x' is not a number of bursts above 0"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -114,6 +115,19 @@ def test_what_cannot_be_is_said_in_one_line(arguments: tuple[str, ...], said: st
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_shape_is_noted_and_read_and_no_model_is_fitted_to_it(tmp_path: Path) -> None:
+    done = simulate(tmp_path, *SMALL, "--shape", "poisson:9")
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = find_runs(tmp_path / "results-simulated-harness")
+    assert (run.shape, run.is_open_loop, run.is_whole) == ("poisson:9", True, True)
+    assert run.requests["lag_ms"].max() > 1000
+    assert (run.requests["arrived"] == run.requests["timestamp"]).all()
+    assert [check for check in run.checks if check.found] == []
+    done = simulate(tmp_path, "calibrate", "results-simulated-harness")
+    assert done.returncode == 1
+    assert "is of the shape poisson:9: a model is fitted to clients that grow in steps" in done.stderr
 
 
 def test_a_results_folder_calibrates_the_next_simulation(tmp_path: Path) -> None:

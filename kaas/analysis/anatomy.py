@@ -103,12 +103,13 @@ def decomposition(run: Run) -> Figure:
         drawing.say(axes, "no request was served in this run")
         drawing.plain([axes])
         return figure
-    tops = means[list(breakdown.PARTS)].fillna(0.0).cumsum(axis="columns")
+    tops = means.drop(columns=["median", "requests"]).fillna(0.0).cumsum(axis="columns")
     unit, factor = drawing.time_unit(float(tops["rest"].max()))
     left = means.index.to_numpy(dtype="float64") - 0.5
     bottom = np.zeros(len(means))
     rest = f"rest ({'transfer, waiting for a core' if known else 'connection, waiting for a worker'})"
     for part, label, colour, hatch in (
+        *([("lag", "waiting for a client", palette.LAG, "")] if run.is_open_loop else []),
         ("setup", "setup", palette.SETUP, ""),
         ("queue", "queue (waiting for a boot, too)", palette.QUEUE, "xxxx"),
         ("kernel", kernel, palette.KERNEL, ""),

@@ -24,7 +24,7 @@ def boots(run: Run) -> pd.DataFrame:
     """
     requests, ends = run.requests, run.ends
     is_cold = requests["cold_start"]
-    cold = sorted(zip(ends[is_cold], requests["elapsed"][is_cold], requests.index[is_cold], strict=True))
+    cold = sorted(zip(ends[is_cold], requests["sent"][is_cold], requests.index[is_cold], strict=True))
     logged = run.events[run.events["event"] == "booted"].sort_values("elapsed", kind="stable", ignore_index=True)
     frame = logged[["gpu", "num_workers", "elapsed"]].set_axis(["gpu", "workers", "logged"], axis="columns")
     matched: list[int | None] = []
@@ -37,7 +37,7 @@ def boots(run: Run) -> pd.DataFrame:
         matched.append(None if match is None else int(match[2]))
     frame["request"] = pd.array(matched, dtype="Int64")
     known = frame["request"].dropna().astype("int64")
-    begin, setup = (pd.Series(requests[name].loc[known].to_numpy(), known.index) for name in ("elapsed", "setup_time"))
+    begin, setup = (pd.Series(requests[name].loc[known].to_numpy(), known.index) for name in ("sent", "setup_time"))
     frame["begin"] = begin.reindex(frame.index)
     frame["came"] = frame["begin"] + setup.fillna(0.0).reindex(frame.index) / 1000
     is_of_it = frame["logged"] - frame["came"] <= CLOCKS_APART_S

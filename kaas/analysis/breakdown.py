@@ -20,7 +20,8 @@ def completion(run: Run, width: int = 1) -> pd.DataFrame:
 
     Columns: the means of `PARTS` in ms, which add up to the mean completion time; `median` of it; `requests`, their
     number. `kernel` is the kernel's call as a whole where that was logged, else what the kernel itself measured (and
-    `queue` is NaN); `rest` is what remains: the ways between client and worker.
+    `queue` is NaN); `rest` is what remains: the ways between client and worker. Of an open loop there is `lag`, too:
+    how long they had waited for a client.
 
     Args:
         run: any.
@@ -37,8 +38,12 @@ def completion(run: Run, width: int = 1) -> pd.DataFrame:
         }
     )
     parts["rest"] = parts["outer"] - parts[["setup", "queue", "kernel"]].sum(axis="columns")
+    names = list(PARTS)
+    if run.is_open_loop:
+        names = ["lag", *names]
+        parts = parts.assign(lag=frame["lag_ms"], rest=parts["rest"] - frame["lag_ms"])
     by_clients = parts.groupby((frame["concurrency"] // width * width).rename("clients"))
-    means = by_clients[list(PARTS)].mean()
+    means = by_clients[names].mean()
     return means.assign(median=by_clients["outer"].median(), requests=by_clients.size())
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from kaas.analysis import boot_judges, booted, growth_judges, judging, replay, runs
-from kaas.analysis.judging import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, Finding, UnclearError
+from kaas.analysis.judging import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, NOT_TESTABLE, Finding, UnclearError
 from kaas.analysis.runs import Run
 from kaas.analysis.setting import Setting, setting_of
 from kaas.analysis.validity.repeats import alike
@@ -81,13 +81,16 @@ def _judge(number: int, setting: Setting) -> Finding | UnclearError:
 
 def _alone(finding: Finding | UnclearError) -> tuple[str, str, str]:
     if isinstance(finding, UnclearError):
-        return "", CANNOT_BE_TOLD, str(finding)
+        return "", finding.verdict, str(finding)
     return finding.found, finding.verdict, finding.note
 
 
 def _together(each: Sequence[Finding | UnclearError]) -> tuple[str, str, str]:
     telling = [finding for finding in each if isinstance(finding, Finding)]
     if not telling:
+        silent_ones = {finding.verdict: str(finding) for finding in each if isinstance(finding, UnclearError)}
+        if list(silent_ones) == [NOT_TESTABLE]:
+            return "", NOT_TESTABLE, silent_ones[NOT_TESTABLE]
         return "", CANNOT_BE_TOLD, "None of the repeats tells."
     silent = len(each) - len(telling)
     note = f"{silent} of {len(each)} repeats {'does' if silent == 1 else 'do'} not tell." if silent else ""

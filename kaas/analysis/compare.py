@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from kaas import comparisons
 from kaas.analysis import statistics, tables
 from kaas.analysis.judging import CANNOT_BE_TOLD
 from kaas.analysis.runs import Run
@@ -12,7 +13,6 @@ from kaas.analysis.runs import Run
 YES = "yes"
 NO = "no"
 DIFFERS = "differs"
-_ALPHA = 1 - statistics.CONFIDENCE
 
 HOW_TO_READ = (
     "Each line is one number: its mean and range over the repeats of either side, and own less other with the 95 % "
@@ -35,8 +35,8 @@ def compare(own: Sequence[Run], other: Sequence[Run]) -> pd.DataFrame:
     Columns: `own mean`, `own min`, `own max` and `own repeats` (in which the number is known), the same of `other`,
     `difference` (own mean less the other's), `difference [%]` (of the other's mean; NaN if that is 0), `difference low`
     and `difference high`, `effect` with `effect low` and `effect high`, `p` (see `statistics.welch`), `p, all
-    lines` (see `statistics.holm`) and `differs`: YES if the latter is below 0.05, NO, or CANNOT_BE_TOLD where it is not
-    known. Where no repeat differs from any other of either side, NO.
+    lines` (see `comparisons.holm`) and `differs`: YES if the latter is below 0.05, NO, or CANNOT_BE_TOLD where it is
+    not known. Where no repeat differs from any other of either side, NO.
 
     Raises:
         ResultsError: the runs of one side are of several experiments.
@@ -54,8 +54,8 @@ def compare(own: Sequence[Run], other: Sequence[Run]) -> pd.DataFrame:
     frame["effect low"] = [one.effect.low for one in found]
     frame["effect high"] = [one.effect.high for one in found]
     frame["p"] = [one.p for one in found]
-    frame["p, all lines"] = statistics.holm(frame["p"])
-    differs = (frame["p, all lines"] < _ALPHA).map({True: YES, False: NO})
+    frame["p, all lines"] = comparisons.holm(frame["p"])
+    differs = (frame["p, all lines"] < comparisons.ALPHA).map({True: YES, False: NO})
     frame[DIFFERS] = differs.where(frame["p"].notna(), CANNOT_BE_TOLD)
     several = frame[["own repeats", "other repeats"]].min(axis="columns") > 1
     equal = several & frame["p"].isna() & (frame["difference"] == 0)

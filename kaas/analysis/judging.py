@@ -70,6 +70,14 @@ class Finding(NamedTuple):
 class UnclearError(Exception):
     """Why a run does not tell."""
 
+    verdict = CANNOT_BE_TOLD
+
+
+class OtherLoadError(UnclearError):
+    """Why its load is none to which the claims could be put."""
+
+    verdict = NOT_TESTABLE
+
 
 def over_repeats(findings: Sequence[Finding]) -> tuple[str, str]:
     """Give what was found in repeats together, and the verdict.

@@ -48,10 +48,10 @@ class Table(NamedTuple):
 
 
 def known(run: Run) -> bool:
-    """Say if there is anything to tell: the paper's policy's boots of GPUs that are not virtual, and not too much."""
+    """Say if there is anything to tell: the paper's policy and load, GPUs that are not virtual, and not too much."""
     setting = setting_of(run)
     told = not setting.first_boots.empty and bool(setting.gpus and setting.workers_per_gpu) and setting.is_papers_policy
-    return told and not setting.is_virtual and len(run.requests) <= _MOST_REQUESTS
+    return told and run.is_steps and not setting.is_virtual and len(run.requests) <= _MOST_REQUESTS
 
 
 def all_tables(found: Sequence[Run]) -> list[Table]:

@@ -110,8 +110,8 @@ def by_gpus(run: Run) -> Figure:
     """Draw the distribution of the warm requests' time at the server, a row for each number of booted task runners."""
     warm = run.requests[series.warm(run)]
     setup = warm["setup_time"].fillna(0.0)
-    times = warm["outer_time_ms"] - setup
-    runners = series.at(series.task_runners(run), (warm["elapsed"] + setup / 1000).to_numpy())
+    times = warm["outer_time_ms"] - warm["lag_ms"] - setup
+    runners = series.at(series.task_runners(run), (warm["sent"] + setup / 1000).to_numpy())
     numbers = np.unique(runners[runners > 0]).astype("int64")[:_MOST_ROWS]
     figure = drawing.new_figure(1.0 + 0.62 * max(2, len(numbers)))
     rows = np.atleast_1d(figure.subplots(max(1, len(numbers)), 1, sharex=True))

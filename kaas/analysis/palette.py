@@ -41,6 +41,7 @@ REFUSED = FAILED = LOST = _VERMILLION
 
 # What a request, or a boot, takes its time for. The phases of a boot are whatever the server names.
 SETUP, QUEUE, KERNEL, REST = _SKY, _YELLOW, _BLUE, _GREY
+LAG = _WINE
 PHASES = (_BLUE, _SKY, _GREEN, _PURPLE, _WINE)
 
 # Black is left to the mean of all GPUs; a thin line in yellow is hardly seen on paper. From the ninth GPU on they are

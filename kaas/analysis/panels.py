@@ -45,12 +45,19 @@ def duration(found: Sequence[Run]) -> float:
 def draw_run(panels: Sequence[Axes], run: Run) -> None:
     """Draw one run: steps, the rolling mean of each GPU and of all, and every request as a dot."""
     clients, task_runners, utilization, completion = panels
-    draw_steps(clients, series.clients(run), run, "Number of clients", palette.CLIENTS)
-    draw_alive(clients, series.alive(run), series.clients(run), run.duration)
+    draw_steps(clients, series.demand(run), run, demand_label([run]), palette.CLIENTS)
+    if not run.is_open_loop:
+        draw_alive(clients, series.alive(run), series.clients(run), run.duration)
     draw_steps(task_runners, series.task_runners(run), run, "Number of\ntask runners", palette.TASK_RUNNERS)
     draw_means(utilization, series.utilization, run, "Utilization [%]")
     utilization.set_ylim(0, 105)
     _draw_completion(completion, run)
+
+
+def demand_label(found: Sequence[Run]) -> str:
+    """Name what `series.demand` gives of runs."""
+    kinds = {run.is_open_loop: "Requests\nunder way" if run.is_open_loop else "Number of clients" for run in found}
+    return kinds.popitem()[1] if len(kinds) == 1 else "Clients, or\nrequests under way"
 
 
 def draw_steps(axes: Axes, values: "pd.Series[int]", run: Run, label: str, colour: str) -> None:
@@ -152,11 +159,13 @@ def draw_sets(panels: Sequence[Axes], sets: Sequence[Set], *, mark_cold_starts: 
     windows = dict.fromkeys(f"{one.window_s:g} s" for one in sets)
     of_last = f"of last {' or '.join(windows)}"
 
-    spreads = _spreads(sets, lambda run, one: series.at(series.clients(run), one.grid))
-    clients.set_ylabel("Number of clients")
+    spreads = _spreads(sets, lambda run, one: series.at(series.demand(run), one.grid))
+    clients.set_ylabel(demand_label([run for one in sets for run in one.found]))
     drawing.whole_numbers(clients, _highest(spreads))
     _draw_spreads(clients, sets, spreads, "", drawstyle="steps-post", named=True)
-    alive = _spreads(sets, lambda run, one: series.at(series.alive(run), one.grid))
+    alive = _spreads(
+        sets, lambda run, one: series.at(series.alive(run) if run.is_steps else series.demand(run), one.grid)
+    )
     for one, frame, asked in zip(sets, alive, spreads, strict=True):
         if not frame["median"].equals(asked["median"]):
             over = frame.index.to_numpy() * one.scale

@@ -36,6 +36,8 @@ REQUEST_TYPES = {
     "queued_ms": "float64",
     "kernel_ms": "float64",
     "error": "str",
+    "arrived": "float64",
+    "lag_ms": "float64",
 }
 EVENT_TYPES = dict(zip(events.COLUMNS, ("int64", "int64", "float64", "str", "Int64", "str", "str"), strict=True))
 MONITORING_TYPES = {"timestamp": "float64", "gpu": "int64", "bus_id": "str", "uuid": "str"} | dict.fromkeys(
@@ -102,6 +104,7 @@ def read_requests(path: Path, notes: list[str]) -> pd.DataFrame:
     # Asked for again and again: of a category it is told a hundred times as fast as of texts.
     frame["status"] = frame["status"].astype("category")
     frame["waited_for_boot"] = frame["waited_for_boot"].fillna(False).astype("bool")
+    frame["lag_ms"] = frame["lag_ms"].fillna(0.0)
     return frame
 
 

@@ -18,7 +18,8 @@ _NOTHING_TOLD = description.Told()
 class Run:
     """One repeat of the experiment.
 
-    `requests` has the columns of kaas.results and `counted`, the elapsed time at which `concurrency` was true;
+    `requests` has the columns of kaas.results, `counted`, the elapsed time at which `concurrency` was true, and `sent`,
+    that at which a client sent the request: `elapsed`, or in an open loop its lag later;
     `events` those of kaas.events; `monitoring` those of `<task>-gpu-monitoring.csv`. All are in order of `elapsed`.
     `zone_offset_h` is by how many hours the clock of the monitoring was ahead of UTC; None where its times are UTC.
     `checks` is what was checked of the files; what could be mended is mended in the frames. `timed` is whether the time
@@ -51,19 +52,34 @@ class Run:
 
     @cached_property
     def ramp_end(self) -> float:
-        """The elapsed second at which the ramp ended: from then on no client begins a request, and the run drains.
+        """The elapsed second at which the ramp ended: from then on no request begins, or arrives, and the run drains.
 
         That is when its last step was to end, or the last request began, if that is later or the ramp is not known or
         did not come so far.
         """
         last = float(self.requests["elapsed"].max())
-        ramp = ending.ramp_of(self.parameters)
-        return max(last, ramp.seconds) if ramp is not None and ramp.seconds <= self.duration else last
+        asked_s = ending.asked_s(self.parameters)
+        return max(last, asked_s) if asked_s is not None and asked_s <= self.duration else last
 
     @cached_property
     def is_whole(self) -> bool:
         """Whether the run came to its end, as far as its files tell."""
         return not ending.came_to_end(self.requests, self.parameters, self.duration).found
+
+    @property
+    def shape(self) -> str:
+        """The shape of its load (kaas.shape_setting)."""
+        return ending.shape_of(self.parameters)
+
+    @property
+    def is_steps(self) -> bool:
+        """Whether the clients grew as in the experiment."""
+        return self.shape == ending.STEPS
+
+    @cached_property
+    def is_open_loop(self) -> bool:
+        """Whether requests arrived when they did, and not one after the other."""
+        return bool(self.requests["arrived"].notna().any())
 
     @property
     def made_up(self) -> str:

@@ -24,6 +24,7 @@ __all__ = ["Run", "by_experiment", "find_runs", "newest_results"]
 _BEGINS_AGAIN_AFTER_S = 1.0
 """Without a request in flight: a client sends one after the other, so where others left it takes no time to speak of,
 while a second run takes longer than this to load what it needs."""
+_ALWAYS = float("-inf"), float("inf")
 _SERVER_WITHOUT_WORK_S = 60.0
 """How old all of a server's events may be: by then (`--idle-timeout`) it would have stopped what it booted."""
 
@@ -99,12 +100,16 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
     notes: list[str] = []
-    read, steps, timed, checks = _checked(reading.read_requests(files.requests, notes))
-    requests, shown = _first_longest(files.requests.name, read, notes)
-    start, end = requests["timestamp"].iloc[0], float(_ends(requests).max())
+    described: list[str] = []
+    parameters, told = _description(files.description, described)
+    is_steps = ending.shape_of(parameters) == ending.STEPS
+    read, steps, timed, checks = _checked(reading.read_requests(files.requests, notes), is_steps=is_steps)
+    # Of another shape, clients may come again after nobody was there.
+    requests, shown = _first_longest(files.requests.name, read, notes) if is_steps else (_in_time(read), _ALWAYS)
+    start, end = rows.as_arrived(requests)["timestamp"].iloc[0], float(_ends(requests).max())
     if not (requests["status"] == "ok").any():
         notes.append(f"{files.requests.name} has no request that was served: there are no completion times to show.")
-    parameters, told = _description(files.description, notes)
+    notes += described
     # The original counted the clients when it wrote a row, at the request's end; ours when the request is sent.
     at_end = "status" not in reading.first_line(files.requests)
 
@@ -125,6 +130,7 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
     if of_the_run.found:
         monitoring, offset_h = monitoring.iloc[:0].copy(), None
 
+    requests = rows.as_arrived(requests)
     for frame in (requests, events, monitoring):
         frame["elapsed"] = frame["timestamp"] - start
     events, within = ending.within(events, end - start)
@@ -135,8 +141,10 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
         *([ending.came_to_end(requests, parameters, end - start)] if timed else []),
         ending.stood_still(parameters),
     ]
-    requests["counted"] = _ends(requests, "elapsed") if at_end else requests["elapsed"]
-    _note_silent_clients(requests, notes)
+    requests["sent"] = requests["elapsed"] + requests["lag_ms"] / 1000
+    requests["counted"] = _ends(requests, "elapsed") if at_end else requests["sent"]
+    if is_steps:
+        _note_silent_clients(requests, notes)
     return Run(
         files.task,
         parameters,
@@ -153,7 +161,9 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
     )
 
 
-def _checked(requests: pd.DataFrame) -> tuple[pd.DataFrame, tuple[clock.Step, ...], bool, list[Check]]:
+def _checked(
+    requests: pd.DataFrame, *, is_steps: bool
+) -> tuple[pd.DataFrame, tuple[clock.Step, ...], bool, list[Check]]:
     """Put the rules on single rows and on their clock to requests in the order of their file; give what is left.
 
     Raises:
@@ -164,8 +174,9 @@ def _checked(requests: pd.DataFrame) -> tuple[pd.DataFrame, tuple[clock.Step, ..
     if requests.empty:
         raise ResultsError(f"no request is left: {possible.found}")
     requests, once = rows.once(requests)
+    requests = rows.as_sent(requests)
     is_sorted = clock.is_by_begin(requests)
-    requests, steps, set_at = clock.undo(requests)
+    requests, steps, set_at = clock.undo(requests, pauses_tell=is_steps)
     requests, together = rows.together(requests, None if is_sorted else clock.overlapping(requests))
     timed, overlaps = clock.overlaps(requests)
     return requests, steps, timed, [seconds, possible, rows.parts_fit(requests), once, together, set_at, overlaps]
@@ -234,7 +245,7 @@ def _first_longest(name: str, in_file: pd.DataFrame, notes: list[str]) -> tuple[
     begins &= clients.shift(fill_value=fewest) > fewest
     number = begins.cumsum()
     if not begins.any() or not number.sort_index().is_monotonic_increasing:
-        return requests.reset_index(drop=True), (float("-inf"), float("inf"))
+        return requests.reset_index(drop=True), _ALWAYS
     sizes = number.value_counts(sort=False).sort_index()
     chosen = int(sizes.idxmax())
     notes.append(

@@ -19,22 +19,50 @@ Floats = npt.NDArray[np.float64]
 # Nothing drawn for so long is a gap in the samples: even an idle GPU draws something.
 _GAP_S = 2.0
 _MOST_OF_IT = 0.9
+_ASKS_AGAIN_WITHIN_S = 1.0
+"""A client that is there, as a rule."""
 
 
 def clients(run: Run) -> Numbers:
-    """Give the number of clients as steps: each value holds from its elapsed second on; the first stands at 0."""
+    """Give the number of clients as steps: each value holds from its elapsed second on; the first stands at 0.
+
+    In a closed loop of another shape than the experiment's, it is 0 as long as nobody asks for anything.
+    """
     counted = run.requests.sort_values("counted", kind="stable").set_index("counted")["concurrency"]
+    if not run.is_steps and not run.is_open_loop:
+        counted = pd.concat([_nobody(run), counted]).sort_index(kind="stable")
     steps = counted.groupby(level=0).last()
     begin = pd.Series([steps.iloc[0]], index=[0.0])
     return _only_changes(pd.concat([begin, steps[steps.index > 0]])).rename("clients").rename_axis("elapsed")
 
 
+def _nobody(run: Run) -> "pd.Series[int]":
+    """Give zeros where no request is under way for longer than a client takes to ask again."""
+    idle_since = run.ends.cummax()
+    is_long = run.requests["elapsed"].shift(-1) - idle_since > _ASKS_AGAIN_WITHIN_S
+    return pd.Series(0, index=idle_since[is_long].to_numpy())
+
+
+def under_way(run: Run) -> Numbers:
+    """Give the number of requests that have arrived and have no reply yet, as steps; 0 at the begin."""
+    begun = pd.Series(1, index=run.requests["elapsed"].to_numpy())
+    ended = pd.Series(-1, index=run.ends.to_numpy())
+    return _summed_up(pd.concat([pd.Series([0], index=[0.0]), begun, ended])).rename("under_way")
+
+
+def demand(run: Run) -> Numbers:
+    """Give what there is to do: the clients, or in an open loop the requests that are under way."""
+    return under_way(run) if run.is_open_loop else clients(run)
+
+
 def alive(run: Run) -> Numbers:
     """Give the number of clients that were asked for and still had replies, as `clients` does.
 
-    It is that of `clients` where none hung, or the file does not tell clients apart.
+    It is that of `clients` where none hung, the file does not tell clients apart, or clients come and go by the shape.
     """
     asked = clients(run)
+    if not run.is_steps:
+        return asked.rename("alive")
     silent, never = ending.silent_clients(run.requests)
     if not rows.tells_clients(run.requests) or not (len(silent) or never):
         return asked.rename("alive")
@@ -66,7 +94,7 @@ def in_flight(run: Run) -> Numbers:
     """
     taken = run.requests["status"] != "rejected"
     frame = run.requests[taken]
-    begun = pd.Series(1, index=frame["elapsed"] + frame["setup_time"].fillna(0.0) / 1000)
+    begun = pd.Series(1, index=frame["sent"] + frame["setup_time"].fillna(0.0) / 1000)
     ended = pd.Series(-1, index=run.ends[taken])
     return _summed_up(pd.concat([pd.Series([0], index=[0.0]), begun, ended])).rename("in_flight")
 

@@ -4,7 +4,7 @@ import re
 from functools import cached_property, lru_cache
 
 from kaas.analysis import booted, replay, statistics
-from kaas.analysis.judging import HOLDS, Finding, UnclearError
+from kaas.analysis.judging import HOLDS, Finding, OtherLoadError, UnclearError
 from kaas.analysis.replay import Replay
 from kaas.analysis.runs import Run
 
@@ -59,6 +59,11 @@ class Setting:
 
     def can_be_judged(self) -> None:
         """Raise UnclearError where the run tells nothing of any claim."""
+        if not self.run.is_steps:
+            shape = self.run.shape
+            raise OtherLoadError(
+                f"The claims are on clients that grow step by step, and the shape of this load was {shape}."
+            )
         if not self.run.timed:
             raise UnclearError("The time stamps of this run cannot be trusted.")
         if not (self.run.requests["status"] == "ok").any():

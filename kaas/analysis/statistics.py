@@ -129,21 +129,6 @@ def welch(own: ArrayLike, other: ArrayLike) -> Difference:
     )
 
 
-def holm(p: ArrayLike) -> Floats:
-    """Correct the p of several comparisons for their number, so that chance makes any false one in 5 % at most.
-
-    NaN are no comparison.
-
-    Source: S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scand. J. of Statistics 6 (1979).
-    """
-    found = np.asarray(p, dtype=np.float64)
-    corrected = np.full(found.shape, NAN)
-    order = np.argsort(found)[: int((~np.isnan(found)).sum())]
-    weights = np.arange(order.size, 0, -1)
-    corrected[order] = np.maximum.accumulate(np.minimum(1.0, found[order] * weights))
-    return corrected
-
-
 def trend(x: ArrayLike, y: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
     """Give the median of the slopes between all pairs of points, which outliers do not turn, and its interval.
 

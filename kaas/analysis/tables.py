@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas.analysis import booted, claims, dependence, energy, facts, runs, series, statistics, validity
+from kaas.analysis import booted, claims, dependence, energy, facts, lag, runs, series, statistics, validity
 from kaas.analysis.runs import Run
 from kaas.analysis.validity import repeats
 from kaas.errors import ResultsError
@@ -14,7 +14,8 @@ from kaas.errors import ResultsError
 HOW_TO_READ_REPEATS = (
     "Each column is one repeat. Warm requests met a worker that was ready; a cold one made the server boot a task "
     "runner. The last step is the time with the most clients, until the ramp ends. A dash is what is not known or "
-    "cannot be trusted (see 'What was checked'). A p95 is given from 20 requests on, a p99 from 100 on."
+    "cannot be trusted (see 'What was checked'). A p95 is given from 20 requests on, a p99 from 100 on. In an open "
+    "loop times count from a request's arrival, and 'lag' is how long it then waited for a client."
 )
 HOW_TO_READ_POOLED = (
     "Each line is one number, over all repeats: its mean with the 95 % interval of that mean (Student's t, which is "
@@ -232,6 +233,7 @@ def _numbers(run: Run) -> Mapping[str, float | str]:
         _ZONE: statistics.NAN if run.zone_offset_h is None else run.zone_offset_h,
         **dict.fromkeys(energy.LABELS_OF_RUN.values(), statistics.NAN),
         **(energy.numbers(run) if run.energy_is_covered else {}),
+        **(lag.numbers(run) if run.is_open_loop and run.timed else {}),
     }
 
 

@@ -7,9 +7,18 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kaas.analysis import drawing, energy, palette, panels, series
+from kaas.analysis import drawing, energy, lag, palette, panels, series
 from kaas.analysis.runs import Run
 from kaas.analysis.series import Numbers
+from kaas.results import SENT_LATE_MS
+
+HOW_TO_READ_ARRIVALS = (
+    "At the top, how many requests arrived each second, how many of them the clients sent and how many were served. In "
+    "the middle, the requests that had arrived and had no reply yet. At the bottom, how long each had waited for a "
+    "client when it was sent. From where the lines at the top part, the load generator is behind: all its clients are "
+    f"in requests. The red line is the first moment at which most requests were sent more than {SENT_LATE_MS:g} ms late"
+    ". The completion times in all other pictures and tables count from the arrival, so nothing is left out."
+)
 
 # Of the panel with the bars of requests, and what its bars need to be told apart, in points.
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEAST_WIDTH = 420.0, 230.0, 0.72
@@ -23,7 +32,7 @@ def requests(run: Run) -> Figure:
     figure = drawing.new_figure(5.2)
     task_runners, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 4))
     panels.draw_steps(task_runners, series.task_runners(run), run, "Number of\ntask runners", palette.TASK_RUNNERS)
-    frame = run.requests.assign(end=run.ends)
+    frame = run.requests.assign(elapsed=run.requests["sent"], end=run.ends)
     rows = int(frame["copy"].max()) + 1
     ok = frame["status"] == "ok"
     cold = ok & frame["cold_start"]
@@ -145,6 +154,39 @@ def throughput(run: Run) -> Figure:
         if not frame["served"].any():
             drawing.say(axes, "no request was served in this run")
     drawing.over_time(figure, [total, per_client], run.duration, ramp_end=run.ramp_end)
+    return figure
+
+
+@drawing.own_settings
+def arrivals(run: Run) -> Figure:
+    """Draw what arrived, was sent and was served, what was under way, and how long each request waited for a client."""
+    figure = drawing.new_figure(6.0)
+    rates, under_way, lags = figure.subplots(3, 1, sharex=True)
+    bins = series.edges(run.duration)
+    frame = lag.over_time(run, bins)
+    for name, colour, dashes in (
+        ("arrived", palette.CLIENTS, "-"),
+        ("sent", palette.LAG, "--"),
+        ("served", palette.TASK_RUNNERS, ":"),
+    ):
+        style = {"color": colour, "linestyle": dashes, "linewidth": 1.6, "label": name}
+        rates.stairs(frame[name].to_numpy(), bins, baseline=None, **style)
+    rates.set_ylabel(f"Requests [1/s]\n(mean of {bins[1] - bins[0]:g} s)")
+    drawing.from_zero(rates, float(frame[["arrived", "sent", "served"]].max().max()))
+    steps = drawing.thinned(series.under_way(run).to_frame("under_way"))["under_way"]
+    under_way.set_ylabel("Requests\nunder way")
+    drawing.whole_numbers(under_way, float(steps.max()))
+    drawing.steps(under_way, steps, run.duration, color=palette.CLIENTS, linewidth=1.2)
+    unit, factor = drawing.time_unit(float(run.requests["lag_ms"].max()))
+    lags.plot(run.requests["elapsed"], run.requests["lag_ms"] * factor, linestyle="", **palette.WARM_MARK)
+    lags.set_ylabel(f"Lag [{unit}]")
+    drawing.from_zero(lags, float(run.requests["lag_ms"].max()) * factor)
+    if (behind := lag.fell_behind(run)) is not None:
+        label = f"fell behind at {behind[0]:g} s, with {behind[1]:.3g} arrivals/s"
+        lags.axvline(behind[0], color=palette.LOST, linewidth=1.0, label=label)
+        drawing.legend(lags)
+    drawing.legend(rates)
+    drawing.over_time(figure, [rates, under_way, lags], run.duration, ramp_end=run.ramp_end)
     return figure
 
 

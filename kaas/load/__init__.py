@@ -1,1 +1,1 @@
-"""The load generator: closed-loop clients, from few to many, and one row for each of their requests."""
+"""The load generator: clients, from few to many or as another shape says, and one row for each of their requests."""

@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 _COUNT = struct.Struct("q")
-_REQUEST = struct.Struct("ddq")
+_REQUEST = struct.Struct("ddqdd")
 
 
 class Request(NamedTuple):
     """A request that has begun.
 
     `timestamp` is in seconds since the epoch, `begun` in those of `time.perf_counter`, which all processes share;
-    `concurrency` is the number of clients running.
+    `concurrency` is the number of clients running. In an open loop `timestamp` is its arrival and `due` the same in
+    seconds of `time.monotonic` (else 0.0), after which a client began to send it by `lag` seconds.
     """
 
     timestamp: float
     begun: float
     concurrency: int
+    due: float = 0.0
+    lag: float = 0.0
 
 
 class Board:
@@ -54,7 +57,7 @@ class Board:
 
     def finish(self, client: int) -> None:
         """Note that it is in none any more: its row is written."""
-        _REQUEST.pack_into(self._map, _place(client), 0.0, 0.0, 0)
+        _REQUEST.pack_into(self._map, _place(client), 0.0, 0.0, 0, 0.0, 0.0)
 
     def request(self, client: int) -> Request | None:
         """Tell which request a client is in."""

@@ -1,8 +1,10 @@
-"""One client: a process that calls `run_client` in a closed loop and appends a row for each request.
+"""One client: a process that calls `run_client` again and again and appends a row for each request.
 
 Over its link it says `ready` once it is prepared, begins when it reads a byte, and ends in order, after the request
-that it is in, when it reads the link's end. If it cannot go on, and no successor could either (it cannot be prepared,
-or its rows cannot be written), it says why before it ends.
+that it is in, when it reads the link's end. In a closed loop it sends one request after the other. In an open loop it
+reads over the link when the next one is due (a `DUE`, in seconds of `time.monotonic`), and says `DONE` after it. If it
+cannot go on, and no successor could either (it cannot be prepared, or its rows cannot be written), it says why before
+it ends.
 """
 
 import contextlib
@@ -11,13 +13,13 @@ import os
 import select
 import shutil
 import socket
+import struct
 import sys
 import time
 import traceback
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from kaas import compiled, kernels, leftovers, results, segments
 from kaas.clock import Clock
@@ -27,6 +29,8 @@ from kaas.load.board import Board, Request
 from kaas.results import Outcome, Row, RowWriter
 
 READY = b"ready\n"
+DONE = b"\0"
+DUE = struct.Struct("d")
 _AFTER_FAILURE = 0.1
 """Seconds that a client waits at least after a request that failed, so that a dead server is not stormed."""
 
@@ -61,7 +65,7 @@ def run(link: socket.socket, config: Config) -> int:
             module.prepare(arg, copy)
         try:
             if _told_to_begin(link):
-                _loop(link, module, config)
+                (_open_loop if config["open_loop"] else _closed_loop)(link, _Asking(module, config))
         finally:
             if hasattr(module, "cleanup"):
                 module.cleanup()
@@ -81,29 +85,63 @@ def _told_to_begin(link: socket.socket) -> bool:
     return False
 
 
-def _loop(link: socket.socket, module: ModuleType, config: Config) -> None:
-    copy, arg, backoff, clock = config["copy"], config["input"], config["backoff"], Clock(*config["clock"])
-    board, rows = Board(Path(config["board"])), RowWriter(Path(config["rows"]))
+class _Asking:
+    """Sends a client's requests, and writes their rows."""
+
+    def __init__(self, module: ModuleType, config: Config) -> None:
+        self._module = module
+        self._copy, self._arg = config["copy"], config["input"]
+        self._board, self._rows = Board(Path(config["board"])), RowWriter(Path(config["rows"]))
+        self.clock, self.backoff = Clock(*config["clock"]), config["backoff"]
+
+    def ask(self, timestamp: float, due: float = 0.0, lag: float = 0.0) -> str:
+        """Send one request, and write its row; give its status."""
+        request = Request(timestamp, time.perf_counter(), self._board.running, due, lag)
+        self._board.begin(self._copy, request)
+        result: object
+        try:
+            result = self._module.run_client(self._arg)
+            row = _row(self._copy, request, result)
+        except (Exception, SystemExit) as error:  # a client's own failure is a row, too
+            row = failure(self._copy, request, _why(error, self._module))
+        self._rows.append(row)
+        return row.status
+
+    def done(self) -> None:
+        """Be in no request any more."""
+        self._board.finish(self._copy)
+
+
+def _closed_loop(link: socket.socket, asking: _Asking) -> None:
     pause = 0.0
     while not _ended(link, pause):
-        request = Request(clock.now(), time.perf_counter(), board.running)
-        board.begin(copy, request)
-        result: tuple[Any, ...]
-        try:
-            result = module.run_client(arg)
-            row = results.make_row(request.timestamp, copy, request.concurrency, result)
-        except (Exception, SystemExit) as error:  # a client's own failure is a row, too
-            row = failure(copy, request, _why(error, module))
-        rows.append(row)
-        board.finish(copy)
-        pause = 0.0 if row.status == "ok" else backoff if row.status == "rejected" else max(backoff, _AFTER_FAILURE)
+        status = asking.ask(asking.clock.now())
+        asking.done()
+        pause = (
+            0.0 if status == "ok" else asking.backoff if status == "rejected" else max(asking.backoff, _AFTER_FAILURE)
+        )
+
+
+def _open_loop(link: socket.socket, asking: _Asking) -> None:
+    while told := link.recv(DUE.size, socket.MSG_WAITALL):
+        (due,) = DUE.unpack(told)
+        if _ended(link, max(due - time.monotonic(), 0.0)):
+            return
+        asking.ask(asking.clock.at(due), due, max(time.monotonic() - due, 0.0))
+        # Said before: whoever is killed in between has its row, and is not taken to be free.
+        link.sendall(DONE)
+        asking.done()
 
 
 def failure(copy: int, request: Request, why: str) -> Row:
     """Make the row of a request that failed in the client, just now."""
     outer_ms = (time.perf_counter() - request.begun) * 1000
-    outcome = Outcome(outer_ms, 0.0, 0.0, False, "failed", error=why)
-    return results.make_row(request.timestamp, copy, request.concurrency, outcome)
+    return _row(copy, request, Outcome(outer_ms, 0.0, 0.0, False, "failed", error=why))
+
+
+def _row(copy: int, request: Request, result: object) -> Row:
+    row = results.make_row(request.timestamp, copy, request.concurrency, result)
+    return results.from_arrival(row, request.lag) if request.due else row
 
 
 def _why(error: BaseException, module: ModuleType) -> str:

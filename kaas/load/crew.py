@@ -1,12 +1,12 @@
-"""The client processes of a run, as the load generator sees them: prepared, begun, ended.
+"""The client processes of a run, as the load generator sees them: prepared, begun, ended; and told what to send.
 
-Of a client that dies the request is told that it was in; who counts those that are there has another one started.
+Of a client that dies the request is told that it was in; who counts those that are there has another one started. In an
+open loop each client that is free has the next arrival, due or not: so it is sent in time whenever a client is free.
 """
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -14,66 +14,8 @@ from kaas.children import ForkServer, describe
 from kaas.errors import ProcessFailed
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
-from kaas.load.clients import READY
-
-
-class _Client:
-    """Our end of one client process; `told` is called when it has said something."""
-
-    def __init__(self, copy: int, child: int, link: socket.socket, told: Callable[[], None]) -> None:
-        self.copy = copy
-        self.child = child
-        self.begun = False
-        self._told = told
-        link.setblocking(False)
-        self._link = link
-        self._said = b""
-        asyncio.get_running_loop().add_reader(link.fileno(), self._read)
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is prepared."""
-        return self._said.startswith(READY)
-
-    @property
-    def complaint(self) -> str:
-        """Why neither it nor a successor can go on, if it said so."""
-        return self._said.removeprefix(READY).decode(errors="replace").strip()
-
-    def begin(self) -> None:
-        """Let it send requests."""
-        self.begun = True
-        with contextlib.suppress(OSError):
-            self._link.sendall(b"\n")
-
-    def finish(self) -> None:
-        """Let it end after the request that it is in."""
-        with contextlib.suppress(OSError):
-            self._link.shutdown(socket.SHUT_WR)
-
-    def ended(self) -> None:
-        """Its process has ended, or nobody can tell any more: closing the link ends it, should it still be there."""
-        self._read()
-        self._close()
-
-    def _read(self) -> None:
-        if self._link.fileno() < 0:
-            return
-        try:
-            data = self._link.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        self._said += data
-        if not data:
-            self._close()
-        self._told()
-
-    def _close(self) -> None:
-        if self._link.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._link.fileno())
-            self._link.close()
+from kaas.load.due import Due
+from kaas.load.process import Client
 
 
 class Crew:
@@ -110,6 +52,7 @@ class Crew:
             self._board = Board.create(scratch / "board", most)
         except OSError as error:
             raise ProcessFailed(f"no room for what the clients share, in {scratch}: {error.strerror}") from None
+        self._most = most
         self._config = config | {"board": str(scratch / "board")}
         self._problem = problem
         self._unfinished = unfinished
@@ -120,7 +63,9 @@ class Crew:
             kill_after,
             kill_orphans=True,  # else two clients with one number ran side by side for a while
         )
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, Client] = {}
+        self._due: Due | None = None
+        self._drained = asyncio.Event()
         self._finishing = False
         self.failure = ""  # why the run cannot go on, once a client has found that
         self.changed = asyncio.Event()  # set when a client has said something, or has ended
@@ -141,7 +86,8 @@ class Crew:
         Raises:
             ProcessFailed: no process can be started.
         """
-        for _ in range(number - len(self._clients)):
+        staying = sum(not client.leaving for client in self._clients.values())
+        for _ in range(min(number - staying, self._most - len(self._clients))):
             self._spawn()
 
     async def prepared(self) -> None:
@@ -163,6 +109,29 @@ class Crew:
         self._board.running += len(beginning)
         for client in beginning:
             client.begin()
+            self._feed(client)
+
+    def keep(self, number: int) -> None:
+        """Let those that began last end after the requests that they are in, until no more than `number` go on."""
+        going_on = [client for client in self._clients.values() if client.begun and not client.leaving]
+        for client in going_on[number:]:
+            client.leaving = True
+            client.finish()
+            self._board.running -= 1
+
+    def send(self, due: Due) -> None:
+        """Have the clients send what arrives, from now on."""
+        self._due = due
+
+    async def drain(self, limit: float) -> None:
+        """Wait until all that arrives has been sent and answered, `limit` seconds at most; not in a closed loop."""
+        if self._due is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drained.wait(), limit)
+
+    def unsent(self, now: float) -> Iterator[float]:
+        """Give what was due by now (`time.monotonic`) and was not sent, once no client is left."""
+        return iter(()) if self._due is None else self._due.until(now)
 
     @property
     def running(self) -> int:
@@ -196,28 +165,43 @@ class Crew:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def _spawn(self) -> _Client:
+    def _spawn(self) -> Client:
         taken = {client.copy for client in self._clients.values()}
         copy = next(number for number in count() if number not in taken)
         try:
             child, link = self._forkserver.spawn(self._config | {"copy": copy})
         except OSError as error:
             raise ProcessFailed(f"client {copy} cannot be started: {error.strerror}") from None
-        client = self._clients[child] = _Client(copy, child, link, self.changed.set)
+        client = self._clients[child] = Client(copy, child, link, self.changed.set, self._feed)
         self._gone.clear()
         return client
+
+    def _feed(self, client: Client) -> None:
+        """Give a client that is free the next arrival."""
+        if self._due is None or self._finishing:
+            return
+        if (due := self._due.take()) is not None:
+            client.send(due)
+        else:
+            self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
+        if self._due is not None and self._due.is_empty and all(one.due is None for one in self._clients.values()):
+            self._drained.set()
 
     def _ended(self, child: int, code: int | None) -> None:
         client = self._clients.pop(child)
         client.ended()
         problem = client.complaint or ("it ended by itself" if code == 0 else describe(code))
         if client.begun:
-            self._board.running -= 1
+            self._board.running -= not client.leaving
+            request = self._board.request(client.copy)
             # One that says that it cannot go on may have no room for its rows; nor would there be for ours.
-            if not client.complaint and (request := self._board.request(client.copy)) is not None:
+            if not client.complaint and request is not None:
                 self._unfinished(client.copy, request, describe(code))
+            self._take_back(client, request)
             self._board.finish(client.copy)
-        if self._finishing:
+        if self._finishing or client.leaving:
             if client.complaint:
                 self._problem(f"client {client.copy} ended by an error ({problem})")
         elif client.complaint or not (client.ready or code is None):
@@ -228,3 +212,12 @@ class Crew:
         if not self._clients:
             self._gone.set()
         self.changed.set()
+
+    def _take_back(self, client: Client, request: Request | None) -> None:
+        """Have another client send what one was told to that has ended before it began."""
+        if self._due is not None and client.due is not None and (request is None or request.due != client.due):
+            self._due.give_back(client.due)
+            for other in self._clients.values():
+                if other.begun and other.due is None:
+                    self._feed(other)
+        self._look_whether_drained()

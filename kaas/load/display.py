@@ -19,6 +19,7 @@ from kaas.load.pacer import Step
 from kaas.load.tally import ENOUGH_FOR_P95, Figures, Tally, percentile
 from kaas.outlet import Outlet
 from kaas.ramp import Shape
+from kaas.shapes import OpenLoop
 
 _PATIENCE = 60.0
 """Seconds that who reads has to take the last lines, in which no request waits for it any more."""
@@ -82,7 +83,10 @@ class Display:
 
     def __enter__(self) -> Self:
         shape = self._shape
-        self.say(f"{shape.clients(0.0)} to {shape.most} clients, {in_words(shape.duration)} in all")
+        clients = f"{shape.clients(0.0)} to {shape.most} clients"
+        if isinstance(shape, OpenLoop):
+            clients = f"{shape.name}, sent by {shape.most} clients"
+        self.say(f"{clients}, {in_words(shape.duration)} in all")
         self._head()
         if self._live is not None:
             self._live.start()

@@ -7,53 +7,30 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from kaas import description, descriptors, leftovers, machine, results
 from kaas.clock import Clock, Watch
 from kaas.errors import KaasError, ResultsError
 from kaas.leftovers import Scratch
-from kaas.load import clients
 from kaas.load.board import Request
 from kaas.load.crew import Crew
 from kaas.load.display import Display, Now
+from kaas.load.due import Due
 from kaas.load.pacer import Pacer, Step
+from kaas.load.rows import Rows
 from kaas.load.server import ServerWatch
+from kaas.load.settings import Settings
 from kaas.load.tally import Tally
 from kaas.orders import Orders, ignore_signals
-from kaas.ramp import Shape
-from kaas.results import RowReader, RowWriter, RunFiles
+from kaas.shapes import OpenLoop
 
 _TICK = 0.25
+_LEAD = 0.1
+"""Seconds before the begin of an open loop in which its clients are told of the first arrivals."""
 NOT_AS_IT_SHOULD_BE = 3
 """Exit code of a run that came to its end, and of which too much failed or came late."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run is told; times in seconds. `server` is None if the client module needs no KaaS server.
-
-    More than `max_failed` failed requests make the run a failed one, and so does a step whose clients come more than
-    `max_late` seconds late (see Pacer). One in which a whole step of them failed goes on
-    only if told to keep going. `supervised` is the number of the process in charge, 0 if there is none.
-    """
-
-    client: Path
-    input: str
-    files: RunFiles
-    parameters: dict[str, object]
-    shape: Shape
-    server: str | None
-    backoff: float = 0.1
-    ready_timeout: float = 60.0
-    finish_timeout: float = 60.0
-    max_failed: int = 0
-    max_late: float | None = None
-    keep_going: bool = False
-    supervised: int = 0
 
 
 class Generator:
@@ -70,8 +47,8 @@ class Generator:
         self._server = ServerWatch(settings.server, settings.ready_timeout, often)
         self._clock = Clock.of_run()
         self._wall_clock = Watch(self._clock)
-        self._rows: RowReader | None = None
-        self._last: dict[int, float] = {}  # of each client, when the request of its latest row began
+        self._rows: Rows | None = None
+        self._arrivals = settings.shape.arrivals if isinstance(settings.shape, OpenLoop) else None
         self._begun = 0.0
         self._ordered = False
         self._hopeless = False
@@ -117,6 +94,7 @@ class Generator:
             "input": settings.input,
             "backoff": settings.backoff,
             "clock": self._clock,
+            "open_loop": self._arrivals is not None,
             "rows": str(settings.files.requests.resolve()),
         }
         return Crew(
@@ -140,11 +118,15 @@ class Generator:
         crew.have(shape.clients(0.0))
         await crew.prepared()
         described = await asyncio.to_thread(machine.describe)
-        results.create_requests(files.requests)
-        self._begun = time.monotonic()
+        open_loop = self._arrivals is not None
+        results.create_requests(files.requests, open_loop=open_loop)
+        columns = results.columns(open_loop=open_loop)
+        self._begun = time.monotonic() + _LEAD * open_loop
         begun = self._clock.at(self._begun)
-        description.begin(files.description, files.requests, begun, parameters, described)
-        self._rows = RowReader(files.requests)
+        description.begin(files.description, files.requests, begun, parameters, described, columns=columns)
+        if self._arrivals is not None:
+            crew.send(Due(self._arrivals, self._begun))
+        self._rows = Rows(files.requests, self._clock, self._begun, self._tally)
         # What a script has started is all of this run; by hand, who is to say which server is ours?
         use = machine.CpuUse(self._settings.supervised) if self._settings.supervised else None
         following = asyncio.create_task(self._server.follow())
@@ -164,9 +146,11 @@ class Generator:
             if early := self._show_steps(elapsed, crew.running) or crew.failure:
                 return early
             if elapsed >= self._settings.shape.duration:
-                return ""
+                await crew.drain(self._settings.finish_timeout)
+                return crew.failure
             crew.have(pacer.wanted)
             crew.begin(pacer.step.clients)
+            crew.keep(pacer.step.clients)
             pacer.have(self._elapsed(), crew.running)
             self._show(elapsed, crew.running)
             changed = asyncio.create_task(crew.changed.wait())
@@ -203,6 +187,7 @@ class Generator:
     # The end
 
     async def _end(self, crew: Crew, early: str) -> int:
+        stopped = time.monotonic()
         if early:
             again = "Ctrl-C again" if self._ordered else "Ctrl-C"
             self._display.say(f"{early}: finishing the requests in flight; {again} stops at once")
@@ -213,10 +198,14 @@ class Generator:
         crew.kill()
         await crew.close()
         seconds = self._elapsed()
-        self._read_rows()
         if self._rows is None:
             return 130
+        with self._saying_problems():
+            self._rows.add_unsent(crew.unsent(stopped), stopped, self._settings.shape.most)
+        self._read_rows()
         self._display.show_sums(self._tally, seconds)
+        if late := self._tally.sent_late():
+            self._display.say(f"{late}: all clients were busy then, or this machine was")
         for late in self._pacer.late:
             self._display.say(f"{late}: this load is not what it should be")
         return self._judge(early)
@@ -247,6 +236,8 @@ class Generator:
             self._display.say(f"rows and the server's counts differ: {different}")
         if self._pacer.late:
             facts["Late steps"] = "; ".join(self._pacer.late)
+        if late := self._tally.sent_late():
+            facts["Sent late"] = late
         facts |= {"Ended": how, **self._wall_clock.notes(), **self._machine}
         self._rows.close()
         try:
@@ -275,19 +266,18 @@ class Generator:
 
     def _read_rows(self) -> None:
         if self._rows is not None:
-            begun = self._clock.at(self._begun)
-            for row in self._rows.new_rows():
-                self._tally.add(row, row.timestamp + row.outer_time_ms / 1000 - begun)
-                self._last[row.copy] = row.timestamp
+            self._rows.read()
 
     def _finish(self, copy: int, request: Request, how: str) -> None:
-        """Write the row of a request whose client was killed, unless to write it was the last thing that it did."""
-        self._read_rows()
-        if self._last.get(copy) == request.timestamp:
-            return
+        """Write the row of a request whose client was killed."""
+        if self._rows is not None:
+            with self._saying_problems():
+                self._rows.add_killed(copy, request, how)
+
+    @contextlib.contextmanager
+    def _saying_problems(self) -> Iterator[None]:
         try:
-            with contextlib.closing(RowWriter(self._settings.files.requests)) as rows:
-                rows.append(clients.failure(copy, request, f"the client {how}"))
+            yield
         except ResultsError as error:
             self._display.say(str(error))
 

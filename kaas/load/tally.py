@@ -2,10 +2,11 @@
 
 from array import array
 from collections import Counter, defaultdict, deque
+from math import inf
 from statistics import quantiles
 from typing import NamedTuple
 
-from kaas.results import Row
+from kaas.results import SENT_LATE_MS, Row
 
 SERVED, REFUSED = "ok", "rejected"
 ENOUGH_FOR_P95 = 20
@@ -29,6 +30,8 @@ class Tally:
         self.by_status: Counter[str] = Counter()
         self.warm_ms = array("d")
         self.cold_ms = array("d")
+        self._late = 0  # requests of an open loop that were not sent when they arrived
+        self._longest_lag_ms, self._first_late = 0.0, inf
         self._errors: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._recent: deque[tuple[float, str, float]] = deque()  # when a request ended, its status and its time
 
@@ -40,6 +43,10 @@ class Tally:
         if row.status == SERVED:
             (self.cold_ms if row.cold_start else self.warm_ms).append(row.outer_time_ms)
         self._recent.append((ended, row.status, row.outer_time_ms))
+        if row.lag_ms > SENT_LATE_MS:
+            self._late += 1
+            self._longest_lag_ms = max(self._longest_lag_ms, row.lag_ms)
+            self._first_late = min(self._first_late, ended - row.outer_time_ms / 1000)
 
     @property
     def failed(self) -> int:
@@ -54,6 +61,15 @@ class Tally:
                 errors = self._errors[status].most_common(1)
                 kinds.append(f"{number} {status}" + (f", most often: {errors[0][0]}" if errors else ""))
         return "; ".join(kinds)
+
+    def sent_late(self) -> str:
+        """Say how many requests of an open loop were sent late; nothing if none was."""
+        if not self._late:
+            return ""
+        return (
+            f"{self._late} of {self.by_status.total()} requests were sent more than {SENT_LATE_MS:g} ms after they had "
+            f"arrived, by up to {self._longest_lag_ms:.0f} ms, from {self._first_late:.1f} s on"
+        )
 
     def between(self, begin: float, end: float) -> Figures:
         """Add up what ended from `begin` on and before `end`; it must not have been forgotten."""

@@ -1,10 +1,11 @@
-"""The whole experiment in virtual time: clients follow the ramp and think, and the real pool serves them.
+"""The whole experiment in virtual time: clients follow the load's shape and think, and the real pool serves them.
 
 Of the harness's parts, only the processes, sockets and GPUs are a model (kaas.simulation.gpus). A run of one seed is
 the same whenever and wherever it is simulated.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
 from kaas.results import Row
+from kaas.shapes import OpenLoop
 from kaas.simulation.chance import normals
 from kaas.simulation.gpus import Gpus
 from kaas.simulation.loop import VirtualLoop
@@ -60,7 +62,8 @@ class Experiment:
     ) -> None:
         self.setting, self.model, self.loop, self.keep = setting, model, loop, keep
         drawn = normals(seed)
-        self.running = 0
+        self.running = 0  # clients, of those that are there
+        self._present = 0
         self.is_over = False
         self.decode = wire.reply_decoder().feed
         self.hosts = [Host(model, loop, drawn) for _ in range(-(-setting.gpus // setting.gpus_per_host))]
@@ -75,11 +78,17 @@ class Experiment:
         self.pool = Pool(settings, self.gpus, setting.policy(), self.events.append, loop=loop, clock=loop.time)
         self._clients: list[Client] = []
         self._done = loop.create_future()
+        self.is_open_loop = isinstance(setting.shape, OpenLoop)
+        self._arrivals: Iterator[float] = iter(setting.shape.arrivals if isinstance(setting.shape, OpenLoop) else ())
+        self._waiting: deque[float] = deque()  # what has arrived and was not sent yet
+        self._free: deque[Client] = deque()
+        self._next: float | None = None
 
     async def run(self) -> tuple[float, int]:
         """Run it; give when it ended, and how many clients were then without a reply."""
         shape, at = self.setting.shape, self.loop.at
         at(0.0, self._step)
+        at(0.0, self._await_arrival)
         at(shape.duration + self.model.end_is_told, self._end)
         await self._done
         ended, unanswered = self.loop.time(), 0
@@ -92,27 +101,72 @@ class Experiment:
         return ended, unanswered
 
     def _step(self) -> None:
-        """Have the clients of the step begin that it is now."""
+        """Have the clients of the step begin that it is now, and those that are too many end."""
         now, shape, model = self.loop.time(), self.setting.shape, self.model
-        for number in range(len(self._clients), shape.clients(now)):
-            client = Client(self, number, number % len(self.hosts))
-            self._clients.append(client)
+        wanted = shape.clients(now)
+        self._clients += [Client(self, one, one % len(self.hosts)) for one in range(len(self._clients), wanted)]
+        for number, client in enumerate(self._clients):
             share = number / (shape.most - 1) if shape.most > 1 else 0.0
             late = model.last_begins * share**2 if number else model.first_begins
-            self.loop.at(now + late, client.start)
+            # The clients of an open loop are there before the first request arrives.
+            client.want(now + late * (not self.is_open_loop)) if number < wanted else client.let_go()
         if shape.next_change(now) < shape.duration:
             self.loop.at(shape.next_change(now), self._step)
 
     def _end(self) -> None:
+        if self._next is not None:  # which is due by now, as long as it takes them all to arrive
+            self.loop.at(self._next, self._end)
+            return
         self.is_over = True
-        self.loop.at(self.loop.time() + FINISH_TIMEOUT, self._finish)
-        self.left(0)
+        limit = self.loop.time() + FINISH_TIMEOUT
+        self.loop.at(limit, self._send_no_more if self.is_open_loop else self._finish)
+        while self._free:
+            self._free.popleft().begin()
+        self._look_whether_done()
 
-    def left(self, number: int = 1) -> None:
-        """Take note that so many clients have left, since the run is over."""
-        self.running -= number
-        if self.running <= self.gpus.lost:  # whose clients will never have a reply
+    def came(self) -> None:
+        """Take note that a client has begun."""
+        self._present += 1
+
+    def left(self) -> None:
+        """Take note that a client has left."""
+        self._present -= 1
+        self._look_whether_done()
+
+    def _look_whether_done(self) -> None:
+        if self.is_over and not self._waiting and self._present <= self.gpus.lost:  # who will never have a reply
             self._finish()
+
+    # Of an open loop
+
+    def _await_arrival(self) -> None:
+        self._next = next(self._arrivals, None)
+        if self._next is not None:
+            self.loop.at(self._next, self._arrived)
+
+    def _arrived(self) -> None:
+        assert self._next is not None
+        self._waiting.append(self._next)
+        if self._free:
+            self._free.popleft().begin()
+        self._await_arrival()
+
+    def _send_no_more(self) -> None:
+        now, why = self.loop.time(), "no client was free to send it before the end"
+        for arrival in self._waiting:
+            lag, most = (now - arrival) * 1e3, self.setting.shape.most
+            self.keep(Row(arrival, 0.0, lag, 0.0, False, 0, most, "failed", error=why, arrived=arrival, lag_ms=lag))
+        self._waiting.clear()
+        self.loop.at(now + FINISH_TIMEOUT, self._finish)
+        self._look_whether_done()
+
+    def take(self, client: "Client") -> float | None:
+        """Give a client the request to send that arrived first; None if there is none, and it is to wait for one."""
+        if self._waiting:
+            return self._waiting.popleft()
+        if not self.is_over:
+            self._free.append(client)
+        return None
 
     def _finish(self) -> None:
         if not self._done.done():
@@ -120,21 +174,41 @@ class Experiment:
 
 
 class Client:
-    """One client in a closed loop: it sets up its input, asks, has its reply, clears up, and begins anew."""
+    """One client: it sets up its input, asks, has its reply, clears up, and begins anew.
+
+    In a closed loop it does so at once, in an open loop when a request has arrived.
+    """
 
     def __init__(self, experiment: Experiment, number: int, host: int) -> None:
         self._experiment, self._number, self._host = experiment, number, host
         self._set_up, self._gpus = experiment.hosts[host].set_up, experiment.gpus
         self._at, self._time = experiment.loop.at, experiment.loop.time
         self._submit = experiment.pool.submit
-        self._began = self._arrived = 0.0
+        self._began = self._sent = self._arrived = 0.0
         self._clients = 0
+        self._is_wanted = self._is_there = False
         self._invocation: Invocation | None = None
 
-    def start(self) -> None:
-        """Begin with its first request."""
-        self._experiment.running += 1
-        self._begin()
+    def want(self, at: float) -> None:
+        """Have it be there from then on, if it is not."""
+        if not self._is_wanted:
+            self._is_wanted = True
+            if self._is_there:  # in its last request
+                self._experiment.running += 1
+            else:
+                self._at(at, self._start)
+
+    def let_go(self) -> None:
+        """Have it end after the request that it is in."""
+        self._experiment.running -= self._is_wanted and self._is_there
+        self._is_wanted = False
+
+    def _start(self) -> None:
+        if self._is_wanted and not self._is_there:
+            self._is_there = True
+            self._experiment.running += 1
+            self._experiment.came()
+            self.begin()
 
     def leave(self) -> bool:
         """Wait for its reply no more; tell whether it did."""
@@ -143,12 +217,17 @@ class Client:
         self._experiment.pool.abandon(self._invocation)
         return True
 
-    def _begin(self) -> None:
-        if self._experiment.is_over:
-            self._experiment.left()
-            return
-        self._began, self._clients = self._time(), self._experiment.running
-        self._set_up(self._arrive)
+    def begin(self) -> None:
+        """Send the next request, if there is one to be sent, or leave."""
+        experiment, now = self._experiment, self._time()
+        arrival = experiment.take(self) if experiment.is_open_loop else now
+        if (experiment.is_over and (arrival is None or not experiment.is_open_loop)) or not self._is_wanted:
+            experiment.running -= self._is_wanted
+            self._is_there = False
+            experiment.left()
+        elif arrival is not None:
+            self._began, self._sent, self._clients = arrival, now, experiment.running
+            self._set_up(self._arrive)
 
     def _arrive(self) -> None:
         self._arrived = self._time()
@@ -173,7 +252,7 @@ class Client:
                 self._began,
                 inner,
                 (now - self._began) * 1e3,
-                (self._arrived - self._began) * 1e3,
+                (self._arrived - self._sent) * 1e3,
                 reply.cold_start,
                 self._number,
                 self._clients,
@@ -184,12 +263,13 @@ class Client:
                 reply.queued_ns / 1e6,
                 inner,
                 reply.error,
+                *((self._began, (self._sent - self._began) * 1e3) if experiment.is_open_loop else ()),
             )
         )
-        if refused and experiment.setting.backoff:
-            self._at(now + experiment.setting.backoff, self._begin)
+        if refused and experiment.setting.backoff and not experiment.is_open_loop:
+            self._at(now + experiment.setting.backoff, self.begin)
         else:
-            self._begin()
+            self.begin()
 
 
 def simulate(model: Model, setting: Setting, seed: int, *, keep: Callable[[Row], object] | None = None) -> Simulated:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kaas import description, events, results, samples
+from kaas import description, events, results, samples, shape_setting
 from kaas.errors import ResultsError
 from kaas.ramp import Ramp
 from kaas.results import RowWriter, RunFiles
 from kaas.samples import Sample
+from kaas.shapes import OpenLoop
 from kaas.simulation.experiment import Simulated
 from kaas.simulation.gpus import Spans
 from kaas.simulation.model import Model
@@ -20,7 +21,7 @@ EPOCH = 946_684_800.0
 """The first run begins at 2000-01-01 00:00:00 UTC: nobody takes that for a time at which something was measured."""
 NOT_MEASURED = "Not measured"
 """The name in a description whose value says how what looks like a measurement was made (kaas.analysis.run)."""
-_TIMES = ("inner_time_ms", "outer_time_ms", "setup_time", "queued_ms", "kernel_ms")
+_TIMES = ("inner_time_ms", "outer_time_ms", "setup_time", "queued_ms", "kernel_ms", "lag_ms")
 _EVERY = 0.1
 """Seconds between two samples."""
 
@@ -41,15 +42,16 @@ def write(
     Raises:
         ResultsError: a file is there already, or cannot be written.
     """
-    results.create_requests(files.requests)
+    open_loop = isinstance(run.setting.shape, OpenLoop)
+    results.create_requests(files.requests, open_loop=open_loop)
     with contextlib.closing(RowWriter(files.requests)) as rows:
         for row in sorted(run.rows, key=lambda one: one.timestamp + one.outer_time_ms / 1000):
             times = {name: round(getattr(row, name), 4) for name in _TIMES}
-            rows.append(row._replace(timestamp=round(begun + row.timestamp, 6), **times))
+            at = round(begun + row.timestamp, 6)
+            rows.append(row._replace(timestamp=at, arrived=at if open_loop else None, **times))
     machine = f"SIMULATED (calibration {facts['Calibration']})"
-    description.begin(
-        files.description, files.requests, begun, _parameters(run, files) | dict(facts), {"Host": machine}
-    )
+    parameters, columns = _parameters(run, files) | dict(facts), results.columns(open_loop=open_loop)
+    description.begin(files.description, files.requests, begun, parameters, {"Host": machine}, columns=columns)
     counts = Counter(row.status for row in run.rows)
     told: dict[str, object] = {f"Requests {status}": number for status, number in counts.items()}
     told |= {"Seed": seed, "Clients without a reply": run.unanswered, "Ended": "at the end of the ramp"}
@@ -83,6 +85,7 @@ def _parameters(run: Simulated, files: RunFiles) -> dict[str, object]:
         "Experiment name": files.folder.name.removeprefix("results-"),
         "Task name": files.task,
         **ramp,
+        **shape_setting.noted(shape),
         "Backoff": f"{setting.backoff:g}",
         "Server number of GPUs": setting.gpus,
         "Server workers per GPU": setting.workers_per_gpu,

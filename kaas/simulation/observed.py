@@ -184,7 +184,12 @@ def read(folder: Path) -> list[Observed]:
     for path in sorted(folder.glob("*.csv")):
         if path.stem.endswith(("-serverlogs", "-gpu-monitoring")) or not _is_of_requests(path):
             continue
-        interval = description.read(path.with_suffix(".md")).get("Interval", "nan")
+        told = description.read(path.with_suffix(".md"))
+        if "Shape" in told:
+            raise ResultsError(
+                f"{path} is of the shape {told['Shape']}: a model is fitted to clients that grow in steps"
+            )
+        interval = told.get("Interval", "nan")
         found.append(of_rows(results.read_rows(path), interval=float(interval), name=path.stem))
     if not found:
         raise ResultsError(f"{folder} holds no run: name a results folder, such as results-autoscaling")

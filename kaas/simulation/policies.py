@@ -1,4 +1,9 @@
-"""Policies side by side on the same load: what each costs and gives, and which differences are more than chance."""
+"""Policies side by side on the same load: what each costs and gives, and which differences are more than chance.
+
+Of as many numbers, chance alone makes some look different. So a difference is called one only if it remains when all of
+the table are looked at together (Holm's correction), which takes `SEEDS_AT_LEAST` seeds. kaas.analysis.policies draws
+them.
+"""
 
 import csv
 from collections.abc import Callable
@@ -9,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kaas.comparisons import ALPHA, holm
 from kaas.errors import ResultsError
 from kaas.policy import NAMES, Policy, named
 from kaas.simulation import observed, ways
@@ -34,7 +40,14 @@ MEASURES = (
     "energy [kJ]",
 )
 """Completion times are those of all served requests. Idle is booted and without a kernel."""
-_REAL_BELOW = 0.01
+COLUMNS = ("policy", "measure", "simulated seeds", "mean", "low", "high", "p", "p, all lines", "differs")
+YES, NO = "yes", "no"
+SEEDS_AT_LEAST = 11
+"""Of two policies that differ in each of fewer seeds, chance makes such a difference too often among 45."""
+HOW_TO_READ = (
+    "Means over {seeds} simulated runs, 95 % intervals. *: it differs from the first policy by more than chance, "
+    f"all of\nthem looked at together (Holm's correction, p < {ALPHA:g}; from {SEEDS_AT_LEAST} seeds on)"
+)
 _MOST_SIGNS = 14
 _DRAWS = 2000
 _CONFIDENCE = 0.95
@@ -43,12 +56,14 @@ _CONFIDENCE = 0.95
 class Compared(NamedTuple):
     """One policy: `values` has a row for each seed and a column for each of `MEASURES`, and `p` a value for each.
 
-    `p` is the probability of a difference to the first policy as large as this, or larger, if there were none.
+    `p` is the probability of a difference to the first policy as large as this, or larger, if there were none; `p_all`
+    the same corrected for the number of all comparisons.
     """
 
     name: str
     values: Floats
     p: Floats
+    p_all: Floats
 
 
 def compare(model: Model, setting: Setting, seeds: range) -> list[Compared]:
@@ -67,9 +82,11 @@ def compare(model: Model, setting: Setting, seeds: range) -> list[Compared]:
     for name, policy in kinds.items():
         runs = (simulate(model, replace(setting, policy=policy), seed) for seed in seeds)
         values = np.array([_measures(run) for run in runs])
-        p = [_p(column) for column in (values - found[0].values).T] if found else [1.0] * len(MEASURES)
-        found.append(Compared(name, values, np.array(p)))
-    return found
+        p = np.array([_p(column) for column in (values - found[0].values).T] if found else [1.0] * len(MEASURES))
+        found.append(Compared(name, values, p, p))
+    first, others = found[0], found[1:]
+    corrected = holm(np.array([one.p for one in others]).ravel()).reshape(len(others), -1)
+    return [first, *(one._replace(p_all=p_all) for one, p_all in zip(others, corrected, strict=True))]
 
 
 def _measures(run: Simulated) -> list[float]:
@@ -96,8 +113,9 @@ def _p(differences: Floats) -> float:
         signs = 1.0 - 2.0 * (np.arange(2**number)[:, None] >> np.arange(number) & 1)
     else:
         signs = np.random.default_rng(0).choice((-1.0, 1.0), (2**_MOST_SIGNS, number))
-    seen = abs(differences.mean())
-    return float((np.abs(signs @ differences) / number >= seen - 1e-12).mean())
+    drawn = int(number > _MOST_SIGNS)  # then the signs that were seen are one draw more
+    as_large = np.abs(signs @ differences) / number >= abs(differences.mean()) - 1e-12
+    return float((as_large.sum() + drawn) / (len(signs) + drawn))
 
 
 def interval(values: Floats) -> tuple[float, float]:
@@ -108,19 +126,19 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def table(found: list[Compared]) -> str:
-    """Write means over seeds with their intervals, a line for each policy; `*` where the difference is real."""
+    """Write means over seeds with their intervals, a column for each policy; `*` where it differs from the first."""
     text = [["policy", *MEASURES]]
     for one in found:
         cells = []
-        for values, p in zip(one.values.T, one.p, strict=True):
+        for values, p in zip(one.values.T, one.p_all, strict=True):
             low, high = interval(values)
-            cells.append(f"{values.mean():.4g} ({low:.4g} to {high:.4g}){'*' if p < _REAL_BELOW else ' '}")
+            cells.append(f"{values.mean():.4g} ({low:.4g} to {high:.4g}){'*' if p < ALPHA else ' '}")
         text.append([one.name, *cells])
     return ways.columns(list(map(list, zip(*text, strict=True))))
 
 
 def write(found: list[Compared], path: Path) -> None:
-    """Write a line for each policy and measure: mean, interval, and p against the first policy.
+    """Write a line for each policy and measure: mean, interval, p against the first policy, and whether it differs.
 
     Raises:
         ResultsError: the file is there already, or cannot be written.
@@ -128,10 +146,11 @@ def write(found: list[Compared], path: Path) -> None:
     try:
         with path.open("x", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["policy", "measure", "simulated seeds", "mean", "low", "high", "p"])
+            rows.writerow(COLUMNS)
             for one in found:
-                for name, values, p in zip(MEASURES, one.values.T, one.p, strict=True):
-                    rows.writerow([one.name, name, len(values), values.mean(), *interval(values), p])
+                for name, values, p, p_all in zip(MEASURES, one.values.T, one.p, one.p_all, strict=True):
+                    differs = YES if p_all < ALPHA else NO
+                    rows.writerow([one.name, name, len(values), values.mean(), *interval(values), p, p_all, differs])
     except FileExistsError:
         raise ResultsError(f"{path} is there already: move it away, or give another --output") from None
     except OSError as error:

@@ -93,6 +93,18 @@ def test_where_another_policy_booted_the_gpus_the_papers_rule_does_not_judge_it(
     assert "paper's policy, and this server's was ahead" in checked[COLD].note
 
 
+def test_where_the_load_had_another_shape_the_claims_cannot_be_put_to_it(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_run(tmp_path, f"task-{number}", ramp(), BOOTS, parameters=SETTING | {"Shape": "bursts:2"})
+
+    checked = claims.check(runs.find_runs(tmp_path))
+
+    assert set(checked["verdict"]) == {NOT_TESTABLE}
+    assert set(checked["note"]) == {
+        "The claims are on clients that grow step by step, and the shape of this load was bursts:2."
+    }
+
+
 @pytest.mark.parametrize(
     ("happened", "found"),
     [

@@ -36,9 +36,12 @@ def make_run(
         "worker": pd.NA,
         "queued_ms": NAN,
         "kernel_ms": NAN,
+        "arrived": NAN,
+        "lag_ms": 0.0,
     }
     frame = pd.DataFrame([usual | dict(request) for request in requests]).astype({"gpu": "Int64", "worker": "Int64"})
-    frame = frame.assign(counted=frame["elapsed"])
+    frame = frame.assign(sent=frame["elapsed"] + frame["lag_ms"] / 1000)
+    frame = frame.assign(counted=frame["sent"])
     happened = pd.DataFrame(
         [(at, name, gpu, worker, detail, 4) for at, name, gpu, worker, detail in events],
         columns=["elapsed", "event", "gpu", "worker", "detail", "num_workers"],

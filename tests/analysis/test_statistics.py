@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_runs import request, write_run
 
+from kaas import comparisons
 from kaas.analysis import runs, statistics
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12)
@@ -74,7 +75,7 @@ def test_where_nothing_scatters_or_a_side_has_one_value_chance_is_not_known() ->
 
 
 def test_holms_correction_takes_the_smallest_first_and_never_falls() -> None:
-    corrected = statistics.holm([0.01, math.nan, 0.04, 0.03, 0.5])
+    corrected = comparisons.holm([0.01, math.nan, 0.04, 0.03, 0.5])
 
     assert corrected == pytest.approx([0.04, math.nan, 0.09, 0.09, 0.5], nan_ok=True)
 

@@ -8,6 +8,7 @@ import pytest
 from support import StartServer, eventually
 
 from kaas import ROOT
+from kaas.arrivals import Poisson
 from kaas.errors import ResultsError
 from kaas.policy import Queue
 from kaas.simulation import observed
@@ -99,3 +100,34 @@ def test_the_live_server_decides_the_same_on_the_same_arrivals(start_server: Sta
         Decision(live[one].status, live[one].cold_start, live[one].gpu, live[one].worker)
         for one in range(len(arrivals))
     ]
+
+
+def test_the_live_server_decides_the_same_on_arrivals_that_a_shape_has_drawn(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    # Each request that is served holds its place for 0.5 s: 5 a second are more than 2 x 2 places take at times.
+    arrivals = [Arrival(at, at + 0.5) for at in Poisson(5.0, 8.0, seed=2)]
+    decided = decide(arrivals, 2, 2)
+    assert {one.status for one in decided} == {"ok", "rejected"}
+    moments = [(one.at, "comes", number) for number, one in enumerate(arrivals)]
+    moments += [(one.at + 0.5, "goes", number) for number, one in enumerate(arrivals)]
+
+    server = start_server("wait", "-g", "2", "-m", "2", "--idle-timeout", "0")
+    held: set[int] = set()
+    replies = {}
+    with server.frames() as frames:
+        for _, what, number in sorted(moments):
+            if what == "comes":
+                frames.invoke(tmp_path / str(number), number)
+                if len(held) == 4:
+                    replies[number] = frames.reply(number)
+                    continue
+                held.add(number)
+            elif number in held:
+                (tmp_path / str(number)).touch()
+                replies[number] = frames.reply(number)
+                held.remove(number)
+            eventually(lambda: len(server.workers("busy")) == len(held))
+            eventually(lambda: not server.workers("booting"))
+    live = [replies[number] for number in range(len(arrivals))]
+    assert decided == [Decision(one.status, one.cold_start, one.gpu, one.worker) for one in live]

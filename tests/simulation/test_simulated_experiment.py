@@ -10,6 +10,7 @@ import pytest
 from kaas.policy import Queue
 from kaas.ramp import Ramp
 from kaas.results import Row
+from kaas.shapes import OpenLoop, Stepwise
 from kaas.simulation import calibration
 from kaas.simulation.experiment import Simulated, simulate
 from kaas.simulation.model import Model
@@ -117,6 +118,59 @@ def test_who_may_wait_is_served_in_turn() -> None:
     assert {row.status for row in rows} == {"ok"}
     # Each holds the place for 0.5 + 2 + 0.25 + 0.25 s.
     assert [row.queued_ms / 1e3 for row in rows[:3]] == pytest.approx([3.0, 6.0, 9.0], abs=1e-6)
+
+
+# Other shapes
+
+
+def test_clients_that_a_shape_takes_away_end_after_their_request_and_come_again() -> None:
+    shape = Stepwise("trace:x", (0.0, 1.0, 12.0), (2, 1, 2), 20.0)
+    run = simulate(PLAIN, replace(ONE_GPU, shape=shape), 1)
+    # Both begin at 0 and wait for the boot; the second's kernel has to wait for the first's, until 8.5.
+    assert [times(row)[0] for row in of_client(run, 1)] == pytest.approx([0.0, 12.0, 16.75], abs=1e-6)
+    assert [row.concurrency for row in of_client(run, 1)] == [2, 2, 2]
+    # The first begins before it, goes on alone from 7.75 on, and is not alone any more from 12.5 on.
+    assert [row.concurrency for row in of_client(run, 0)] == [1, 1, 2, 2]
+
+
+def test_an_idle_task_runner_is_stopped_while_few_clients_go_on() -> None:
+    shape = Stepwise("updown", (0.0, 20.0, 40.0), (1, 2, 1), 60.0)
+    setting = Setting(gpus=2, workers_per_gpu=1, shape=shape, idle_timeout=5.0)
+    happened = [(event.event, event.gpu) for event in simulate(PLAIN, setting, 1).events if event.timestamp < 60.0]
+    assert [one for one in happened if one[0] != "ready"] == [("booted", 0), ("booted", 1), ("stopped", 1)]
+
+
+def open_loop(clients: int, *arrivals: float, duration: float = 20.0) -> OpenLoop:
+    return OpenLoop("arrivals:x", (0.0,), (clients,), duration, arrivals)
+
+
+def test_requests_arrive_when_they_do_and_count_from_there() -> None:
+    run = simulate(PLAIN, replace(ONE_GPU, shape=open_loop(1, 0.0, 1.0, 19.0, 20.0)), 1)
+    # The only client is in the first until 7.75, as in the closed loop, and in the second until 12.5; then it waits.
+    assert [times(row) for row in run.rows] == [
+        pytest.approx((0.0, 1.0, 2.75, 7.75)),
+        pytest.approx((1.0, 1.0, 2.75, 6.75 + 4.75)),
+        pytest.approx((19.0, 1.0, 2.75, 4.75)),
+        pytest.approx((20.0, 1.0, 2.75, 3.75 + 4.75)),  # at the very end
+    ]
+    assert [(row.arrived, row.lag_ms / 1e3) for row in run.rows] == [
+        (0.0, 0.0),
+        (1.0, pytest.approx(6.75)),
+        (19.0, 0.0),
+        (20.0, pytest.approx(3.75)),
+    ]
+    assert run.ended == pytest.approx(28.5)
+
+
+def test_what_no_client_could_send_is_a_failed_row_and_nothing_is_left_out() -> None:
+    run = simulate(PLAIN, replace(ONE_GPU, shape=open_loop(1, *map(float, range(40)), duration=40.0)), 1)
+    assert sorted(row.arrived for row in run.rows if row.arrived is not None) == list(map(float, range(40)))
+    failed = [row for row in run.rows if row.status == "failed"]
+    # A minute after the end no more is sent: 1 that takes 7.75 and then one each 4.75 s until 100.
+    assert len(run.rows) - len(failed) == 1 + 20
+    assert {row.error for row in failed} == {"no client was free to send it before the end"}
+    assert all(row.timestamp + row.outer_time_ms / 1e3 == pytest.approx(100.0) for row in failed)
+    assert run.unanswered == 0
 
 
 # What holds in any run

@@ -42,15 +42,19 @@ def is_by_begin(requests: pd.DataFrame) -> bool:
     return bool(requests["timestamp"].is_monotonic_increasing)
 
 
-def undo(requests: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Step, ...], Check]:
+def undo(requests: pd.DataFrame, *, pauses_tell: bool = True) -> tuple[pd.DataFrame, tuple[Step, ...], Check]:
     """Undo what the clock was set by, as far as the order of the rows tells when.
 
     Set back, it makes rates too high and puts effects before their causes; set ahead, the reverse. Time in which a
     machine sleeps is time that was set ahead: no program ran in it.
+
+    Args:
+        requests: of a run.
+        pauses_tell: whether a client asks again at once; where it does not, nothing is found.
     """
     rule = "The clock was not set in mid-run."
     steps: list[Step] = []
-    if rows.tells_clients(requests):
+    if pauses_tell and rows.tells_clients(requests):
         grain = _grain(requests["timestamp"])
         while len(steps) < _MOST_STEPS and (found := _next_step(requests, grain)) is not None:
             step, later = found

@@ -20,6 +20,8 @@ _SILENT_FOR_S = 5.0
 """How long a client must be silent at least, at the end of a run, to be noted."""
 _NORMALLY = "at the end of the ramp"
 _CLOCK_NOTES = "Clock notes"
+STEPS = "steps"
+"""The experiment's own shape of the load: the ramp, which no description names."""
 
 
 class Ramp(NamedTuple):
@@ -36,8 +38,23 @@ class Ramp(NamedTuple):
         return (1 - (self.first - self.most) // self.step) * self.interval_s
 
 
+def shape_of(parameters: Mapping[str, str]) -> str:
+    """Give the shape of the load (kaas.shape_setting)."""
+    return parameters.get("Shape", STEPS)
+
+
+def asked_s(parameters: Mapping[str, str]) -> float | None:
+    """Give for how many seconds load was asked for; None if the description does not tell."""
+    if (ramp := ramp_of(parameters)) is not None:
+        return ramp.seconds
+    text = parameters.get("Shape duration [s]", "")
+    return float(text) if re.fullmatch(r"\d{1,9}(\.\d+)?", text) else None
+
+
 def ramp_of(parameters: Mapping[str, str]) -> Ramp | None:
-    """Give the ramp that was asked for; None if the description does not tell."""
+    """Give the ramp that was asked for; None if the description does not tell, or the load had another shape."""
+    if shape_of(parameters) != STEPS:
+        return None
     names = ("Minimum parallel requests", "Maximum parallel requests", "Step size", "Interval")
     texts = [parameters.get(name, "") for name in names]
     if not all(re.fullmatch(r"\d{1,9}(\.\d+)?", text) for text in texts):

@@ -123,3 +123,23 @@ def together(frame: pd.DataFrame, overlapping: "pd.Series[bool] | None") -> tupl
         f"({', '.join(where)}{', ...' if number > len(where) else ''} from the middle of the run)"
     )
     return frame[~far].reset_index(drop=True), Check(rule, found)
+
+
+def as_sent(frame: pd.DataFrame) -> pd.DataFrame:
+    """Have the requests of an open loop count from when a client sent them, as those of a closed loop do.
+
+    Only so has a client one after the other, which most rules rest on.
+    """
+    if not frame["lag_ms"].any():
+        return frame
+    lag_ms = frame["lag_ms"]
+    return frame.assign(timestamp=frame["timestamp"] + lag_ms / 1000, outer_time_ms=frame["outer_time_ms"] - lag_ms)
+
+
+def as_arrived(frame: pd.DataFrame) -> pd.DataFrame:
+    """Have them count from their arrivals again, in order of these."""
+    if not frame["lag_ms"].any():
+        return frame
+    lag_ms = frame["lag_ms"]
+    frame = frame.assign(timestamp=frame["timestamp"] - lag_ms / 1000, outer_time_ms=frame["outer_time_ms"] + lag_ms)
+    return frame.sort_values("timestamp", kind="stable", ignore_index=True)
