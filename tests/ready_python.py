@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,7 +57,7 @@ class ReadyPython:
         environment: on top of ours.
     """
 
-    def __init__(self, prepare: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, prepare: str, environment: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _FORKS, prepare],
             stdin=subprocess.PIPE,
