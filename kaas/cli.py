@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from kaas import __version__, supervision
+from kaas import __version__, processes, supervision
 from kaas.client import DEFAULT_ADDRESS
 from kaas.errors import KaasError
-from kaas.processes import at_once as at_once  # noqa: PLC0414 - how most programs end
 
 Number = TypeVar("Number", int, float)
 _LARGEST = 10**9
+at_once = processes.at_once
+"""How `run` ends a program that has no CUDA context."""
 
 
 def run(main: Callable[[], int | None], end: Callable[[int], object] = sys.exit) -> None:

@@ -60,9 +60,9 @@ run_experiment() {
 
     set_up
     draw_token
+    draw_clock
     check_settings
     [[ -n $gpu_ids ]] || preflight || exit 2 # one with GPUs has done so to find them
-    draw_clock
     make_folder
     before_run
 

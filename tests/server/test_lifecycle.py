@@ -8,18 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import (
-    LIMIT,
-    SERVER,
-    Server,
-    StartServer,
-    command,
-    eventually,
-    exists,
-    listening_socket,
-    refusal,
-    run_here,
-)
+from support import LIMIT, Server, StartServer, command, eventually, exists, listening_socket, refusal
 
 from kaas.clock import Clock
 from kaas.errors import ConnectionFailed
@@ -175,30 +164,6 @@ def test_a_supervised_server_leaves_ctrl_c_to_its_parent_and_ends_with_it(tmp_pa
             parent.marked.assert_nothing_left()
         finally:
             parent.marked.kill()
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--num-gpus", "0"),
-        ("-g", "1.5"),
-        ("-m", "-1"),
-        ("--port", "99999"),
-        ("--port", "-1"),
-        ("--idle-timeout", "nan"),
-        ("--idle-timeout", "-1"),
-        ("--kill-after", "0"),
-        ("--drain-timeout", "inf"),
-        ("--message-size", "much"),
-        ("--max-queue", "0"),
-        ("--when-full", "panic"),
-    ],
-    ids=" ".join,
-)
-def test_an_option_that_makes_no_sense_is_refused_in_one_line(arguments: tuple[str, str]) -> None:
-    done = run_here(SERVER, *command("echo", *arguments)[2:])
-    (line,) = done.stderr.partition("error: ")[2].splitlines()
-    assert (done.returncode, done.stdout, arguments[0] in line) == (2, "", True)
 
 
 @pytest.mark.parametrize("host", ["256.256.256.256", "x" * 64])
