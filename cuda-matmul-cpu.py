@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Kernel: the square of a matrix on one CPU core, compiled by Numba. Run as a script: ./cuda-matmul-cpu.py [N]."""
 
-from kaas import cli  # first: it says what is missing
+from kaas import cli  # first: it says what is missing, and answers --help before the libraries are imported
 
-# isort: split
+if __name__ == "__main__":
+    size = cli.matrix_size()
+
 from numba import njit
 
 from kaas import matrices
@@ -30,4 +32,4 @@ def call(payload: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: matrices.run_kernel_alone(multiply, cli.matrix_size()))
+    cli.run(lambda: matrices.run_kernel_alone(multiply, size))

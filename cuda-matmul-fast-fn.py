@@ -14,9 +14,11 @@ matrix's edge, and the memory of the upload can then take the product.
 
 from typing import Any
 
-from kaas import cli  # first: it says what is missing
+from kaas import cli  # first: it says what is missing, and answers --help before the libraries are imported
 
-# isort: split
+if __name__ == "__main__":
+    size = cli.matrix_size()
+
 import numpy as np
 from numba import cuda, float32
 
@@ -195,4 +197,4 @@ def close() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: gpu.run_alone(prepare, multiply, cli.matrix_size()))
+    cli.run(lambda: gpu.run_alone(prepare, multiply, size))

@@ -11,9 +11,11 @@ piece by piece and while it transfers. `benchmarks/gpu_kernels.py` measures a ca
 (SEGMENTS=kept) are registered, once.
 """
 
-from kaas import cli  # first: it says what is missing
+from kaas import cli  # first: it says what is missing, and answers --help before the libraries are imported
 
-# isort: split
+if __name__ == "__main__":
+    size = cli.matrix_size()
+
 from numba import cuda, float32
 
 from kaas import gpu, matrices
@@ -92,4 +94,4 @@ def close() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(lambda: gpu.run_alone(prepare, multiply, cli.matrix_size()))
+    cli.run(lambda: gpu.run_alone(prepare, multiply, size))

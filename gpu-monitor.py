@@ -66,4 +66,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, cli.at_once)

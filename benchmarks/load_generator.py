@@ -43,12 +43,12 @@ def measure(options: Options) -> Report:
     """Measure both, in turns."""
     assert __doc__ is not None
     report = Report("Load generator", __doc__.partition("\n\n")[2])
-    seconds, number = (0.1, 2) if options.quick else (2.0, GPUS * WORKERS_PER_GPU)
-    arguments = ("-g", str(GPUS), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
+    gpus, seconds, number = (1, 0.1, 2) if options.quick else (GPUS, 2.0, GPUS * WORKERS_PER_GPU)
+    arguments = ("-g", str(gpus), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
     bare: list[Load] = []
     rows: list[Rows] = []
     with serving.started(MODULES / "echo.py", *arguments) as server:
-        serving.invoke_together(server.address, GPUS * WORKERS_PER_GPU, MESSAGE)
+        serving.invoke_together(server.address, gpus * WORKERS_PER_GPU, MESSAGE)
         common.alternate(
             {
                 "bare loop": lambda: bare.append(clients.one_each(server, number, seconds)),

@@ -9,16 +9,18 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from kaas import __version__, supervision
+from kaas import __version__, processes, supervision
 from kaas.client import DEFAULT_ADDRESS
 from kaas.errors import KaasError
 
 Number = TypeVar("Number", int, float)
 _LARGEST = 10**9
+at_once = processes.at_once
+"""How `run` ends a program that has no CUDA context."""
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Call `main` and leave with its result; a `KaasError` becomes one line on stderr and its exit code."""
+def run(main: Callable[[], int | None], end: Callable[[int], object] = sys.exit) -> None:
+    """Call `main` and end with its result; a `KaasError` becomes one line on stderr and its exit code."""
     try:
         code = main() or 0
         if sys.stdout is not None:
@@ -32,7 +34,7 @@ def run(main: Callable[[], int | None]) -> None:
         # The reader of our output (`| head`) has left: nothing more to say, and nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    sys.exit(code)
+    end(code)
 
 
 def program() -> str:

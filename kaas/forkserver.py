@@ -35,7 +35,7 @@ from collections import deque
 from collections.abc import Container
 from typing import Any, Protocol
 
-from kaas import supervision
+from kaas import processes, supervision
 
 Config = dict[str, Any]
 
@@ -249,3 +249,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    processes.at_once(0)  # Numba alone would take 0.1 s and more to be taken apart

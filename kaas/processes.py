@@ -1,10 +1,11 @@
-"""What the system tells of a process of this machine by its number: its parent, and when it started.
+"""What the system tells of a process of this machine by its number: its parent, and when it started; and a quick end.
 
 The standard library only, and nothing of `kaas`: scripts/ use it before the libraries are installed.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -40,6 +41,22 @@ def seconds_from_boot(process: int) -> float:
         OSError, ValueError, IndexError: that is not known.
     """
     return int(_stat(process)[_START]) / os.sysconf("SC_CLK_TCK")
+
+
+def at_once(code: int) -> None:
+    """End this process as `sys.exit` does, but take nothing apart before: that takes a third as long as to start.
+
+    Not for a process with a CUDA context: the driver's library closes that at the end.
+    """
+    if threading := sys.modules.get("threading"):
+        main = threading.main_thread()
+        if any(not thread.daemon and thread is not main for thread in threading.enumerate()):
+            sys.exit(code)  # which waits for them
+    atexit._run_exitfuncs()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with contextlib.suppress(OSError, ValueError):  # it is closed, by whoever reads it or here
+            stream.flush()
+    os._exit(code)
 
 
 def _stat(process: int) -> list[str]:

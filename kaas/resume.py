@@ -130,4 +130,4 @@ def _words(numbers: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, cli.at_once)

@@ -1,6 +1,8 @@
 """The figures of scripts/test-gpu, gathered and put into words.
 
-gpu_results.py gather FOLDER     the pieces in a folder of scripts/test-gpu's, as one JSON
+gpu_results.py keep PIECES FOLDER
+                                 write what a folder of scripts/test-gpu's pieces comes to into FOLDER: figures.json
+                                 and gpu-results.md
 gpu_results.py run FOLDER        what a results folder holds in numbers, as JSON
 gpu_results.py page FILE...      a page of one or more figures.json; of no FILE, of what is published
 gpu_results.py publish FOLDER NAME
@@ -12,14 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.metadata
 import json
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ NOTHING_YET = """\
 def main(arguments: Sequence[str]) -> int:
     """Do what is asked for; print it."""
     match arguments:
-        case ["gather", folder]:
-            print(json.dumps(gather(Path(folder)), indent=1))
+        case ["keep", pieces, folder]:
+            keep(Path(pieces), Path(folder))
         case ["run", folder]:
             print(json.dumps(numbers_of(Path(folder)), indent=1))
         case ["page", *files]:
@@ -76,6 +77,33 @@ def _of_machine() -> dict[str, str]:
     return facts | {"OS": re.sub(r"^(\w+-\d+\.\d+).*", r"\1", facts["OS"])}
 
 
+def _packages() -> dict[str, str]:
+    import importlib.metadata  # noqa: PLC0415 - as above
+
+    return {
+        found.name: found.version
+        for found in reversed(list(importlib.metadata.distributions()))  # of two with one name, the first is used
+        if re.match(r"(nvidia|cuda|numba)-|numba$|numpy$", found.name or "")
+    }
+
+
+def _found_once(piece: Path, find: Callable[[], Figures]) -> Figures:
+    """Find something out, unless it was for an earlier page of this check: it stays the same, and takes its time."""
+    if not piece.exists():
+        part = piece.with_suffix(".part")
+        part.write_text(json.dumps(find()), encoding="utf-8")
+        part.replace(piece)
+    found: Figures = json.loads(_text(piece))
+    return found
+
+
+def keep(pieces: Path, folder: Path) -> None:
+    """Write what the pieces come to by now into a folder, as figures.json and as a page."""
+    figures = folder / "figures.json"
+    figures.write_text(json.dumps(gather(pieces), indent=1), encoding="utf-8")
+    (folder / "gpu-results.md").write_text(page([figures]), encoding="utf-8")
+
+
 def gather(folder: Path) -> Figures:
     """Put the pieces in a folder together: each JSON under its name, steps, tests, cards, and what machine it is.
 
@@ -84,13 +112,9 @@ def gather(folder: Path) -> Figures:
     figures: Figures = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "cards": _text(folder / "cards.txt").splitlines(),
-        "machine": _of_machine(),
+        "machine": _found_once(folder / "machine.json", _of_machine),
         "revision": os.environ.get("REVISION", ""),
-        "packages": {
-            found.name: found.version
-            for found in reversed(list(importlib.metadata.distributions()))  # of two with one name, the first is used
-            if re.match(r"(nvidia|cuda|numba)-|numba$|numpy$", found.name or "")
-        },
+        "packages": _found_once(folder / "packages.json", _packages),
         "steps": [
             {"name": name, "limit_s": int(limit), "code": int(code), "seconds": int(seconds)}
             for name, limit, code, seconds in csv.reader(_text(folder / "steps.csv").splitlines())

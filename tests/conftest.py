@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import re
 import signal
@@ -52,6 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the whole be asked for, or one history of the pool."""
     parser.addoption("--slow", action="store_true", help="run the tests that are marked slow, too")
     parser.addoption("--history", type=int, help="of the pool's random histories, run only the one with this seed")
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector of garbage pass over what is there by now, the libraries above all: it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import LIMIT
+from support import LIMIT, SERVER, command, run_here
 
 from kaas import ROOT, cli
 from kaas.errors import ConnectionFailed, KaasError, ModuleError, ResultsError, UsageError
@@ -160,3 +160,27 @@ def test_a_reader_that_has_left_is_no_error() -> None:
         child.stdout.close()
         assert child.stderr.read() == b""
         assert child.wait(timeout=LIMIT) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--num-gpus", "0"),
+        ("-g", "1.5"),
+        ("-m", "-1"),
+        ("--port", "99999"),
+        ("--port", "-1"),
+        ("--idle-timeout", "nan"),
+        ("--idle-timeout", "-1"),
+        ("--kill-after", "0"),
+        ("--drain-timeout", "inf"),
+        ("--message-size", "much"),
+        ("--max-queue", "0"),
+        ("--when-full", "panic"),
+    ],
+    ids=" ".join,
+)
+def test_an_option_of_the_server_that_makes_no_sense_is_refused_in_one_line(arguments: tuple[str, str]) -> None:
+    done = run_here(SERVER, *command("echo", *arguments)[2:])
+    (line,) = done.stderr.partition("error: ")[2].splitlines()
+    assert (done.returncode, done.stdout, arguments[0] in line) == (2, "", True)

@@ -1,13 +1,11 @@
 """What Numba keeps of kernels: for the sources that it was made of, and never in the way."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ready_python import ReadyPython
 from support import StartServer
 
 from kaas import ROOT
@@ -54,60 +52,25 @@ def kernel(folder: Path, options: str, imports: str = "", result: str = "value *
     return write(folder / "scaling.py", KERNEL.format(imports=imports, options=options, result=result) + CALL)
 
 
-# As the server's fork server does: what takes most of a small kernel's time has been done before the fork.
-LOADER = """
-import json, os, sys, numba
-numba.njit("float64(float64)")(lambda value: value * 2)
-for line in sys.stdin:
-    said, code, path, folder, environment, libraries = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        for stream, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{said}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
-        os.chdir(folder)
-        os.environ.update(environment)
-        sys.path[:0] = libraries
-        sys.argv = ["-c", path]
-        exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
-        sys.exit()
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
 class Loader:
     """Loads kernels, each in a process of its own."""
 
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", LOADER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            cwd=ROOT,
-        )
+    def __init__(self, python: ReadyPython) -> None:
+        self._python = python
 
     def __call__(self, path: Path, cache: Path, code: str = LOAD, library: Path | None = None) -> tuple[str, str]:
         """Load a kernel and call it; return what it says on stdout and stderr."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        said = cache.parent / "said"
-        libraries = [str(ROOT), *([] if library is None else [str(library)])]
-        order = (str(said), code, str(path), str(cache.parent), {"NUMBA_CACHE_DIR": str(cache)}, libraries)
-        print(json.dumps(order), file=self.process.stdin)
-        exit_code = self.process.stdout.readline()
-        out, err = (said.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
-        assert exit_code == "0\n", err
-        return out.strip(), err
+        folders = (ROOT, *([] if library is None else [library]))
+        done = self._python.run("-c", code, path, cwd=cache.parent, path=folders, NUMBA_CACHE_DIR=str(cache))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip(), done.stderr
 
 
 @pytest.fixture(scope="module")
 def load() -> Iterator[Loader]:
-    loader = Loader()
-    with loader.process:
-        yield loader
-        assert loader.process.stdin is not None
-        loader.process.stdin.close()
+    # What takes most of a small kernel's time has been done before the fork.
+    with ReadyPython('import numba; numba.njit("float64(float64)")(lambda value: value * 2)') as python:
+        yield Loader(python)
 
 
 def files(cache: Path, kind: str) -> list[Path]:

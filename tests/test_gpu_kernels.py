@@ -3,9 +3,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ready_python import ReadyPython
 from support import LIMIT, Server, StartServer, refusal
 
 from kaas import ROOT
@@ -52,11 +54,23 @@ def python(*arguments: str | Path, **environment: str) -> subprocess.CompletedPr
     )
 
 
-def output(kernel: str, code: str, **environment: str) -> str:
+def output(kernel: str, code: str, run: Callable[..., "subprocess.CompletedProcess[str]"] = python) -> str:
     """Run some code in a process of its own, after what it needs to load the kernel; return what it prints."""
-    done = python("-c", LOAD + code, KERNELS[kernel], **environment)
+    done = run("-c", LOAD + code, KERNELS[kernel])
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[ReadyPython]:
+    with ReadyPython("from numba import cuda", SIMULATOR) as python:
+        yield python
+
+
+@pytest.fixture(scope="module")
+def no_gpu() -> Iterator[ReadyPython]:
+    with ReadyPython("from numba import cuda", NO_GPU) as python:
+        yield python
 
 
 def said_in_one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -67,28 +81,39 @@ def said_in_one_line(done: subprocess.CompletedProcess[str]) -> str:
 # The fast kernel's arithmetic (that of the paper's is in test_matrices.py)
 
 
-def test_the_fast_kernel_computes_the_product_with_the_tiles_that_it_has() -> None:
-    output("fast", "for n in 1, 17, 33: check(load(), n, 'float64')\ncheck(load(), 5, 'float32')", **SIMULATOR)
+SMALL_TILES = """
+kernel.THREADS, kernel.TILE = 4, 16
+kernel.pad, kernel.multiply_tiles = kernel.make_kernels(threads=4, per_thread=4, depth=4)
+"""
+"""The simulator makes a thread for each of a block's, and a block has 256 of them as the kernel is."""
+
+
+def test_the_fast_kernel_computes_the_product_with_the_tiles_that_it_has_and_with_others(
+    simulator: ReadyPython,
+) -> None:
+    as_it_is = "kernel = load()\ncheck(kernel, 33, 'float64')\ncheck(kernel, 5, 'float32')"
+    output("fast", f"{as_it_is}{SMALL_TILES}for n in 1, 17: check(kernel, n, 'float64')", simulator.run)
 
 
 @pytest.mark.slow
-def test_the_fast_kernel_computes_the_product_from_many_tiles() -> None:
-    code = """
+def test_the_fast_kernel_computes_the_product_from_many_tiles(simulator: ReadyPython) -> None:
+    code = f"""
 kernel = load()
-kernel.THREADS, kernel.TILE = 4, 16
-kernel.pad, kernel.multiply_tiles = kernel.make_kernels(threads=4, per_thread=4, depth=4)
+{SMALL_TILES}
 for n in 1, 2, 5, 15, 16, 17, 33, 40:
     for dtype in matrices.DTYPES:
         check(kernel, n, dtype)
 """
-    output("fast", code, **SIMULATOR)
+    output("fast", code, simulator.run)
 
 
 # Getting ready
 
 
 @both_kernels
-def test_a_gpu_kernel_touches_the_gpu_when_it_prepares_and_not_when_it_is_imported(kernel: str) -> None:
+def test_a_gpu_kernel_touches_the_gpu_when_it_prepares_and_not_when_it_is_imported(
+    simulator: ReadyPython, kernel: str
+) -> None:
     code = """
 did = []
 available, select = cuda.is_available, cuda.select_device
@@ -106,7 +131,7 @@ def phase(name):
 kernel.prepare(phase)
 assert did == ["looked for a GPU", "selected 0"], did
 """
-    assert output(kernel, code, **SIMULATOR).split("\n") == [
+    assert output(kernel, code, simulator.run).split("\n") == [
         *(line for phase in PHASES for line in (f"begin {phase}", f"end {phase}")),
         "",
     ]
@@ -114,15 +139,15 @@ assert did == ["looked for a GPU", "selected 0"], did
 
 @both_kernels
 @pytest.mark.parametrize("number", ["7", "GPU-1234"])
-def test_a_gpu_that_cannot_be_used_is_named_in_one_line(kernel: str, number: str) -> None:
-    done = python(KERNELS[kernel], "3", **SIMULATOR | {"WORKER_GPU": number})
+def test_a_gpu_that_cannot_be_used_is_named_in_one_line(simulator: ReadyPython, kernel: str, number: str) -> None:
+    done = simulator.run(KERNELS[kernel], "3", WORKER_GPU=number)
     assert f"GPU {number} (WORKER_GPU) cannot be used: " in said_in_one_line(done)
     assert done.returncode == 2
 
 
 @both_kernels
-def test_without_a_gpu_the_script_says_so_in_one_line(kernel: str) -> None:
-    done = python(KERNELS[kernel], "3", **NO_GPU)
+def test_without_a_gpu_the_script_says_so_in_one_line(no_gpu: ReadyPython, kernel: str) -> None:
+    done = no_gpu.run(KERNELS[kernel], "3")
     assert "needs an NVIDIA GPU" in said_in_one_line(done)
     assert done.returncode == 2
 
@@ -135,14 +160,14 @@ def test_without_a_gpu_the_server_says_so_in_one_line(kernel: str) -> None:
 # The programs around it
 
 
-def test_the_benchmark_tells_how_to_use_it_without_a_gpu() -> None:
-    done = python(ROOT / "benchmarks" / "gpu_kernels.py", "--help", **NO_GPU)
+def test_the_benchmark_tells_how_to_use_it_without_a_gpu(no_gpu: ReadyPython) -> None:
+    done = no_gpu.run(ROOT / "benchmarks" / "gpu_kernels.py", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "--json" in done.stdout
 
 
-def test_the_benchmark_without_a_gpu_says_so_in_one_line() -> None:
-    done = python(ROOT / "benchmarks" / "gpu_kernels.py", **NO_GPU)
+def test_the_benchmark_without_a_gpu_says_so_in_one_line(no_gpu: ReadyPython) -> None:
+    done = no_gpu.run(ROOT / "benchmarks" / "gpu_kernels.py")
     assert "needs an NVIDIA GPU" in said_in_one_line(done)
     assert done.returncode == 2
 
@@ -260,7 +285,7 @@ def test_on_a_gpu_workers_use_what_the_first_compiled_and_drop_what_is_damaged(
     assert "damaged" not in serve().stderr()
 
 
-def test_numbas_warning_of_few_blocks_is_not_shown_also_where_it_is_in_colour() -> None:
+def test_numbas_warning_of_few_blocks_is_not_shown_also_where_it_is_in_colour(simulator: ReadyPython) -> None:
     text = "\\x1b[1mGrid size 1 will likely result in GPU under-utilization due to low occupancy.\\x1b[0m"
-    done = python("-c", f"import warnings, kaas.gpu; warnings.warn('{text}')", NUMBA_ENABLE_CUDASIM="1")
+    done = simulator.run("-c", f"import warnings, kaas.gpu; warnings.warn('{text}')")
     assert (done.returncode, done.stderr) == (0, "")

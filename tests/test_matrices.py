@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ready_python import ReadyPython
 from support import LIMIT
 
 from kaas import ROOT, kernels, matrices
@@ -401,11 +402,11 @@ SIZES = [1, 2, 3, 17, 64, 300]
 LARGE_SIZES = [64, 1000, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 
 
-@numba.njit(parallel=True, fastmath={"contract"})
+@numba.njit(fastmath={"contract"})  # in parallel it would be faster, but to compile it would take longer than all else
 def accumulate(matrix: npt.NDArray[np.float32], total: npt.NDArray[np.float32]) -> None:
     """Add up matrix @ matrix in the order of the GPU kernel: of each element the terms one by one, with fused adds."""
     n, rows, columns = len(matrix), 64, 512
-    for begin in numba.prange(-(-n // rows)):  # blocks, for the processor's caches
+    for begin in range(-(-n // rows)):  # blocks, for the processor's caches
         for left in range(0, n, columns):
             for k in range(n):
                 terms = matrix[k, left : left + columns]
@@ -655,31 +656,33 @@ def test_a_kernel_refuses_a_payload_that_is_no_task(kernel: ModuleType) -> None:
 
 
 def test_the_gpu_kernel_computes_the_product_in_the_simulator(tmp_path: Path) -> None:
+    # With tiles as they are, and with smaller ones: the simulator makes a thread for each of a block's.
     code = """
 import pathlib, sys
 import numpy as np
 from kaas import kernels, matrices
 from kaas.matrices import Task, random_matrix, shared_matrix
 kernel = kernels.load(pathlib.Path(sys.argv[1]), "call")
-for n in 1, 5, 16, 17, 20:
-    for dtype in matrices.DTYPES if n == 5 else ("float64",):
-        matrix = random_matrix(n).astype(dtype)
-        with shared_matrix(n, dtype) as a, shared_matrix(n, dtype) as c:
-            a.matrix[:] = matrix
-            c.matrix[:] = 1000.0
-            kernel.call(Task(a.name, c.name, n, dtype).encode())
-            assert np.allclose(c.matrix, matrix @ matrix, rtol=1e-5), (n, dtype)
-            assert matrices.is_square_of(c.matrix, matrix), (n, dtype)
-            print(n, dtype)
+f64, f32 = matrices.DTYPES
+for tile, n, dtype in (16, 5, f32), (16, 16, f64), (16, 17, f64), (4, 1, f64), (4, 5, f64), (4, 20, f64):
+    kernel.TILE = tile
+    matrix = random_matrix(n).astype(dtype)
+    with shared_matrix(n, dtype) as a, shared_matrix(n, dtype) as c:
+        a.matrix[:] = matrix
+        c.matrix[:] = 1000.0
+        kernel.call(Task(a.name, c.name, n, dtype).encode())
+        assert np.allclose(c.matrix, matrix @ matrix, rtol=1e-5), (n, dtype)
+        assert matrices.is_square_of(c.matrix, matrix), (n, dtype)
+        print(n, dtype)
 """
     done = python("-c", code, ROOT / "cuda-matmul-fn.py", cwd=tmp_path, NUMBA_ENABLE_CUDASIM="1", WORKER_GPU="0")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split("\n")[:-1] == [
-        "1 float64",
-        "5 float64",
         "5 float32",
         "16 float64",
         "17 float64",
+        "1 float64",
+        "5 float64",
         "20 float64",
     ]
 
@@ -705,11 +708,20 @@ def test_a_kernel_as_a_script_prints_the_time_that_it_took(
     assert float(match[1]) > 0
 
 
+@pytest.fixture(scope="module")
+def with_numba(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadyPython]:
+    """A Python that has compiled something already, with a cache of its own."""
+    prepare = 'import numba; numba.njit("float64(float64)")(lambda value: value * 2)'
+    with ReadyPython(prepare, {"NUMBA_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}) as ready:
+        yield ready
+
+
 @pytest.mark.parametrize("order", [("worker", "script"), ("script", "worker")])
 def test_a_kernel_compiled_by_a_worker_runs_as_a_script_and_the_other_way_round(
-    tmp_path: Path, order: tuple[str, str]
+    with_numba: ReadyPython, tmp_path: Path, order: tuple[str, str]
 ) -> None:
-    kernel = ROOT / "cuda-matmul-cpu.py"
+    # A file of its own, so that the first of the two compiles and the second takes what it finds.
+    kernel = shutil.copy(ROOT / "cuda-matmul-cpu.py", tmp_path)
     as_worker = """
 import pathlib, sys
 from kaas import kernels
@@ -722,8 +734,7 @@ with shared_matrix(9) as a, shared_matrix(9) as c:
 """
     commands = {"script": (kernel, "9"), "worker": ("-c", as_worker, kernel)}
     for way in order:
-        # A cache of its own, so that the first of the two compiles and the second takes what it finds.
-        done = python(*commands[way], cwd=tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+        done = with_numba.run(*commands[way], cwd=tmp_path)
         assert (way, done.returncode, done.stderr) == (way, 0, "")
 
 
@@ -736,8 +747,10 @@ def said_in_one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.parametrize("name", ["cuda-matmul-cpu.py", "cuda-matmul-blas.py"])
 @pytest.mark.parametrize("n", ["many", "0", pytest.param(str(HUGE), id="more than memory")])
-def test_a_kernel_as_a_script_says_in_one_line_that_a_size_cannot_be(tmp_path: Path, name: str, n: str) -> None:
-    assert said_in_one_line(python(ROOT / name, n, cwd=tmp_path)).startswith(f"{name}: ")
+def test_a_kernel_as_a_script_says_in_one_line_that_a_size_cannot_be(
+    with_numba: ReadyPython, tmp_path: Path, name: str, n: str
+) -> None:
+    assert said_in_one_line(with_numba.run(ROOT / name, n, cwd=tmp_path)).startswith(f"{name}: ")
 
 
 def test_the_gpu_kernel_without_a_gpu_says_so_in_one_line(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from project import StandIns, free_port
-from support import LIMIT
+from support import LIMIT, run_here
 
 from kaas import ROOT
 
+PREFLIGHT = ROOT / "scripts" / "preflight.py"
 SETTINGS: dict[str, object] = {
     "AVAILABLE_GPUS": 2,
     "MAX_MPL_PER_GPU": 4,
@@ -37,16 +38,8 @@ class Preflight:
     def run(self, *arguments: str, **settings: object) -> "subprocess.CompletedProcess[str]":
         given = {name: str(value) for name, value in (self.settings | settings).items()}
         clean = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "preflight.py"), str(ROOT / "autoscale.sh"), *arguments],
-            env=clean | self.nvidia.environment | given,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr
-        return done
+        environment = clean | self.nvidia.environment | given
+        return run_here(PREFLIGHT, str(ROOT / "autoscale.sh"), *arguments, environment=environment)
 
     def problems(self, **settings: object) -> str:
         return self._lines("PROBLEM", **settings)
@@ -197,7 +190,7 @@ def test_a_state_folder_that_will_not_do_is_a_problem_with_mps(preflight: Prefli
 def test_it_needs_no_library(preflight: Preflight) -> None:
     # -S: without site-packages.
     done = subprocess.run(
-        [sys.executable, "-S", str(ROOT / "scripts" / "preflight.py"), str(ROOT / "autoscale.sh")],
+        [sys.executable, "-S", str(PREFLIGHT), str(ROOT / "autoscale.sh")],
         env=os.environ
         | preflight.nvidia.environment
         | {name: str(value) for name, value in preflight.settings.items()},

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from project import StandIns
-from support import KERNELS, LIMIT, SERVER, Marked, eventually
+from support import KERNELS, LIMIT, SERVER, Marked, eventually, run_here
 
 from kaas import ROOT, supervision
 from kaas.orders import PARENT_CHECK, Orders
@@ -141,10 +141,13 @@ def test_a_program_that_is_told_of_a_process_that_is_none_of_its_parents_ends(pr
 
 @pytest.mark.parametrize("name", ["server", "load", "monitor"])
 @pytest.mark.parametrize("number", ["", "me", "0", "-1"])
-def test_the_process_in_charge_is_a_number(programs: Programs, name: str, number: str) -> None:
-    script = programs.start(f'"$@" --supervised "{number}"', programs.line(name))
-    assert script.wait(LIMIT) == 2
-    assert "argument --supervised" in programs.said()
+def test_the_process_in_charge_is_a_number(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch, name: str, number: str
+) -> None:
+    monkeypatch.setattr(supervision, "end_with_parent", lambda: None)
+    script, *arguments = programs.line(name)[1:]
+    done = run_here(Path(script), *arguments, "--supervised", number)
+    assert (done.returncode, "argument --supervised" in done.stderr) == (2, True), done.stderr
 
 
 def test_parents_and_their_parents_are_there_and_nobody_else() -> None:

@@ -4,15 +4,10 @@ Nobody waits for who looks at it: a terminal that is held (Ctrl-S) or closed, or
 from the run.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self, TextIO
-
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 from kaas.clock import in_words
 from kaas.load.pacer import Step
@@ -20,6 +15,10 @@ from kaas.load.tally import ENOUGH_FOR_P95, Figures, Tally, percentile
 from kaas.outlet import Outlet
 from kaas.ramp import Shape
 from kaas.shapes import OpenLoop
+
+if TYPE_CHECKING:  # a third of the time to start, of which a load that writes to a file needs nothing
+    import rich.console
+    import rich.live
 
 _PATIENCE = 60.0
 """Seconds that who reads has to take the last lines, in which no request waits for it any more."""
@@ -75,9 +74,15 @@ class Display:
     def __init__(self, stream: TextIO | None, shape: Shape) -> None:
         self._shape = shape
         self._screen = None if stream is None else _Screen(stream)
-        self._console = Console(file=self._screen, quiet=stream is None)  # type: ignore[arg-type]
-        self._on_terminal = self._console.is_terminal
-        self._live = Live(console=self._console, auto_refresh=False, transient=True) if self._on_terminal else None
+        self._on_terminal = stream is not None and (stream.isatty() or bool(os.environ.get("FORCE_COLOR")))
+        self._console: rich.console.Console
+        self._live: rich.live.Live | None = None
+        if self._on_terminal:
+            from rich.console import Console  # noqa: PLC0415 - see above
+            from rich.live import Live  # noqa: PLC0415
+
+            self._console = Console(file=self._screen)  # type: ignore[arg-type]
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._last: Callable[[], Sequence[str]] | None = None  # the numbers of the step that it is now, as last shown
         self._rows = 0
 
@@ -105,7 +110,10 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._on_terminal:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif self._screen is not None:
+            self._screen.write(f"{text}\n")
 
     def show_sums(self, tally: Tally, seconds: float) -> None:
         """Print what a run of so many seconds comes to."""
@@ -127,6 +135,10 @@ class Display:
         self._last = lambda: _numbers(step, now, figures())
         if self._live is None or self._screen is None or self._screen.outlet.is_behind:
             return
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415 - see above
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
         shown = Table.grid(expand=True)
         numbers = self._last()
         shown.add_row(Text(self._aligned(_OF_STEP, numbers), style=_style(_OF_STEP, numbers), no_wrap=True))
@@ -146,6 +158,8 @@ class Display:
 
     def _print(self, columns: Sequence[Column], values: Sequence[str]) -> None:
         if self._on_terminal:
+            from rich.text import Text  # noqa: PLC0415 - see above
+
             self._console.print(Text(self._aligned(columns, values), style=_style(columns, values)), soft_wrap=True)
         else:
             self.say(_in_a_row(columns, values))

@@ -5,6 +5,8 @@ import io
 import os
 import re
 import select
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TextIO
 import pytest
 from support import LIMIT
 
+from kaas import ROOT
 from kaas.load.display import Display, Now
 from kaas.load.pacer import Step
 from kaas.load.tally import Figures, Tally
@@ -166,3 +169,8 @@ def test_a_terminal_that_is_held_holds_up_nobody_and_shows_the_lines_that_stay_w
         shown.write(window.read())
     assert not held
     assert "48/48" in shown.getvalue().decode() + window.shown()
+
+
+def test_what_draws_on_terminals_is_not_imported_for_a_file() -> None:
+    program = "import sys, kaas.load.generator; sys.exit('rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

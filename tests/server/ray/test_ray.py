@@ -147,13 +147,12 @@ def test_without_the_library_the_engine_is_refused_in_one_line_that_says_what_to
 
 def test_the_engine_local_imports_nothing_of_ray(tmp_path: Path) -> None:
     watch = (
-        "import pathlib, runpy, sys\n"
+        "import atexit, pathlib, runpy, sys\n"
         "told = pathlib.Path(sys.argv[1])\n"
+        "tell = lambda: told.write_text(repr([name for name in sys.modules if 'ray' in name.split('.')]))\n"
+        "atexit.register(tell)\n"
         "sys.argv = sys.argv[2:]\n"
-        "try:\n"
-        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally:\n"
-        "    told.write_text(repr([name for name in sys.modules if 'ray' in name.split('.')]))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     line = command("echo")
     process = subprocess.Popen(
