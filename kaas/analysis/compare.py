@@ -24,8 +24,8 @@ HOW_TO_READ = (
 )
 
 # They tell a run from its repeats, or how it ended, not what it was asked to do.
-_NO_PARAMETERS = ("Task name", "Ended", "Exit code", "Server", "Seed")
-_NO_PARAMETERS += ("RESULTS", "SMOKE", "RESUME", "REPEAT_UNTIL", "EXPECT")
+_OF_SCRIPTS = ("RESULTS", "SMOKE", "RESUME", "REPEAT_UNTIL", "EXPECT")
+_NO_PARAMETERS = ("Task name", "Ended", "Exit code", "Server", "Seed", *_OF_SCRIPTS)
 _COUNTS = "Requests "
 
 
