@@ -21,10 +21,10 @@ BOOT_TIMEOUT = ("--boot-timeout", str(LIMIT))
 CLUSTER = """
 import sys
 sys.path.insert(0, sys.argv[4])  # and not in the environment, which the nodes have, too
-from kaas.server.engines.ray.local_ray import LocalRay
+from kaas.cluster.local_ray import LocalRay
 folder, name = sys.argv[1], "simulated-{}"
 ray = LocalRay(folder)
-ray.start(int(sys.argv[2]), int(sys.argv[3]))
+ray.start(int(sys.argv[2]), [str(gpu) for gpu in range(int(sys.argv[3]))])
 cluster = ray._cluster
 nodes = [cluster.head_node, *cluster.worker_nodes]
 print(cluster.address, flush=True)

@@ -18,7 +18,8 @@ class Settings:
     they are called by their numbers.
 
     With the engine `ray`, `gpus` is 0 for all that Ray has; `ray_nodes` are the simulated ones of a Ray of our own,
-    which is had unless `ray_address` names one; `link_host` is our address for the nodes, "" for that which Ray knows.
+    which is had unless `ray_address` names one; `link_host` is our address for the nodes, "" for that which Ray knows,
+    and `link_port` where they connect, 0 for any free port.
     """
 
     kernel: Path
@@ -45,3 +46,4 @@ class Settings:
     ray_address: str = ""
     ray_nodes: int = 1
     link_host: str = ""
+    link_port: int = 0

@@ -1,6 +1,6 @@
 """The agent of a node: starts workers there, by the same fork server as on the server's machine, until its link ends.
 
-It runs as an actor of Ray, but all that it is told, and all that it says, goes over its own connection to the server:
+It runs in an actor of Ray, but all that it is told, and all that it says, goes over its own connection to the server:
 
     {"spawn": worker, "secret": ..., "config": {...}}    {"kill": worker}    {"close": true}    to it
     {"versions": {...}, "devices": [...], "kernel": path or null}    first, from it
@@ -11,42 +11,33 @@ Each worker's link is a connection that the agent opens to the same port, saying
 """
 
 import asyncio
-import contextlib
 import os
-import socket
 import time
 from typing import Any
 
 from kaas import ROOT
 from kaas.addresses import socket_addresses
 from kaas.children import ForkServer
+from kaas.cluster import facts
+from kaas.cluster.lines import Lines, Message
+from kaas.cluster.links import connect, connect_agent
 from kaas.errors import ProcessFailed
 from kaas.server.engines.local import preloaded
-from kaas.server.engines.ray import facts
-from kaas.server.engines.ray.lines import Lines, Message
-from kaas.server.engines.ray.links import watch_over
-
-_PATIENCE = 10.0
-"""Seconds that a connection to the server may take."""
 
 
-class Agent:
-    """What Ray makes an actor of."""
+async def serve(orders: dict[str, Any]) -> None:
+    """Be the agent, to the end of its link (cluster.actor).
 
-    def run(self, orders: dict[str, Any]) -> None:
-        """Be the agent, to the end of its link.
-
-        Args:
-            orders: `host`, `port` and `secret` of the link, the `kernel`, and `kill_after` (children.ForkServer).
-        """
-        asyncio.run(_Agent(orders).run())
+    Args:
+        orders: `host`, `port` and `secret` of the link, the `kernel`, and `kill_after` (children.ForkServer).
+    """
+    await _Agent(orders).run()
 
 
 class _Agent:
     def __init__(self, orders: dict[str, Any]) -> None:
-        host, port = orders["host"], orders["port"]
-        self._family, self._at = socket_addresses(host, port)[0]
-        self._secret = orders["secret"]
+        self._orders = orders
+        self._port = socket_addresses(orders["host"], orders["port"])[0]
         self._kernel = ROOT / orders["kernel"]
         self._link = Lines(self._told, self._link_ended)
         self._over = asyncio.Event()
@@ -59,12 +50,7 @@ class _Agent:
         )
 
     async def run(self) -> None:
-        try:
-            link = await self._connect(self._secret)
-        except OSError as error:
-            raise ProcessFailed(
-                f"it cannot reach {self._at[0]} port {self._at[1]}: {error.strerror or 'no answer'}"
-            ) from None
+        link = await connect_agent(self._orders)
         await asyncio.get_running_loop().create_connection(lambda: self._link, sock=link)
         here = self._kernel.is_file()
         devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
@@ -103,7 +89,8 @@ class _Agent:
 
     async def _spawn(self, number: int, secret: str, config: dict[str, Any]) -> None:
         try:
-            link = await self._connect(secret)
+            link = await connect(self._port, secret)
+            link.setblocking(True)  # for the worker, whose the open file is, too
             self._workers[self._forkserver.spawn_on(link, config | {"spawned": time.monotonic()})] = number
         except OSError as error:  # a TimeoutError is one
             why = error.strerror or "no answer"
@@ -112,20 +99,6 @@ class _Agent:
             self._say_ended(number, None, "killed before it was started")
         finally:
             del self._connecting[number]
-
-    async def _connect(self, secret: str) -> socket.socket:
-        loop = asyncio.get_running_loop()
-        link = socket.socket(self._family, socket.SOCK_STREAM)
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(link.close)
-            watch_over(link)
-            link.setblocking(False)
-            async with asyncio.timeout(_PATIENCE):
-                await loop.sock_connect(link, self._at)
-                await loop.sock_sendall(link, bytes.fromhex(secret))
-            link.setblocking(True)  # for the worker, whose the open file is, too
-            on_failure.pop_all()
-        return link
 
     def _ended(self, child: int, code: int | None) -> None:
         self._say_ended(self._workers.pop(child), code, self._forkserver.failure if code is None else "")

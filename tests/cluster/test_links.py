@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from kaas.server.engines.ray import links
-from kaas.server.engines.ray.lines import LONGEST, Lines, Message
-from kaas.server.engines.ray.links import LinkPort
+from kaas.cluster import links
+from kaas.cluster.lines import LONGEST, Lines, Message
+from kaas.cluster.links import LinkPort
 
 
 class Told(Lines):
