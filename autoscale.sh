@@ -39,7 +39,11 @@
 #   REPEAT_UNTIL=               "throughput 5%": repeat until the 95 % interval of its mean is +-5 %, OUTER_REPEATS times
 #                               at most (20, unless set); if it is wider then, the exit code is 4
 #   EXPECT=                     "failed=0, p95<=200ms": else the exit code is 4; the names are those of docs/summary.md
-#   ENGINE=local                what starts the workers; there is no other here
+#   ENGINE=local                ray: the workers are on the nodes of a Ray, which is set up if need be; one is started for
+#                               the run on this machine's GPUs, unless RAY_ADDRESS names one
+#   RAY_ADDRESS=                with ENGINE=ray: HOST:PORT of a Ray that runs: AVAILABLE_GPUS are of all its nodes
+#   RAY_NODES=1                 with ENGINE=ray, without RAY_ADDRESS: so many nodes, simulated; they share the GPUs
+#   LINK_HOST= LINK_PORT=       with RAY_ADDRESS: where its nodes reach this machine; the port and the two after it
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with

@@ -219,6 +219,9 @@ start_monitor() {
     monitor_log=$folder/$task-monitor.log
     KAAS_TOKEN=$KAAS_TOKEN "${monitor_command[@]}" 2>"$monitor_log" &
     monitor_pid=$!
+    [[ -n $over_nodes ]] || return 0
+    # On several nodes it takes its seconds: the file is there when it looks at all of them.
+    while is_running "$monitor_pid" && [[ ! -e $folder/$task-gpu-monitoring.csv ]]; do sleep 0.1; done
 }
 
 run_load() {

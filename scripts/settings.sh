@@ -11,6 +11,7 @@ preflight_options=''
 asked=''  # the one that was
 parent='' # where the results' folder is made, if not in the project's
 full_folder=''
+over_nodes='' # whether there are several nodes, so that monitor and clients are on each
 
 # Print the comment at the head of a script, if its user asks for help; or note which of the options was given.
 read_option() {
@@ -172,6 +173,7 @@ check_settings() {
         [[ ${!name} =~ ^[1-9][0-9]{0,8}$ ]] || fail "$name is '${!name}': give a whole number of at least 1" 2
     done
     check_engine
+    find_link_host
     flag RESUME
     flag KEEP_GOING
     EXPECT=${EXPECT:-} REPEAT_UNTIL=${REPEAT_UNTIL:-}
@@ -187,16 +189,25 @@ check_settings() {
     said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
 }
 
+# Where the workers are. RAY_ADDRESS is Ray's own variable, too, and says nothing where the engine is not ray.
 check_engine() {
     case ${ENGINE:-local} in
-        local) ;;
+        local) RAY_ADDRESS='' ;;
         ray)
-            [[ $monitor_source == cpu ]] || fail "ENGINE=ray is for ./autoscale-cpu.sh: MPS and the monitor know one machine" 2
-            [[ -z ${RAY_ADDRESS:-} ]] ||
-                fail "RAY_ADDRESS goes with gpu-server-scaling.py --engine ray: the monitor and the matrices know one machine" 2
+            [[ -z ${RAY_ADDRESS:-} || $RAY_ADDRESS =~ ^.+:[0-9]+$ ]] || fail "RAY_ADDRESS is '$RAY_ADDRESS': give HOST:PORT of Ray's head" 2
+            [[ -z ${RAY_ADDRESS:-} && ! ${RAY_NODES:-1} =~ ^0*[2-9]|^0*1[0-9] ]] || over_nodes=yes
+            [[ ${LINK_PORT:-} =~ ^[0-9]{0,5}$ ]] || fail "LINK_PORT is '$LINK_PORT': give a port, and have the next two be free, too" 2
             ;;
         *) fail "ENGINE is '$ENGINE': give local or ray" 2 ;;
     esac
+}
+
+# Which address of this machine the nodes of RAY_ADDRESS reach, for the server and its links.
+find_link_host() {
+    local said
+    [[ -n ${RAY_ADDRESS:-} && -z ${LINK_HOST:-} ]] || return 0
+    said=$("$python" -m kaas.addresses "$RAY_ADDRESS" 2>&1) || fail "$said" 2
+    LINK_HOST=$said
 }
 
 # What a program said of its options, said of the settings that the user typed; all that it said if it is something else.
@@ -207,23 +218,38 @@ in_settings() {
         -e 's/--num-gpus/AVAILABLE_GPUS/g' -e 's/--max-req-per-gpu/MAX_MPL_PER_GPU/g' -e 's/--min-parallel/MIN_MPL/g' \
         -e 's/--max-parallel/MAX_MPL/g' -e 's/--experiment-name/EXPERIMENT/g' -e 's/--input/N/g' -e 's/--client/CLIENT/g' \
         -e 's/--port/PORT/g' -e 's/--policy/POLICY/g' -e 's/--engine ray/ENGINE=ray/g' -e 's/--ray-nodes/RAY_NODES/g' \
+        -e 's/--ray-address/RAY_ADDRESS/g' -e 's/--link-host/LINK_HOST/g' -e 's/--link-port/LINK_PORT/g' \
         -e 's/--interval/INTERVAL/g' -e 's/--backoff/BACKOFF/g' -e 's/--max-failed/MAX_FAILED/g' \
         -e 's/--max-late/MAX_LATE/g' -e 's/--when-full/WHEN_FULL/g' -e 's/--max-queue/MAX_QUEUE/g' \
         -e 's/--idle-timeout/IDLE_TIMEOUT/g' -e 's/--call-timeout/CALL_TIMEOUT/g' -e 's/--metrics-port/METRICS_PORT/g'
 }
 
 name_commands() {
-    address=127.0.0.1:${bound_port:-$PORT}
+    local host='' monitor_port='' load_port='' # the address of this machine for the nodes, where they are others
+    [[ -z ${RAY_ADDRESS:-} ]] || host=${LINK_HOST:-}
+    if [[ -n $over_nodes && -n ${LINK_PORT:-} && $LINK_PORT != 0 ]]; then
+        monitor_port=$((10#$LINK_PORT + 1)) load_port=$((10#$LINK_PORT + 2))
+    fi
+    address=${host:-127.0.0.1}:${bound_port:-$PORT}
+    [[ $host != *:* ]] || address=[$host]:${bound_port:-$PORT}
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
         --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$
         ${POLICY:+--policy "$POLICY"} ${WHEN_FULL:+--when-full "$WHEN_FULL"}
         ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"}
         ${IDLE_TIMEOUT:+--idle-timeout "$IDLE_TIMEOUT"} ${CALL_TIMEOUT:+--call-timeout "$CALL_TIMEOUT"}
-        ${METRICS_PORT:+--metrics-port "$METRICS_PORT"} ${ENGINE:+--engine "$ENGINE"} ${RAY_NODES:+--ray-nodes "$RAY_NODES"})
+        ${METRICS_PORT:+--metrics-port "$METRICS_PORT"} ${ENGINE:+--engine "$ENGINE"} ${RAY_NODES:+--ray-nodes "$RAY_NODES"}
+        ${RAY_ADDRESS:+--ray-address "$RAY_ADDRESS"} ${host:+--host "$host"}
+        ${LINK_HOST:+--link-host "$LINK_HOST"} ${LINK_PORT:+--link-port "$LINK_PORT"})
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
-        --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
+        --interval-ms "$MONITOR_MS" --server "$address" --supervised $$)
     load_command=("$python" load.py --client="$CLIENT" --input="$N" --experiment-name="$EXPERIMENT" --task-name="$task"
         --experiment-description="$DESCRIPTION" ${parent:+--results "$parent"} --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
         --step-size "$STEP_SIZE" --interval="$INTERVAL" --backoff="$BACKOFF" --server "$address" --supervised $$
         ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
+    if [[ -n $over_nodes ]]; then
+        monitor_command+=(--engine ray ${host:+--link-host "$host"} ${monitor_port:+--link-port "$monitor_port"})
+        load_command+=(--engine ray ${host:+--link-host "$host"} ${load_port:+--link-port "$load_port"})
+    elif [[ -n $gpu_ids ]]; then
+        monitor_command+=(--gpu-ids "$gpu_ids")
+    fi
 }

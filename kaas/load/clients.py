@@ -82,12 +82,13 @@ def _told_to_begin(link: socket.socket) -> bool:
 
 
 def _loop(link: socket.socket, module: ModuleType, config: Config) -> None:
-    copy, arg, backoff, clock = config["copy"], config["input"], config["backoff"], Clock(*config["clock"])
+    copy, place = config["copy"], config["place"]
+    arg, backoff, clock = config["input"], config["backoff"], Clock(*config["clock"])
     board, rows = Board(Path(config["board"])), RowWriter(Path(config["rows"]))
     pause = 0.0
     while not _ended(link, pause):
         request = Request(clock.now(), time.perf_counter(), board.running)
-        board.begin(copy, request)
+        board.begin(place, request)
         result: tuple[Any, ...]
         try:
             result = module.run_client(arg)
@@ -95,7 +96,7 @@ def _loop(link: socket.socket, module: ModuleType, config: Config) -> None:
         except (Exception, SystemExit) as error:  # a client's own failure is a row, too
             row = failure(copy, request, _why(error, module))
         rows.append(row)
-        board.finish(copy)
+        board.finish(place)
         pause = 0.0 if row.status == "ok" else backoff if row.status == "rejected" else max(backoff, _AFTER_FAILURE)
 
 

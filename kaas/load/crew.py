@@ -20,8 +20,9 @@ from kaas.load.clients import READY
 class _Client:
     """Our end of one client process; `told` is called when it has said something."""
 
-    def __init__(self, copy: int, child: int, link: socket.socket, told: Callable[[], None]) -> None:
+    def __init__(self, copy: int, place: int, child: int, link: socket.socket, told: Callable[[], None]) -> None:
         self.copy = copy
+        self.place = place
         self.child = child
         self.begun = False
         self._told = told
@@ -89,6 +90,8 @@ class Crew:
         kill_after: seconds that clients have to end in order.
         problem: takes a line about a client that died.
         unfinished: takes the number of a client that was killed, the request that it was in, and how it ended.
+        first: the number of the first client.
+        stride: from one client's number to the next one's.
 
     Raises:
         ProcessFailed: there is no room in `scratch`.
@@ -105,6 +108,8 @@ class Crew:
         kill_after: float,
         problem: Callable[[str], None],
         unfinished: Callable[[int, Request, str], None],
+        first: int = 0,
+        stride: int = 1,
     ) -> None:
         try:
             self._board = Board.create(scratch / "board", most)
@@ -120,8 +125,10 @@ class Crew:
             kill_after,
             kill_orphans=True,  # else two clients with one number ran side by side for a while
         )
+        self._first, self._stride = first, stride
         self._clients: dict[int, _Client] = {}
-        self._finishing = False
+        self.elsewhere = 0  # clients of the run that send requests on other machines
+        self.finishing = False
         self.failure = ""  # why the run cannot go on, once a client has found that
         self.changed = asyncio.Event()  # set when a client has said something, or has ended
         self._gone = asyncio.Event()
@@ -160,18 +167,32 @@ class Crew:
         """Let prepared clients begin to send requests, until `number` run or no more are prepared."""
         idle = [client for client in self._clients.values() if client.ready and not client.begun]
         beginning = idle[: max(number - self.running, 0)]
-        self._board.running += len(beginning)
+        self._board.running = self.running + len(beginning) + self.elsewhere
         for client in beginning:
             client.begin()
 
     @property
+    def ready(self) -> int:
+        """How many are prepared, those that run included."""
+        return sum(client.ready for client in self._clients.values())
+
+    @property
     def running(self) -> int:
         """How many clients send requests."""
-        return self._board.running
+        return len(self.numbers_running)
+
+    @property
+    def numbers_running(self) -> list[int]:
+        """The numbers of those."""
+        return [client.copy for client in self._clients.values() if client.begun]
+
+    def facts(self) -> dict[str, str]:
+        """Say nothing of where the clients were: here."""
+        return {}
 
     def finish(self) -> None:
         """Let all end, after the requests that they are in."""
-        self._finishing = True
+        self.finishing = True
         for client in self._clients.values():
             client.finish()
 
@@ -185,7 +206,7 @@ class Crew:
 
     def kill(self) -> None:
         """Kill those that are still there."""
-        self._finishing = True
+        self.finishing = True
         for client in self._clients.values():
             self._forkserver.kill(client.child)
 
@@ -197,13 +218,14 @@ class Crew:
         return len(self._clients)
 
     def _spawn(self) -> _Client:
-        taken = {client.copy for client in self._clients.values()}
-        copy = next(number for number in count() if number not in taken)
+        taken = {client.place for client in self._clients.values()}
+        place = next(number for number in count() if number not in taken)
+        copy = self._first + place * self._stride
         try:
-            child, link = self._forkserver.spawn(self._config | {"copy": copy})
+            child, link = self._forkserver.spawn(self._config | {"copy": copy, "place": place})
         except OSError as error:
             raise ProcessFailed(f"client {copy} cannot be started: {error.strerror}") from None
-        client = self._clients[child] = _Client(copy, child, link, self.changed.set)
+        client = self._clients[child] = _Client(copy, place, child, link, self.changed.set)
         self._gone.clear()
         return client
 
@@ -212,12 +234,12 @@ class Crew:
         client.ended()
         problem = client.complaint or ("it ended by itself" if code == 0 else describe(code))
         if client.begun:
-            self._board.running -= 1
+            self._board.running = self.running + self.elsewhere
             # One that says that it cannot go on may have no room for its rows; nor would there be for ours.
-            if not client.complaint and (request := self._board.request(client.copy)) is not None:
+            if not client.complaint and (request := self._board.request(client.place)) is not None:
                 self._unfinished(client.copy, request, describe(code))
-            self._board.finish(client.copy)
-        if self._finishing:
+            self._board.finish(client.place)
+        if self.finishing:
             if client.complaint:
                 self._problem(f"client {client.copy} ended by an error ({problem})")
         elif client.complaint or not (client.ready or code is None):

@@ -7,19 +7,21 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kaas import description, descriptors, leftovers, machine, results
 from kaas.clock import Clock, Watch
+from kaas.cluster.cluster import Joining
 from kaas.errors import KaasError, ResultsError
 from kaas.leftovers import Scratch
 from kaas.load import clients
 from kaas.load.board import Request
 from kaas.load.crew import Crew
 from kaas.load.display import Display, Now
+from kaas.load.nodes import NodesCrew
 from kaas.load.pacer import Pacer, Step
 from kaas.load.server import ServerWatch
 from kaas.load.tally import Tally
@@ -38,7 +40,8 @@ class Settings:
 
     More than `max_failed` failed requests make the run a failed one, and so does a step whose clients come more than
     `max_late` seconds late (see Pacer). One in which a whole step of them failed goes on
-    only if told to keep going. `supervised` is the number of the process in charge, 0 if there is none.
+    only if told to keep going. `supervised` is the number of the process in charge, 0 if there is none. The clients are
+    on the nodes of a Ray if `joining` names one, else here.
     """
 
     client: Path
@@ -54,6 +57,7 @@ class Settings:
     max_late: float | None = None
     keep_going: bool = False
     supervised: int = 0
+    joining: Joining | None = None
 
 
 class Generator:
@@ -104,12 +108,23 @@ class Generator:
                 crew.kill()
                 await crew.close()
                 looking.cancel()
-                described = await self._describe_end(ended)
+                described = await self._describe_end(ended, crew.facts())
                 await asyncio.to_thread(self._display.close)
             return code if described else code or 1
 
-    def _crew(self, scratch: Scratch) -> Crew:
+    def _crew(self, scratch: Scratch) -> Crew | NodesCrew:
         settings = self._settings
+        if settings.joining is not None:
+            return NodesCrew(
+                settings.joining,
+                settings.client,
+                server=settings.server,
+                most=settings.shape.most,
+                told={"input": settings.input, "backoff": settings.backoff},
+                requests=settings.files.requests,
+                clock=self._clock,
+                problem=self._display.say,
+            )
         environment = {"KAAS_SCRATCH": str(scratch.folder), "KAAS_RUN": scratch.run}
         if settings.server is not None:
             environment["KAAS_ADDRESS"] = settings.server
@@ -132,7 +147,7 @@ class Generator:
 
     # From the start to the end of the ramp
 
-    async def _load(self, crew: Crew) -> str:
+    async def _load(self, crew: Crew | NodesCrew) -> str:
         """Run the ramp; return why it ended early, if it did."""
         files, shape = self._settings.files, self._settings.shape
         parameters = self._settings.parameters | await self._server.ready()
@@ -155,7 +170,7 @@ class Generator:
             following.cancel()
             self._machine = use.facts() if use else {}
 
-    async def _follow_shape(self, crew: Crew, following: asyncio.Task[str]) -> str:
+    async def _follow_shape(self, crew: Crew | NodesCrew, following: asyncio.Task[str]) -> str:
         """Have clients begin when they are due, and those of the next step prepared by then."""
         pacer = self._pacer
         while True:
@@ -202,7 +217,7 @@ class Generator:
 
     # The end
 
-    async def _end(self, crew: Crew, early: str) -> int:
+    async def _end(self, crew: Crew | NodesCrew, early: str) -> int:
         if early:
             again = "Ctrl-C again" if self._ordered else "Ctrl-C"
             self._display.say(f"{early}: finishing the requests in flight; {again} stops at once")
@@ -234,7 +249,7 @@ class Generator:
             return 1
         return NOT_AS_IT_SHOULD_BE if tally.failed > most or self._pacer.late else 0
 
-    async def _describe_end(self, how: str) -> bool:
+    async def _describe_end(self, how: str, more: Mapping[str, str]) -> bool:
         """Finish the description, if there is a run to describe; tell whether that could be written."""
         if self._rows is None:
             return True
@@ -247,7 +262,7 @@ class Generator:
             self._display.say(f"rows and the server's counts differ: {different}")
         if self._pacer.late:
             facts["Late steps"] = "; ".join(self._pacer.late)
-        facts |= {"Ended": how, **self._wall_clock.notes(), **self._machine}
+        facts |= {**more, "Ended": how, **self._wall_clock.notes(), **self._machine}
         self._rows.close()
         try:
             description.end(self._settings.files.description, self._clock.now(), self._elapsed(), facts)
