@@ -87,5 +87,6 @@ setting ENGINE local
 setting DESCRIPTION "Autoscaling on a laptop: $AVAILABLE_GPUS virtual GPUs x $MAX_MPL_PER_GPU workers of $FN"
 preflight_options=--virtual
 
+check_engine
 [[ -z $asked ]] || look_ahead
 run_experiment

@@ -88,13 +88,14 @@ setting BACKOFF 0.1
 setting READY_TIMEOUT 150
 setting EXPERIMENT autoscaling
 monitor_source=nvidia-smi
+setting ENGINE local
 check_engine
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 
 guard_pid='' # of the process that holds the GPUs, and puts them back
 
 before_run() {
-    [[ $MPS != off ]] || return 0
+    [[ $MPS != off && -z $RAY_ADDRESS ]] || return 0 # with RAY_ADDRESS, the server's agents hold their nodes' GPUs
     local ready=$folder/.mps-pipe
     # shellcheck disable=SC2086 # UUIDs, with spaces between them
     SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --supervised $$ --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
@@ -137,23 +138,30 @@ after_run() {
 }
 
 setup_options=--gpu
-monitor_source=nvidia-smi
+[[ $ENGINE != ray ]] || setup_options='--gpu --ray'
 case $asked in
     '') ;;
     --restore)
-        SUDO=${SUDO:-} "$any_python" "$ROOT/scripts/gpu_guard.py" restore
+        [[ -n $RAY_ADDRESS ]] || SUDO=${SUDO:-} exec "$any_python" "$ROOT/scripts/gpu_guard.py" restore
+        go_to_root
+        set_up
+        find_link_host
+        SUDO=${SUDO:-} on_nodes --pass SUDO scripts/gpu_guard.py restore
         exit
         ;;
     *) look_ahead ;;
 esac
 
 go_to_root
-{ gpu_ids=$(preflight_options=--list-gpus preflight 2>&3) || exit 2; } 3>&1
-found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
-if [[ $found -lt $AVAILABLE_GPUS ]]; then
-    say "Only $found of $AVAILABLE_GPUS GPUs are there: the experiment uses $found"
-    AVAILABLE_GPUS=$found
+if [[ -n $RAY_ADDRESS ]]; then
+    set_up
+    preflight || exit 2
+else
+    { gpu_ids=$(preflight_options=--list-gpus preflight 2>&3) || exit 2; } 3>&1
+    found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
 fi
+is_checked=yes
+use_found
 setting DESCRIPTION "Autoscaling: $AVAILABLE_GPUS GPUs x $MAX_MPL_PER_GPU workers of $FN, MPS $MPS"
 
 run_experiment

@@ -74,7 +74,7 @@ def record_nodes(arguments: argparse.Namespace) -> None:
         raise UsageError("--gpu-ids goes with --engine local: the server says which GPUs its nodes have")
     check_new(arguments.output)
     leave_signals(arguments.supervised)
-    joining = Joining(arguments.ray_address, link_host=arguments.link_host, link_port=arguments.link_port)
+    joining = Joining(arguments.ray_address, link_host=arguments.link_host, link_port=arguments.link_port, prints=False)
     with Connection(arguments.server) as connection:
         source, interval_ms = arguments.source or "", arguments.interval_ms or 0
         nodes = NodesMonitor(joining, connection, source=source, interval_ms=interval_ms, say=say, clock=Clock.of_run())

@@ -24,6 +24,7 @@ command -v "$any_python" >/dev/null || any_python=python3
 setup_options=''
 monitor_source=cpu
 gpu_ids=''
+is_checked='' # whether the script has done the preflight itself, to find GPUs
 before_run() { :; }
 after_load() { :; }
 after_run() { :; }
@@ -62,7 +63,10 @@ run_experiment() {
     draw_token
     draw_clock
     check_settings
-    [[ -n $gpu_ids ]] || preflight || exit 2 # one with GPUs has done so to find them
+    if [[ -z $is_checked ]]; then
+        preflight || exit 2
+        use_found
+    fi
     make_folder
     before_run
 

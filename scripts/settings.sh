@@ -11,6 +11,7 @@ preflight_options=''
 asked=''  # the one that was
 parent='' # where the results' folder is made, if not in the project's
 full_folder=''
+found=''      # how many GPUs there are, once that was asked
 over_nodes='' # whether there are several nodes, so that monitor and clients are on each
 
 # Print the comment at the head of a script, if its user asks for help; or note which of the options was given.
@@ -98,20 +99,58 @@ use_other_defaults() {
     setting N 200
 }
 
+preflight_settings=AVAILABLE_GPUS,MAX_MPL_PER_GPU,MIN_MPL,MAX_MPL,STEP_SIZE,INTERVAL,OUTER_REPEATS,N,PORT,CLIENT,MPS,SUDO
+
 # Hand the settings to a program that reads them in its environment.
 export_settings() {
     export AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE INTERVAL OUTER_REPEATS N PORT CLIENT BACKOFF
     export POLICY WHEN_FULL IDLE_TIMEOUT CALL_TIMEOUT
 }
 
-# Look at everything that a run needs, and change nothing; it says what it found, and all that would fail.
+# Look at everything that a run needs, and change nothing; it says what it found, and all that would fail. Of RAY_ADDRESS
+# each node is asked, and `found` is how many GPUs they have.
 preflight() {
+    local code=0
+    if [[ -z ${RAY_ADDRESS:-} ]]; then
+        preflight_here
+        return
+    fi
+    preflight_here --head || code=2
+    if ! command -v "$python" >/dev/null; then
+        say "  note     nodes: they are asked when Ray is set up here"
+        return "$code"
+    fi
+    find_link_host
+    # shellcheck disable=SC2086 # options, with spaces between them
+    { found=$(
+        export_settings
+        MPS=${MPS:-} SUDO=${SUDO:-} \
+            on_nodes --count --pass "$preflight_settings" scripts/preflight.py "${self##*/}" $preflight_options --node '{nodes}' 2>&3
+    ) || code=2; } 3>&1
+    return "$code"
+}
+
+preflight_here() {
     # shellcheck disable=SC2086 # options, with spaces between them
     (
         export_settings
         MPS=${MPS:-} SUDO=${SUDO:-} RESULTS=$parent KAAS_PYTHON=$python \
-            "$any_python" "$ROOT/scripts/preflight.py" "$self" $preflight_options
+            "$any_python" "$ROOT/scripts/preflight.py" "$self" $preflight_options "$@"
     )
+}
+
+# Run one of the project's scripts on each node of RAY_ADDRESS.
+on_nodes() {
+    "$python" -m kaas.cluster.everywhere "$RAY_ADDRESS" ${LINK_HOST:+--link-host "$LINK_HOST"} \
+        ${LINK_PORT:+--link-port "$LINK_PORT"} "$@"
+}
+
+# Take fewer GPUs where fewer were found.
+use_found() {
+    if [[ -n $found && $found -lt $AVAILABLE_GPUS ]]; then
+        say "Only $found of $AVAILABLE_GPUS GPUs are there: the experiment uses $found"
+        AVAILABLE_GPUS=$found
+    fi
 }
 
 # Say what a run would need and, if that was asked for, what it would do; and do nothing.
@@ -119,7 +158,9 @@ look_ahead() {
     local code=0
     go_to_root
     setting DESCRIPTION none
+    check_engine
     preflight || code=$?
+    use_found
     [[ $code -ne 0 ]] || ! command -v "$python" >/dev/null || check_settings
     [[ $asked != --dry-run ]] || tell_plan
     exit "$code"
@@ -135,7 +176,8 @@ tell_plan() {
     [[ ! $PORT =~ ^0+$ ]] || bound_port=PORT
     name_commands
     say "What would be run, in $ROOT:"
-    [[ -n ${KAAS_PYTHON:-} || -x $python ]] || tell_command scripts/setup ${setup_options:+"$setup_options"}
+    # shellcheck disable=SC2086 # options, with spaces between them
+    [[ -n ${KAAS_PYTHON:-} || -x $python ]] || tell_command scripts/setup $setup_options
     if [[ -d $wanted ]]; then
         if [[ -n $RESUME ]]; then
             say "  what $wanted lacks of the following"
@@ -194,8 +236,9 @@ check_engine() {
     case ${ENGINE:-local} in
         local) RAY_ADDRESS='' ;;
         ray)
-            [[ -z ${RAY_ADDRESS:-} || $RAY_ADDRESS =~ ^.+:[0-9]+$ ]] || fail "RAY_ADDRESS is '$RAY_ADDRESS': give HOST:PORT of Ray's head" 2
-            [[ -z ${RAY_ADDRESS:-} && ! ${RAY_NODES:-1} =~ ^0*[2-9]|^0*1[0-9] ]] || over_nodes=yes
+            RAY_ADDRESS=${RAY_ADDRESS:-}
+            [[ -z $RAY_ADDRESS || $RAY_ADDRESS =~ ^.+:[0-9]+$ ]] || fail "RAY_ADDRESS is '$RAY_ADDRESS': give HOST:PORT of Ray's head" 2
+            [[ -z $RAY_ADDRESS && ${RAY_NODES:-1} == 1 ]] || over_nodes=yes
             [[ ${LINK_PORT:-} =~ ^[0-9]{0,5}$ ]] || fail "LINK_PORT is '$LINK_PORT': give a port, and have the next two be free, too" 2
             ;;
         *) fail "ENGINE is '$ENGINE': give local or ray" 2 ;;

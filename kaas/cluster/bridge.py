@@ -132,10 +132,11 @@ def _own_name(node: dict[str, Any]) -> str:
     return "" if name == node["NodeManagerAddress"] else name
 
 
-def _connect(ray: Any, address: str, ships: bool, file: str) -> None:
+def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
     """Join Ray, and have the project be on its nodes, or find it there. Raises UsageError if there is no such Ray."""
     options: dict[str, Any] = {}
-    if ships:
+    if settings["address"]:
+        file = settings["ships"]
         folders = [] if Path(file).is_absolute() or not file else [f"!/{Path(file).parts[0]}"]
         options["runtime_env"] = {
             "working_dir": str(ROOT),
@@ -149,7 +150,7 @@ def _connect(ray: Any, address: str, ships: bool, file: str) -> None:
             why = getattr(error, "strerror", None) or error
             raise UsageError(f"no Ray at --ray-address {address} ({why}): start one, `ray start --head`") from None
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=True, **options)
+        ray.init(address=address, logging_level="ERROR", log_to_driver=settings["prints"], **options)
     except Exception as error:  # Ray has very many
         raise UsageError(f"Ray at {address} cannot be joined from this machine: {_first_words(error)}") from None
 
@@ -187,7 +188,7 @@ def main() -> None:
 
         try:
             address = address or ours.start(settings["nodes"], settings["gpus"])
-            _connect(ray, address, ships=bool(settings["address"]), file=settings["ships"])
+            _connect(ray, address, settings)
         except KaasError as error:
             kind = "error" if isinstance(error, UsageError) else "failed"
             control.sendall(json.dumps({kind: str(error)}).encode() + b"\n")

@@ -29,6 +29,7 @@ class Joining(NamedTuple):
         link_host: our address for the nodes; "" for that which Ray knows.
         link_port: where agents and workers connect; 0 for any free port.
         kill_after: seconds that what agents have started has to end by itself.
+        prints: whether what is printed on the nodes, and Ray's own words, are printed here.
     """
 
     address: str = ""
@@ -38,6 +39,7 @@ class Joining(NamedTuple):
     link_host: str = ""
     link_port: int = 0
     kill_after: float = 10.0
+    prints: bool = True
 
 
 class Cluster:

@@ -79,7 +79,7 @@ def main() -> int:
     parser.add_argument("--count", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    joining = Joining(arguments.address, link_host=arguments.link_host, link_port=arguments.link_port)
+    joining = Joining(arguments.address, link_host=arguments.link_host, link_port=arguments.link_port, prints=False)
     environment = {name: os.environ[name] for name in arguments.names if name in os.environ}
 
     async def run() -> int:
