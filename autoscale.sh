@@ -92,10 +92,14 @@ setting ENGINE local
 check_engine
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 
+if [[ -n $RAY_ADDRESS && $MPS != off ]]; then
+    agents_hold=yes
+    export SUDO=${SUDO:-}
+fi
 guard_pid='' # of the process that holds the GPUs, and puts them back
 
 before_run() {
-    [[ $MPS != off && -z $RAY_ADDRESS ]] || return 0 # with RAY_ADDRESS, the server's agents hold their nodes' GPUs
+    [[ $MPS != off && -z $agents_hold ]] || return 0
     local ready=$folder/.mps-pipe
     # shellcheck disable=SC2086 # UUIDs, with spaces between them
     SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --supervised $$ --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
@@ -114,7 +118,9 @@ before_run() {
 # While the workers are there: prove what they run under, for the description of the run.
 after_load() {
     local pids line='off: no setting of any GPU was changed' code=0
-    if [[ $MPS != off ]]; then
+    if [[ -n $agents_hold ]]; then
+        line="on: $(KAAS_TOKEN=$KAAS_TOKEN "$python" scripts/mps_of_nodes.py "$address")" || code=1
+    elif [[ $MPS != off ]]; then
         pids=$(KAAS_TOKEN=$KAAS_TOKEN "$python" -c 'import sys; from kaas.client import Connection
 print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' \
             "$address" 2>/dev/null) || pids=''

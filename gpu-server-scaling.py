@@ -48,6 +48,12 @@ def parse_arguments() -> argparse.Namespace:
         help="with ray, without an address: start so many simulated nodes on this machine (default %(default)s)",
     )
     add(
+        "--mps",
+        action="store_true",
+        help="with --ray-address: each node's GPUs are held under MPS in exclusive mode, and put back at the end; "
+        "SUDO in the environment says how to become root there",
+    )
+    add(
         "--gpu-ids",
         type=cli.names,
         default=(),
@@ -127,6 +133,8 @@ def check_engine(arguments: argparse.Namespace) -> None:
         raise UsageError("--gpu-ids are those of this machine: leave out --ray-address, whose Ray gives its nodes' out")
     elif arguments.ray_address and arguments.ray_nodes > 1:
         raise UsageError("--ray-nodes are those of a Ray that is started here: leave out --ray-address")
+    if arguments.mps and not arguments.ray_address:
+        raise UsageError("--mps goes with --ray-address: on this machine, scripts/gpu_guard.py holds the GPUs")
     if not arguments.num_gpus:
         arguments.num_gpus = 0 if arguments.ray_address else 1
     if not arguments.ray_address and arguments.num_gpus < arguments.ray_nodes:
@@ -179,6 +187,7 @@ def main() -> None:
         ray_nodes=arguments.ray_nodes,
         link_host=arguments.link_host,
         link_port=arguments.link_port,
+        mps=os.environ.get("SUDO", "") if arguments.mps else None,
     )
     if arguments.check:
         listener.check(settings)

@@ -11,7 +11,8 @@ preflight_options=''
 asked=''  # the one that was
 parent='' # where the results' folder is made, if not in the project's
 full_folder=''
-found=''      # how many GPUs there are, once that was asked
+agents_hold='' # whether the GPUs are held under MPS by the agents of RAY_ADDRESS
+found=''       # how many GPUs there are, once that was asked
 over_nodes='' # whether there are several nodes, so that monitor and clients are on each
 
 # Print the comment at the head of a script, if its user asks for help; or note which of the options was given.
@@ -141,7 +142,7 @@ preflight_here() {
 
 # Run one of the project's scripts on each node of RAY_ADDRESS.
 on_nodes() {
-    "$python" -m kaas.cluster.everywhere "$RAY_ADDRESS" ${LINK_HOST:+--link-host "$LINK_HOST"} \
+    "$python" -m kaas.cluster.everywhere --ray-address "$RAY_ADDRESS" ${LINK_HOST:+--link-host "$LINK_HOST"} \
         ${LINK_PORT:+--link-port "$LINK_PORT"} "$@"
 }
 
@@ -281,7 +282,7 @@ name_commands() {
         ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"}
         ${IDLE_TIMEOUT:+--idle-timeout "$IDLE_TIMEOUT"} ${CALL_TIMEOUT:+--call-timeout "$CALL_TIMEOUT"}
         ${METRICS_PORT:+--metrics-port "$METRICS_PORT"} ${ENGINE:+--engine "$ENGINE"} ${RAY_NODES:+--ray-nodes "$RAY_NODES"}
-        ${RAY_ADDRESS:+--ray-address "$RAY_ADDRESS"} ${host:+--host "$host"}
+        ${RAY_ADDRESS:+--ray-address "$RAY_ADDRESS"} ${host:+--host "$host"} ${agents_hold:+--mps}
         ${LINK_HOST:+--link-host "$LINK_HOST"} ${LINK_PORT:+--link-port "$LINK_PORT"})
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
         --interval-ms "$MONITOR_MS" --server "$address" --supervised $$)

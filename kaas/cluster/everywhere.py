@@ -1,7 +1,7 @@
 """Runs one of the project's scripts on every node of a Ray cluster, and says what each said.
 
-    python -m kaas.cluster.everywhere ADDRESS [--link-host HOST] [--link-port PORT] [--pass NAME,...] [--count]
-        SCRIPT ARGUMENT...
+    python -m kaas.cluster.everywhere --ray-address ADDRESS [--link-host HOST] [--link-port PORT]
+        [--pass NAME,...] [--count] SCRIPT ARGUMENT...
 
 The variables that --pass names are those of this program there. `{nodes}` in an argument is how many nodes there are.
 The exit code is the largest of the script's; with --count, what was said goes to stderr, and the number of all GPUs to
@@ -72,14 +72,14 @@ def _say(text: str, file: TextIO | None = None) -> None:
 def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address")
+    parser.add_argument("--ray-address", required=True)
     parser.add_argument("--link-host", default="")
     parser.add_argument("--link-port", type=cli.port, default=0)
     parser.add_argument("--pass", dest="names", type=cli.names, default=())
     parser.add_argument("--count", action="store_true")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
-    joining = Joining(arguments.address, link_host=arguments.link_host, link_port=arguments.link_port, prints=False)
+    joining = Joining(arguments.ray_address, link_host=arguments.link_host, link_port=arguments.link_port, prints=False)
     environment = {name: os.environ[name] for name in arguments.names if name in os.environ}
 
     async def run() -> int:

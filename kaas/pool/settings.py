@@ -19,7 +19,8 @@ class Settings:
 
     With the engine `ray`, `gpus` is 0 for all that Ray has; `ray_nodes` are the simulated ones of a Ray of our own,
     which is had unless `ray_address` names one; `link_host` is our address for the nodes, "" for that which Ray knows,
-    and `link_port` where they connect, 0 for any free port.
+    and `link_port` where they connect, 0 for any free port. `mps` has the agents hold their nodes' GPUs under
+    MPS, and says how to become root for that ("" for not at all); None holds nothing.
     """
 
     kernel: Path
@@ -47,3 +48,4 @@ class Settings:
     ray_nodes: int = 1
     link_host: str = ""
     link_port: int = 0
+    mps: str | None = None

@@ -3,9 +3,11 @@
 It runs in an actor of Ray, but all that it is told, and all that it says, goes over its own connection to the server:
 
     {"spawn": worker, "secret": ..., "config": {...}}    {"kill": worker}    {"close": true}    to it
+    {"prove": [process, ...]}    to it: say how many of these are clients of MPS
     {"versions": {...}, "devices": [...], "kernel": path or null}    first, from it
     {"preloaded": seconds} or {"error": text}    then
     {"ended": worker, "code": exit code, minus a signal or null, "why": text}    of each worker
+    {"mps": text}    what was proved
 
 Each worker's link is a connection that the agent opens to the same port, saying the worker's secret.
 """
@@ -23,13 +25,15 @@ from kaas.cluster.lines import Lines, Message
 from kaas.cluster.links import connect, connect_agent
 from kaas.errors import ProcessFailed
 from kaas.server.engines.local import preloaded
+from kaas.server.engines.ray.guard import Guard
 
 
 async def serve(orders: dict[str, Any]) -> None:
     """Be the agent, to the end of its link (cluster.actor).
 
     Args:
-        orders: `host`, `port` and `secret` of the link, the `kernel`, and `kill_after` (children.ForkServer).
+        orders: `host`, `port` and `secret` of the link, the `kernel`, and `kill_after` (children.ForkServer); `mps`:
+            null, or how to become root, to hold the GPUs under MPS meanwhile.
     """
     await _Agent(orders).run()
 
@@ -42,6 +46,8 @@ class _Agent:
         self._link = Lines(self._told, self._link_ended)
         self._over = asyncio.Event()
         self._at_once = False
+        self._guard: Guard | None = None
+        self._proving: asyncio.Task[None] | None = None
         self._workers: dict[int, int] = {}  # the server's numbers, by the fork server's
         self._connecting: dict[int, asyncio.Task[None]] = {}  # by the server's numbers
         config = preloaded(self._kernel) if self._kernel.is_file() else {}
@@ -57,7 +63,11 @@ class _Agent:
         self._link.send(
             {"versions": facts.versions(), "devices": devices, "kernel": str(self._kernel) if here else None}
         )
+        guard = None
         try:
+            if here and self._orders["mps"] is not None:
+                guard = self._guard = Guard(self._orders["mps"])
+                await guard.hold(devices)
             if here:
                 self._link.send({"preloaded": await self._forkserver.start()})
         except ProcessFailed as error:
@@ -68,6 +78,8 @@ class _Agent:
         if self._at_once:
             self._forkserver.abort()
         await self._forkserver.close()
+        if guard is not None and (trouble := await guard.release()):
+            print(trouble, flush=True)  # noqa: T201 - Ray brings it to the server's log
         self._link.close()
 
     def _told(self, message: Message) -> None:
@@ -80,6 +92,8 @@ class _Agent:
             for child, number in self._workers.items():
                 if number == message["kill"]:
                     self._forkserver.kill(child)
+        elif "prove" in message:
+            self._proving = asyncio.create_task(self._prove(message["prove"]))
         else:
             self._at_once = "abort" in message
             self._over.set()
@@ -99,6 +113,10 @@ class _Agent:
             self._say_ended(number, None, "killed before it was started")
         finally:
             del self._connecting[number]
+
+    async def _prove(self, pids: list[int]) -> None:
+        if self._guard is not None:
+            self._link.send({"mps": await self._guard.prove(pids)})
 
     def _ended(self, child: int, code: int | None) -> None:
         self._say_ended(self._workers.pop(child), code, self._forkserver.failure if code is None else "")

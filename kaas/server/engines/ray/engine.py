@@ -12,7 +12,7 @@ from kaas.errors import KaasError, UsageError
 from kaas.pool.engine import Fleet, Tell
 from kaas.pool.settings import Settings
 from kaas.server.engines.local import LinkedWorker
-from kaas.server.engines.ray.node import NodeAgent
+from kaas.server.engines.ray.node import NodeAgent, patience
 from kaas.server.engines.ray.numbering import Numbering
 
 log = logging.getLogger("kaas.server")
@@ -201,5 +201,5 @@ def _joining(settings: Settings) -> Joining:
         ships=place_of(settings.kernel),
         link_host=settings.link_host,
         link_port=settings.link_port,
-        kill_after=settings.kill_after,
+        kill_after=patience(settings),
     )

@@ -11,7 +11,9 @@ from kaas.cluster.lines import Lines, Message
 from kaas.cluster.nodes import Node, place_of
 from kaas.errors import ProcessFailed, UsageError
 from kaas.pool.engine import Tell
+from kaas.pool.settings import Settings
 from kaas.server.engines.local import LinkedWorker, worker_config
+from kaas.server.engines.ray import guard
 from kaas.server.engines.trial import try_kernel
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 _MODULE = "kaas.server.engines.ray.agent"
 _GRACE = 5.0
 """Seconds that an agent has to end, beside those that its workers have."""
+
+
+def patience(settings: Settings) -> float:
+    """Tell the seconds that what an agent has begun has to end by itself: its workers, and the guard of its GPUs."""
+    return settings.kill_after + (guard.PATIENCE if settings.mps is not None else 0.0)
 
 
 class NodeAgent:
@@ -42,6 +49,8 @@ class NodeAgent:
         self._devices: list[str] = []
         self._workers: dict[int, _NodeWorker] = {}
         self._spawned = 0
+        self._to_prove: list[int] = []  # the processes of which was asked whether they are clients of MPS
+        self._proved = ""
         self._over = asyncio.Event()
 
     async def come_up(self) -> None:
@@ -54,7 +63,13 @@ class NodeAgent:
         settings, name = self._engine.settings, self.node.label
         cluster, kernel = self._engine.cluster, place_of(settings.kernel)
         secret = cluster.start_agent(
-            self.node, len(self.gpus), _MODULE, lambda: self._link, kernel=kernel, kill_after=settings.kill_after
+            self.node,
+            len(self.gpus),
+            _MODULE,
+            lambda: self._link,
+            kernel=kernel,
+            kill_after=settings.kill_after,
+            mps=settings.mps,
         )
         try:
             async with asyncio.timeout(settings.boot_timeout):
@@ -75,8 +90,18 @@ class NodeAgent:
         await try_kernel(self._engine, settings.boot_timeout, self.gpus[0])
 
     def status(self) -> dict[str, Any]:
-        """Say what the status query's answer tells of it: which GPUs it has, and what CUDA calls them there."""
-        return {"id": self.node.id, "node": self.node.label, "gpus": self.gpus, "devices": self._devices}
+        """Say what the status query's answer tells of it: which GPUs it has, and what CUDA calls them there.
+
+        Under MPS also how many of its workers are clients of that, "" while that is asked.
+        """
+        told = {"id": self.node.id, "node": self.node.label, "gpus": self.gpus, "devices": self._devices}
+        if self._engine.settings.mps is None:
+            return told
+        pids = sorted(worker.pid for worker in self._workers.values() if worker.pid is not None)
+        if pids != self._to_prove:
+            self._to_prove, self._proved = pids, ""
+            self._link.send({"prove": pids})
+        return told | {"mps": self._proved}
 
     def spawn(self, number: int, gpu: int, tell: Tell) -> LinkedWorker:
         """Have it start a worker."""
@@ -105,7 +130,7 @@ class NodeAgent:
             return
         self._link.send({"close": True})
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), self._engine.settings.kill_after + _GRACE)
+            await asyncio.wait_for(self._over.wait(), patience(self._engine.settings) + _GRACE)
 
     def abort(self) -> None:
         """Have it kill its workers, and end."""
@@ -121,7 +146,9 @@ class NodeAgent:
         return message
 
     def _told(self, message: Message) -> None:
-        if "ended" not in message:
+        if "mps" in message:
+            self._proved = message["mps"]
+        elif "ended" not in message:
             self._said.put_nowait(message)
         elif worker := self._workers.pop(message["ended"], None):
             self._engine.cluster.links.forget(worker.secret)
