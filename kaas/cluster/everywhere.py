@@ -18,7 +18,7 @@ from kaas import cli
 from kaas.cluster.cluster import Joining
 from kaas.cluster.lines import Message
 from kaas.cluster.members import Member, Members
-from kaas.errors import UsageError
+from kaas.errors import ProcessFailed, UsageError
 
 _LIMIT = 60.0
 _PATIENCE = 300.0
@@ -46,7 +46,10 @@ class _Everywhere:
             await asyncio.gather(*(self._members.add(node, orders) for node in nodes))
             worst = 0
             for node in nodes:
-                code, said = await asyncio.wait_for(self._answers[node.id], _PATIENCE)
+                await asyncio.wait((self._answers[node.id],), timeout=_PATIENCE)
+                if not self._answers[node.id].done():
+                    raise ProcessFailed(f"node {node.label}: {command[0]} has not ended after {_PATIENCE:g} s")
+                code, said = self._answers[node.id].result()
                 worst = max(worst, code)
                 for line in said.splitlines():
                     _say(line.replace("{node}", node.label), sys.stderr if count else sys.stdout)

@@ -158,7 +158,11 @@ class Members:
             async with asyncio.timeout(self._limit):
                 await member.greet()
         except TimeoutError:
+            member.gone("")
             raise ProcessFailed(f"node {node.label}: no agent within {self._limit:g} s") from None
+        except KaasError:
+            member.gone("")
+            raise
         finally:
             self.cluster.links.forget(secret)
             del self._coming[node.id]
@@ -171,6 +175,8 @@ class Members:
         """Have all agents end, and leave the cluster."""
         members = list(self.there.values())
         self.there.clear()
+        for member in self._coming.values():
+            member.gone("its program ends")
         for member in members:
             member.tell({"close": True})
         with contextlib.suppress(TimeoutError):
