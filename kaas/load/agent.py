@@ -23,8 +23,8 @@ from kaas.load.board import Request
 from kaas.load.crew import Crew
 from kaas.results import RowWriter
 
-_EVERY = 0.2
-"""Seconds between two looks at the rows."""
+_EVERY = 0.05
+"""Seconds between two looks at the rows: what is shown of a step is read when it is over."""
 _MOST = 256 * 1024
 """Letters of rows in one message."""
 _MONOTONIC = 0.0, 0.0
