@@ -30,6 +30,8 @@
 #   CALL_TIMEOUT=0              seconds that a call of the kernel may take; 0: any
 #   ENGINE=local                ray: the workers are on the nodes of a Ray that is started for the run, and set up if need be
 #   RAY_NODES=1                 with ENGINE=ray: so many nodes, simulated on this machine; they share AVAILABLE_GPUS
+#   RAY_ADDRESS=                with ENGINE=ray: HOST:PORT of a Ray that runs, and has virtual GPUs (ray start --num-gpus)
+#   LINK_HOST= LINK_PORT=       with ENGINE=ray: where its nodes reach this machine; the port and the two after it
 #   METRICS_PORT=               where the server serves Prometheus metrics; empty: nowhere
 #   MAX_FAILED=0                failed requests (refused ones do not count) beyond which the exit code is 3
 #   MAX_LATE=                   seconds by which a step's clients may come late, else the exit code is 3; empty: 0.25 x INTERVAL
@@ -88,5 +90,6 @@ setting ENGINE local
 setting DESCRIPTION "Autoscaling on a laptop: $AVAILABLE_GPUS virtual GPUs x $MAX_MPL_PER_GPU workers of $FN"
 preflight_options=--virtual
 
+check_engine
 [[ -z $asked ]] || look_ahead
 run_experiment

@@ -41,7 +41,11 @@
 #   REPEAT_UNTIL=               "throughput 5%": repeat until the 95 % interval of its mean is +-5 %, OUTER_REPEATS times
 #                               at most (20, unless set); if it is wider then, the exit code is 4
 #   EXPECT=                     "failed=0, p95<=200ms": else the exit code is 4; the names are those of docs/summary.md
-#   ENGINE=local                what starts the workers; there is no other here
+#   ENGINE=local                ray: the workers are on the nodes of a Ray, which is set up if need be; one is started for
+#                               the run on this machine's GPUs, unless RAY_ADDRESS names one
+#   RAY_ADDRESS=                with ENGINE=ray: HOST:PORT of a Ray that runs: AVAILABLE_GPUS are of all its nodes
+#   RAY_NODES=1                 with ENGINE=ray, without RAY_ADDRESS: so many nodes, simulated; they share the GPUs
+#   LINK_HOST= LINK_PORT=       with RAY_ADDRESS: where its nodes reach this machine; the port and the two after it
 #   DESCRIPTION=...             a sentence for the description of the run
 #   KAAS_TOKEN=                 what the run's server wants to see of its clients; drawn afresh for each run
 #   KAAS_PYTHON=                a Python that has the libraries, instead of .venv; PYTHON= the one to make .venv with
@@ -87,13 +91,18 @@ setting BACKOFF 0.1
 setting READY_TIMEOUT 150
 setting EXPERIMENT autoscaling
 monitor_source=nvidia-smi
+setting ENGINE local
 check_engine
 [[ $(id -u) -eq 0 ]] || SUDO=${SUDO-sudo}
 
+if [[ -n $RAY_ADDRESS && $MPS != off ]]; then
+    agents_hold=yes
+    export SUDO=${SUDO:-}
+fi
 guard_pid='' # of the process that holds the GPUs, and puts them back
 
 before_run() {
-    [[ $MPS != off ]] || return 0
+    [[ $MPS != off && -z $agents_hold ]] || return 0
     local ready=$folder/.mps-pipe
     # shellcheck disable=SC2086 # UUIDs, with spaces between them
     SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --supervised $$ --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
@@ -112,7 +121,9 @@ before_run() {
 # While the workers are there: prove what they run under, for the description of the run.
 after_load() {
     local pids line='off: no setting of any GPU was changed' code=0
-    if [[ $MPS != off ]]; then
+    if [[ -n $agents_hold ]]; then
+        line="on: $(KAAS_TOKEN=$KAAS_TOKEN "$python" scripts/mps_of_nodes.py "$address")" || code=1
+    elif [[ $MPS != off ]]; then
         pids=$(KAAS_TOKEN=$KAAS_TOKEN "$python" -c 'import sys; from kaas.client import Connection
 print(*(worker["pid"] for worker in Connection(sys.argv[1]).status()["workers"] if worker["pid"]))' \
             "$address" 2>/dev/null) || pids=''
@@ -136,23 +147,30 @@ after_run() {
 }
 
 setup_options=--gpu
-monitor_source=nvidia-smi
+[[ $ENGINE != ray ]] || setup_options='--gpu --ray'
 case $asked in
     '') ;;
     --restore)
-        SUDO=${SUDO:-} "$any_python" "$ROOT/scripts/gpu_guard.py" restore
+        [[ -n $RAY_ADDRESS ]] || SUDO=${SUDO:-} exec "$any_python" "$ROOT/scripts/gpu_guard.py" restore
+        go_to_root
+        set_up
+        find_link_host
+        SUDO=${SUDO:-} on_nodes --pass SUDO scripts/gpu_guard.py restore
         exit
         ;;
     *) look_ahead ;;
 esac
 
 go_to_root
-{ gpu_ids=$(preflight_options=--list-gpus preflight 2>&3) || exit 2; } 3>&1
-found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
-if [[ $found -lt $AVAILABLE_GPUS ]]; then
-    say "Only $found of $AVAILABLE_GPUS GPUs are there: the experiment uses $found"
-    AVAILABLE_GPUS=$found
+if [[ -n $RAY_ADDRESS ]]; then
+    set_up
+    preflight || exit 2
+else
+    { gpu_ids=$(preflight_options=--list-gpus preflight 2>&3) || exit 2; } 3>&1
+    found=$(printf '%s\n' "$gpu_ids" | tr ',' '\n' | wc -l | tr -d ' ')
 fi
+is_checked=yes
+use_found
 setting DESCRIPTION "Autoscaling: $AVAILABLE_GPUS GPUs x $MAX_MPL_PER_GPU workers of $FN, MPS $MPS"
 
 run_experiment

@@ -2,7 +2,8 @@
 """The monitor: logs the utilization of every GPU to a CSV file, until SIGTERM or Ctrl-C.
 
 NVIDIA GPUs are asked through nvidia-smi, and their energy counters through NVML; a laptop's virtual GPUs are measured
-by the CPU time of their workers. The columns are described in kaas/monitor.
+by the CPU time of their workers. With --engine ray, an agent on each node of the server does so there, and each row is
+stamped by the clock here. The columns are described in kaas/monitor.
 """
 
 import argparse
@@ -14,10 +15,11 @@ from pathlib import Path
 from kaas import cli
 from kaas.client import Connection
 from kaas.clock import Clock
+from kaas.errors import UsageError
 from kaas.monitor.cpu import cpu_monitor
 from kaas.monitor.nvidia_smi import NvidiaSmi
 from kaas.monitor.nvml import EnergyCounters
-from kaas.monitor.samples import record
+from kaas.monitor.samples import check_new, leave_signals, record
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -28,7 +30,6 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--source",
         choices=("cpu", "nvidia-smi"),
-        default="nvidia-smi" if shutil.which("nvidia-smi") else "cpu",
         help="what to measure (default nvidia-smi where there is one)",
     )
     add(
@@ -39,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--gpu-ids", type=cli.names, default=(), metavar="UUID,...", help="only these GPUs, numbered in this order")
     cli.add_server_option(parser)
+    cli.add_ray_options(parser, "where to look: at this machine, or at the nodes of a Ray cluster", "the server's")
     cli.add_supervised_option(parser)
     return parser.parse_args()
 
@@ -46,8 +48,11 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Log until told to stop."""
     arguments = parse_arguments()
+    cli.check_ray_options(arguments)
     interval_ms, clock = arguments.interval_ms, Clock.of_run().now
-    if arguments.source == "nvidia-smi":
+    if arguments.engine == "ray":
+        record_nodes(arguments)
+    elif (arguments.source or ("nvidia-smi" if shutil.which("nvidia-smi") else "cpu")) == "nvidia-smi":
         with (
             contextlib.closing(NvidiaSmi(interval_ms or 100, arguments.gpu_ids, say, clock)) as gpus,
             contextlib.closing(EnergyCounters(say)) as counters,
@@ -56,8 +61,25 @@ def main() -> None:
             record(lambda: counters.add_to(gpus.take()), arguments.output, 0.0, arguments.supervised)
     else:
         with Connection(arguments.server) as connection:
-            take = cpu_monitor(connection, clock).take
+            take = cpu_monitor(lambda: connection.status(timeout=5.0), clock).take
             record(take, arguments.output, (interval_ms or 250) / 1000, arguments.supervised)
+
+
+def record_nodes(arguments: argparse.Namespace) -> None:
+    """Log what the nodes' agents tell; the file is there when they are."""
+    from kaas.cluster.cluster import Joining  # noqa: PLC0415 - who has one machine does not pay for several
+    from kaas.monitor.nodes import NodesMonitor  # noqa: PLC0415
+
+    if arguments.gpu_ids:
+        raise UsageError("--gpu-ids goes with --engine local: the server says which GPUs its nodes have")
+    check_new(arguments.output)
+    leave_signals(arguments.supervised)
+    joining = Joining(arguments.ray_address, link_host=arguments.link_host, link_port=arguments.link_port, prints=False)
+    with Connection(arguments.server) as connection:
+        source, interval_ms = arguments.source or "", arguments.interval_ms or 0
+        nodes = NodesMonitor(joining, connection, source=source, interval_ms=interval_ms, say=say, clock=Clock.of_run())
+        with contextlib.closing(nodes):
+            record(nodes.take, arguments.output, 0.0, arguments.supervised)
 
 
 def say(text: str) -> None:

@@ -6,7 +6,6 @@ the workers, and exits with 0; a second one ends it at once. If KAAS_TOKEN is se
 """
 
 import argparse
-import importlib.util
 import logging
 import os
 
@@ -38,17 +37,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="GPUs (default 1; of --ray-address: all that it has)",
     )
-    add(
-        "--engine",
-        choices=("local", "ray"),
-        default=default.engine,
-        help="where the workers are: on this machine, or on the nodes of a Ray cluster (default %(default)s)",
-    )
-    add(
-        "--ray-address",
-        default=default.ray_address,
-        metavar="HOST:PORT",
-        help="with ray: the cluster's head, or auto; this machine must be one of its nodes (default: start a Ray here)",
+    cli.add_ray_options(
+        parser, "where the workers are: on this machine, or on the nodes of a Ray cluster", "start a Ray here"
     )
     add(
         "--ray-nodes",
@@ -58,10 +48,10 @@ def parse_arguments() -> argparse.Namespace:
         help="with ray, without an address: start so many simulated nodes on this machine (default %(default)s)",
     )
     add(
-        "--link-host",
-        default=default.link_host,
-        metavar="HOST",
-        help="with ray: address of this machine at which the nodes reach it (default: the one that Ray has)",
+        "--mps",
+        action="store_true",
+        help="with --ray-address: each node's GPUs are held under MPS in exclusive mode, and put back at the end; "
+        "SUDO in the environment says how to become root there",
     )
     add(
         "--gpu-ids",
@@ -135,18 +125,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_engine(arguments: argparse.Namespace) -> None:
     """Raise UsageError for what does not go together; the number of GPUs is 0 where it is for Ray to tell."""
+    cli.check_ray_options(arguments)
     if arguments.engine == "local":
-        for name in ("ray_address", "link_host"):
-            if getattr(arguments, name):
-                raise UsageError(f"--{name.replace('_', '-')} goes with --engine ray")
         if arguments.ray_nodes > 1:
             raise UsageError("--ray-nodes goes with --engine ray")
-    elif importlib.util.find_spec("ray") is None:
-        raise UsageError("--engine ray needs the library ray: run scripts/setup --ray")
-    elif arguments.gpu_ids:
-        raise UsageError("--gpu-ids goes with --engine local: Ray gives each node's GPUs out")
+    elif arguments.gpu_ids and arguments.ray_address:
+        raise UsageError("--gpu-ids are those of this machine: leave out --ray-address, whose Ray gives its nodes' out")
     elif arguments.ray_address and arguments.ray_nodes > 1:
         raise UsageError("--ray-nodes are those of a Ray that is started here: leave out --ray-address")
+    if arguments.mps and not arguments.ray_address:
+        raise UsageError("--mps goes with --ray-address: on this machine, scripts/gpu_guard.py holds the GPUs")
     if not arguments.num_gpus:
         arguments.num_gpus = 0 if arguments.ray_address else 1
     if not arguments.ray_address and arguments.num_gpus < arguments.ray_nodes:
@@ -169,7 +157,7 @@ def main() -> None:
     kernel = kernels.find(arguments.function)
     kernels.check(kernel, kernels.KERNEL_FUNCTION)
     gpu_ids = arguments.gpu_ids
-    if not (gpu_ids or arguments.check or arguments.engine == "ray"):
+    if not (gpu_ids or arguments.check or arguments.ray_address):
         gpu_ids, note = nvidia.for_workers(arguments.num_gpus)
         if note:
             logging.getLogger("kaas.server").warning("%s", note)
@@ -198,6 +186,8 @@ def main() -> None:
         ray_address=arguments.ray_address,
         ray_nodes=arguments.ray_nodes,
         link_host=arguments.link_host,
+        link_port=arguments.link_port,
+        mps=os.environ.get("SUDO", "") if arguments.mps else None,
     )
     if arguments.check:
         listener.check(settings)

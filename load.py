@@ -13,7 +13,7 @@ from kaas.client import split_address
 from kaas.errors import UsageError
 from kaas.ramp import Ramp
 from kaas.results import RunFiles
-from kaas.shapes import Stepwise
+from kaas.shapes import OpenLoop, Stepwise
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,6 +62,9 @@ def parse_arguments() -> argparse.Namespace:
         help="exit with 3 if a step's clients come later (default: a quarter of the step, and at least 0.5)",
     )
     add("--keep-going", action="store_true", help="go on after a step in which every request failed")
+    cli.add_ray_options(
+        parser, "where the clients are: on this machine, or spread over the nodes of a Ray cluster", "the server's"
+    )
     cli.add_supervised_option(parser)
     add(
         "--check",
@@ -83,6 +86,7 @@ def shape_of(arguments: argparse.Namespace) -> Ramp | Stepwise:
 def main() -> int:
     """Run the load that the command line describes."""
     arguments = parse_arguments()
+    cli.check_ray_options(arguments)
     client = kernels.find(arguments.client)
     kernels.check(client, kernels.CLIENT_FUNCTION)
     server = None if arguments.server == "none" else arguments.server
@@ -90,12 +94,23 @@ def main() -> int:
         split_address(server)
         os.environ["KAAS_ADDRESS"] = server  # the client's file may look, whoever imports it
     shape, kept, carried = shape_of(arguments), segments.are_kept(), transport.mode()
+    if arguments.engine == "ray" and isinstance(shape, OpenLoop):
+        raise UsageError(f"--shape {arguments.shape} is sent from one machine: give no --engine ray")
     if arguments.check:
         kernels.check_input(client, arguments.input)
         return 0
-    from kaas.load.generator import generate  # noqa: PLC0415 - a check, or --help, is answered without it
-    from kaas.load.settings import Settings  # noqa: PLC0415 - see above
+    from kaas.cluster.cluster import Joining  # noqa: PLC0415 - a check, or --help, is answered without these
+    from kaas.load.generator import generate  # noqa: PLC0415
+    from kaas.load.settings import Settings  # noqa: PLC0415
 
+    joining = None
+    if arguments.engine == "ray":
+        joining = Joining(
+            arguments.ray_address,
+            link_host=arguments.link_host,
+            link_port=arguments.link_port,
+            kill_after=arguments.finish_timeout,
+        )
     settings = Settings(
         client=client,
         input=arguments.input,
@@ -125,6 +140,7 @@ def main() -> int:
         max_late=arguments.max_late,
         keep_going=arguments.keep_going,
         supervised=arguments.supervised,
+        joining=joining,
     )
     return generate(settings)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import common
 
-from kaas.server.engines.ray.local_ray import LocalRay
+from kaas.cluster.local_ray import LocalRay
 
 PAYLOAD = b"x" * 16
 
@@ -33,7 +33,7 @@ class Nothing:
 def main() -> None:
     """Measure what the lines on stdin say, to their end."""
     ours = LocalRay(sys.argv[1])
-    address = ours.start(1, int(sys.argv[2]))
+    address = ours.start(1, [str(gpu) for gpu in range(int(sys.argv[2]))])
     import ray  # noqa: PLC0415 - it reads its environment when it is imported
 
     ray.init(address=address, logging_level="ERROR", log_to_driver=False)

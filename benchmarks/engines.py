@@ -23,8 +23,8 @@ from common import MODULES, Options, Report, Target
 from serving import Server
 
 from kaas.client import Connection
+from kaas.cluster import local_ray
 from kaas.errors import UsageError
-from kaas.server.engines.ray import local_ray
 
 MESSAGE = b"x" * 16
 CLIENTS = 32

@@ -4,6 +4,7 @@ A script parses its arguments, calls one function and returns; nothing else happ
 """
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TypeVar
 
 from kaas import __version__, processes, supervision
 from kaas.client import DEFAULT_ADDRESS
-from kaas.errors import KaasError
+from kaas.errors import KaasError, UsageError
 
 Number = TypeVar("Number", int, float)
 _LARGEST = 10**9
@@ -125,6 +126,41 @@ def add_server_option(parser: argparse.ArgumentParser, more: str = "") -> None:
         metavar="HOST:PORT",
         help=f"the KaaS server (default $KAAS_ADDRESS, then {DEFAULT_ADDRESS}){more}",
     )
+
+
+def add_ray_options(parser: argparse.ArgumentParser, engine: str, address: str) -> None:
+    """Add `--engine` and what goes with the nodes of a Ray cluster; `check_ray_options` looks at them.
+
+    Args:
+        parser: of the program.
+        engine: what --engine chooses.
+        address: which Ray it is without --ray-address.
+    """
+    add = parser.add_argument
+    add("--engine", choices=("local", "ray"), default="local", help=f"{engine} (default %(default)s)")
+    add(
+        "--ray-address",
+        default="",
+        metavar="HOST:PORT",
+        help=f"with ray: the cluster's head, or auto; this machine must be one of its nodes (default: {address})",
+    )
+    add(
+        "--link-host",
+        default="",
+        metavar="HOST",
+        help="with ray: address of this machine at which the nodes reach it (default: the one that Ray has)",
+    )
+    add("--link-port", type=port, default=0, metavar="PORT", help="with ray: the port for that (default: any free one)")
+
+
+def check_ray_options(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for what does not go together."""
+    if arguments.engine == "local":
+        for name in ("ray_address", "link_host", "link_port"):
+            if getattr(arguments, name):
+                raise UsageError(f"--{name.replace('_', '-')} goes with --engine ray")
+    elif importlib.util.find_spec("ray") is None:
+        raise UsageError("--engine ray needs the library ray: run scripts/setup --ray")
 
 
 def add_supervised_option(parser: argparse.ArgumentParser) -> None:

@@ -198,10 +198,17 @@ class RowWriter:
         Raises:
             ResultsError: it cannot be written.
         """
-        line = encode_row(row)
+        self.write(encode_row(row))
+
+    def write(self, lines: bytes) -> None:
+        """Append rows that are encoded already, with their line ends.
+
+        Raises:
+            ResultsError: they cannot be written.
+        """
         try:
-            written = os.write(self._file, line)
-            if written < len(line):
+            written = os.write(self._file, lines)
+            if written < len(lines):
                 self._blank(os.lseek(self._file, 0, os.SEEK_CUR) - written, written)
                 raise ResultsError(f"no room for the rows of requests in {self._path}")
         except OSError as error:

@@ -24,6 +24,7 @@ command -v "$any_python" >/dev/null || any_python=python3
 setup_options=''
 monitor_source=cpu
 gpu_ids=''
+is_checked='' # whether the script has done the preflight itself, to find GPUs
 before_run() { :; }
 after_load() { :; }
 after_run() { :; }
@@ -62,7 +63,10 @@ run_experiment() {
     draw_token
     draw_clock
     check_settings
-    [[ -n $gpu_ids ]] || preflight || exit 2 # one with GPUs has done so to find them
+    if [[ -z $is_checked ]]; then
+        preflight || exit 2
+        use_found
+    fi
     local repeat worst=0 # the exit code of the worst repeat
     make_folder
     before_run
@@ -222,6 +226,9 @@ start_monitor() {
     monitor_log=$folder/$task-monitor.log
     KAAS_TOKEN=$KAAS_TOKEN "${monitor_command[@]}" 2>"$monitor_log" &
     monitor_pid=$!
+    [[ -n $over_nodes ]] || return 0
+    # On several nodes it takes its seconds: the file is there when it looks at all of them.
+    while is_running "$monitor_pid" && [[ ! -e $folder/$task-gpu-monitoring.csv ]]; do sleep 0.1; done
 }
 
 run_load() {

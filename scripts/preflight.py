@@ -1,9 +1,11 @@
 """What a run needs, checked before anything is changed: every problem in one pass, exit code 2 if there is one.
 
-    preflight.py SCRIPT [--virtual | --list-gpus]
+    preflight.py SCRIPT [--virtual] [--list-gpus | --head | --node NODES]
 
 SCRIPT is the one that would run, whose settings come in the environment. With --virtual its GPUs are virtual ones.
 With --list-gpus the report goes to stderr, and to stdout what CUDA calls the GPUs to be used, with commas between them.
+Where the run is one over the nodes of a cluster, --head looks at what is needed on the machine that starts it, and
+--node at this one as one of so many NODES; that is one line, which calls this node `{node}`, and one for each problem.
 
 Uses the standard library only, since the libraries may not be set up yet.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import socket
 import sys
@@ -21,7 +24,7 @@ from pathlib import Path
 import bare_kaas
 import gpu_record
 from preflight_gpus import check_gpus, check_mps
-from preflight_settings import MIB, Report, Settings, amount, duration, note_near_names, read_settings
+from preflight_settings import MIB, NodeReport, Report, Settings, amount, duration, note_near_names, read_settings
 
 from kaas import cgroup, programs
 from kaas.nvidia import Gpu
@@ -41,24 +44,35 @@ IMPORT_LIMIT = 60.0
 
 def main() -> int:
     script, options = Path(sys.argv[1]), sys.argv[2:]
-    lists, virtual = "--list-gpus" in options, "--virtual" in options
-    report = Report(sys.stderr if lists else sys.stdout)
+    lists, virtual, head = ("--list-gpus" in options, "--virtual" in options, "--head" in options)
+    nodes = int(options[options.index("--node") + 1]) if "--node" in options else 0
+    report = NodeReport() if nodes else Report(sys.stderr if lists else sys.stdout)
     report.title("Preflight: nothing is changed")
-    note_near_names(report, script)
+    if not nodes:
+        note_near_names(report, script)
     settings = read_settings(report, virtual=virtual)
+    if settings is not None and nodes:
+        folder = Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 - the rows are sent from there
+        settings = settings._replace(results=folder)
     if not virtual and gpu_record.is_there():
         report.note(f"an earlier run was cut off: a run with MPS, or --restore, puts back {gpu_record.RECORD}")
     gpus: list[Gpu] = []
     if settings is not None:
-        if virtual:
+        if virtual and not head:
             tell_cores(settings, report)
-        else:
+        elif not head:
             gpus = check_gpus(settings, report)
             check_mps(settings, gpus, report)
             check_python(settings, report)
-        check_room(settings, gpus, report)
-        check_port(settings, report)
-        tell_duration(settings, report)
+            if nodes:
+                report.ok(f"Python {platform.python_version()}")
+        check_room(settings, gpus, report, clients=0 if head else -(-settings.shape.most // max(nodes, 1)))
+        if not nodes:
+            check_port(settings, report)
+            tell_duration(settings, report)
+    if isinstance(report, NodeReport):
+        report.tell()
+        return 2 if report.problems else 0
     if report.problems:
         report.title(f"{report.problems} problem{'' if report.problems == 1 else 's'}: the experiment would fail")
         return 2
@@ -99,10 +113,10 @@ def check_python(settings: Settings, report: Report) -> None:
         report.note("Python: numba-cuda is not installed, only Numba's old built-in part: run scripts/setup --gpu")
 
 
-def check_room(settings: Settings, gpus: Sequence[Gpu], report: Report) -> None:
-    """See that matrices and results fit: on disk, in shared memory, on each GPU."""
+def check_room(settings: Settings, gpus: Sequence[Gpu], report: Report, *, clients: int) -> None:
+    """See that matrices and results fit: on disk, in shared memory of so many clients, on each GPU."""
     matrix, both = settings.matrices_bytes // 2, settings.matrices_bytes
-    shared = 0 if os.environ.get("KAAS_TRANSPORT") == "inline" else settings.shape.most * both
+    shared = 0 if os.environ.get("KAAS_TRANSPORT") == "inline" else clients * both
     libraries = sum(LIBRARIES_BYTES[: 1 if settings.virtual else 2]) * (shutil.which(settings.python) is None)
     for what, folder, wanted in (
         ("libraries, set up once", bare_kaas.ROOT, libraries),

@@ -66,6 +66,34 @@ class Report:
         (self.ok if holds else self.problem)(good if holds else bad)
 
 
+class NodeReport(Report):
+    """That of a node: all that is well, or to be noted, in one line, and each problem in one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: list[str] = []
+        self._wrong: list[str] = []
+
+    def title(self, text: str) -> None:
+        """Say nothing: there is one for all nodes."""
+
+    def ok(self, text: str) -> None:
+        self._found.append(text)
+
+    def note(self, text: str) -> None:
+        self._found.append(text)
+
+    def problem(self, text: str) -> None:
+        self.problems += 1
+        self._wrong.append(text)
+
+    def tell(self) -> None:
+        if self._found:
+            print(f"  {'note' if self._wrong else 'ok':8} node {{node}}: {'; '.join(self._found)}")
+        for text in self._wrong:
+            print(f"  PROBLEM  node {{node}}: {text}")
+
+
 def read_settings(report: Report, *, virtual: bool) -> Settings | None:
     """Read the settings, of virtual GPUs or real ones; each that cannot work is a problem."""
 

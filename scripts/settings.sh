@@ -11,6 +11,9 @@ preflight_options=''
 asked=''  # the one that was
 parent='' # where the results' folder is made, if not in the project's
 full_folder=''
+agents_hold='' # whether the GPUs are held under MPS by the agents of RAY_ADDRESS
+found=''       # how many GPUs there are, once that was asked
+over_nodes='' # whether there are several nodes, so that monitor and clients are on each
 
 # Print the comment at the head of a script, if its user asks for help; or note which of the options was given.
 read_option() {
@@ -115,20 +118,58 @@ use_other_defaults() {
     setting N 200
 }
 
+preflight_settings=AVAILABLE_GPUS,MAX_MPL_PER_GPU,MIN_MPL,MAX_MPL,STEP_SIZE,INTERVAL,OUTER_REPEATS,N,PORT,CLIENT,MPS,SUDO
+
 # Hand the settings to a program that reads them in its environment.
 export_settings() {
     export AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE INTERVAL OUTER_REPEATS N PORT CLIENT BACKOFF
     export POLICY WHEN_FULL IDLE_TIMEOUT CALL_TIMEOUT SHAPE
 }
 
-# Look at everything that a run needs, and change nothing; it says what it found, and all that would fail.
+# Look at everything that a run needs, and change nothing; it says what it found, and all that would fail. Of RAY_ADDRESS
+# each node is asked, and `found` is how many GPUs they have.
 preflight() {
+    local code=0
+    if [[ -z ${RAY_ADDRESS:-} ]]; then
+        preflight_here
+        return
+    fi
+    preflight_here --head || code=2
+    if ! command -v "$python" >/dev/null; then
+        say "  note     nodes: they are asked when Ray is set up here"
+        return "$code"
+    fi
+    find_link_host
+    # shellcheck disable=SC2086 # options, with spaces between them
+    { found=$(
+        export_settings
+        MPS=${MPS:-} SUDO=${SUDO:-} \
+            on_nodes --count --pass "$preflight_settings" scripts/preflight.py "${self##*/}" $preflight_options --node '{nodes}' 2>&3
+    ) || code=2; } 3>&1
+    return "$code"
+}
+
+preflight_here() {
     # shellcheck disable=SC2086 # options, with spaces between them
     (
         export_settings
         MPS=${MPS:-} SUDO=${SUDO:-} RESULTS=$parent KAAS_PYTHON=$python \
-            "$any_python" "$ROOT/scripts/preflight.py" "$self" $preflight_options
+            "$any_python" "$ROOT/scripts/preflight.py" "$self" $preflight_options "$@"
     )
+}
+
+# Run one of the project's scripts on each node of RAY_ADDRESS.
+on_nodes() {
+    "$python" -m kaas.cluster.everywhere --ray-address "$RAY_ADDRESS" ${LINK_HOST:+--link-host "$LINK_HOST"} \
+        ${LINK_PORT:+--link-port "$LINK_PORT"} "$@"
+}
+
+# Take fewer GPUs where fewer were found.
+use_found() {
+    if [[ -n $found && $found -lt $AVAILABLE_GPUS ]]; then
+        say "Only $found of $AVAILABLE_GPUS GPUs are there: the experiment uses $found"
+        AVAILABLE_GPUS=$found
+    fi
 }
 
 # Say what a run would need and, if that was asked for, what it would do; and do nothing.
@@ -136,7 +177,9 @@ look_ahead() {
     local code=0
     go_to_root
     setting DESCRIPTION none
+    check_engine
     preflight || code=$?
+    use_found
     [[ $code -ne 0 ]] || ! command -v "$python" >/dev/null || check_settings
     [[ $asked != --dry-run ]] || tell_plan
     exit "$code"
@@ -152,7 +195,8 @@ tell_plan() {
     [[ ! $PORT =~ ^0+$ ]] || bound_port=PORT
     name_commands
     say "What would be run, in $ROOT:"
-    [[ -n ${KAAS_PYTHON:-} || -x $python ]] || tell_command scripts/setup ${setup_options:+"$setup_options"}
+    # shellcheck disable=SC2086 # options, with spaces between them
+    [[ -n ${KAAS_PYTHON:-} || -x $python ]] || tell_command scripts/setup $setup_options
     if [[ -d $wanted ]]; then
         if [[ -n $RESUME ]]; then
             say "  what $wanted lacks of the following"
@@ -190,6 +234,7 @@ check_settings() {
         [[ ${!name} =~ ^[1-9][0-9]{0,8}$ ]] || fail "$name is '${!name}': give a whole number of at least 1" 2
     done
     check_engine
+    find_link_host
     flag RESUME
     flag KEEP_GOING
     EXPECT=${EXPECT:-} REPEAT_UNTIL=${REPEAT_UNTIL:-}
@@ -205,16 +250,26 @@ check_settings() {
     said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
 }
 
+# Where the workers are. RAY_ADDRESS is Ray's own variable, too, and says nothing where the engine is not ray.
 check_engine() {
     case ${ENGINE:-local} in
-        local) ;;
+        local) RAY_ADDRESS='' ;;
         ray)
-            [[ $monitor_source == cpu ]] || fail "ENGINE=ray is for ./autoscale-cpu.sh: MPS and the monitor know one machine" 2
-            [[ -z ${RAY_ADDRESS:-} ]] ||
-                fail "RAY_ADDRESS goes with gpu-server-scaling.py --engine ray: the monitor and the matrices know one machine" 2
+            RAY_ADDRESS=${RAY_ADDRESS:-}
+            [[ -z $RAY_ADDRESS || $RAY_ADDRESS =~ ^.+:[0-9]+$ ]] || fail "RAY_ADDRESS is '$RAY_ADDRESS': give HOST:PORT of Ray's head" 2
+            [[ -z $RAY_ADDRESS && ${RAY_NODES:-1} == 1 ]] || over_nodes=yes
+            [[ ${LINK_PORT:-} =~ ^[0-9]{0,5}$ ]] || fail "LINK_PORT is '$LINK_PORT': give a port, and have the next two be free, too" 2
             ;;
         *) fail "ENGINE is '$ENGINE': give local or ray" 2 ;;
     esac
+}
+
+# Which address of this machine the nodes of RAY_ADDRESS reach, for the server and its links.
+find_link_host() {
+    local said
+    [[ -n ${RAY_ADDRESS:-} && -z ${LINK_HOST:-} ]] || return 0
+    said=$("$python" -m kaas.addresses "$RAY_ADDRESS" 2>&1) || fail "$said" 2
+    LINK_HOST=$said
 }
 
 # What a program said of its options, said of the settings that the user typed; all that it said if it is something else.
@@ -224,29 +279,44 @@ in_settings() {
     printf '%s\n' "$line" | sed -e 's/^[^ ]*\.py: //' -e 's/^error: //' -e 's/^argument //' -e 's/^-p\///' \
         -e 's/--num-gpus/AVAILABLE_GPUS/g' -e 's/--max-req-per-gpu/MAX_MPL_PER_GPU/g' -e 's/--min-parallel/MIN_MPL/g' \
         -e 's/--max-parallel/MAX_MPL/g' -e 's/--experiment-name/EXPERIMENT/g' -e 's/--input/N/g' -e 's/--client/CLIENT/g' \
-        -e 's/--port/PORT/g' -e 's/--policy/POLICY/g' -e 's/--shape/SHAPE/g' -e 's/--engine ray/ENGINE=ray/g' -e 's/--ray-nodes/RAY_NODES/g' \
+        -e 's/--port/PORT/g' -e 's/--policy/POLICY/g' -e 's/--shape/SHAPE/g' -e 's/--engine ray/ENGINE=ray/g' \
+        -e 's/--ray-nodes/RAY_NODES/g' \
+        -e 's/--ray-address/RAY_ADDRESS/g' -e 's/--link-host/LINK_HOST/g' -e 's/--link-port/LINK_PORT/g' \
         -e 's/--interval/INTERVAL/g' -e 's/--backoff/BACKOFF/g' -e 's/--max-failed/MAX_FAILED/g' \
         -e 's/--max-late/MAX_LATE/g' -e 's/--when-full/WHEN_FULL/g' -e 's/--max-queue/MAX_QUEUE/g' \
         -e 's/--idle-timeout/IDLE_TIMEOUT/g' -e 's/--call-timeout/CALL_TIMEOUT/g' -e 's/--metrics-port/METRICS_PORT/g'
 }
 
 name_commands() {
-    local message_size=''
-    # A matrix in a message, and a line before it; what the server takes by itself is enough for N up to 2896.
+    local message_size='' # of a matrix in a message, and a line before it; the server's own is enough for N up to 2896
     if [[ $KAAS_TRANSPORT == inline && $N =~ ^[0-9]{4,7}$ ]] && ((10#$N > 2896)); then
         message_size=$((10#$N * 10#$N * 8 + 200))
     fi
-    address=127.0.0.1:${bound_port:-$PORT}
+    local host='' monitor_port='' load_port='' # the address of this machine for the nodes, where they are others
+    [[ -z ${RAY_ADDRESS:-} ]] || host=${LINK_HOST:-}
+    if [[ -n $over_nodes && -n ${LINK_PORT:-} && $LINK_PORT != 0 ]]; then
+        monitor_port=$((10#$LINK_PORT + 1)) load_port=$((10#$LINK_PORT + 2))
+    fi
+    address=${host:-127.0.0.1}:${bound_port:-$PORT}
+    [[ $host != *:* ]] || address=[$host]:${bound_port:-$PORT}
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
         --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$
         ${POLICY:+--policy "$POLICY"} ${WHEN_FULL:+--when-full "$WHEN_FULL"}
         ${MAX_QUEUE:+--max-queue "$MAX_QUEUE"} ${message_size:+--message-size "$message_size"}
         ${IDLE_TIMEOUT:+--idle-timeout "$IDLE_TIMEOUT"} ${CALL_TIMEOUT:+--call-timeout "$CALL_TIMEOUT"}
-        ${METRICS_PORT:+--metrics-port "$METRICS_PORT"} ${ENGINE:+--engine "$ENGINE"} ${RAY_NODES:+--ray-nodes "$RAY_NODES"})
+        ${METRICS_PORT:+--metrics-port "$METRICS_PORT"} ${ENGINE:+--engine "$ENGINE"} ${RAY_NODES:+--ray-nodes "$RAY_NODES"}
+        ${RAY_ADDRESS:+--ray-address "$RAY_ADDRESS"} ${host:+--host "$host"} ${agents_hold:+--mps}
+        ${LINK_HOST:+--link-host "$LINK_HOST"} ${LINK_PORT:+--link-port "$LINK_PORT"})
     monitor_command=("$python" gpu-monitor.py "$folder/$task-gpu-monitoring.csv" --source "$monitor_source"
-        --interval-ms "$MONITOR_MS" ${gpu_ids:+--gpu-ids "$gpu_ids"} --server "$address" --supervised $$)
+        --interval-ms "$MONITOR_MS" --server "$address" --supervised $$)
     load_command=("$python" load.py --client="$CLIENT" --input="$N" --experiment-name="$EXPERIMENT" --task-name="$task"
         --experiment-description="$DESCRIPTION" ${parent:+--results "$parent"} --min-parallel "$MIN_MPL" --max-parallel "$MAX_MPL"
         --step-size "$STEP_SIZE" --interval="$INTERVAL" --backoff="$BACKOFF" --server "$address" --supervised $$
         ${SHAPE:+--shape="$SHAPE"} ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
+    if [[ -n $over_nodes ]]; then
+        monitor_command+=(--engine ray ${host:+--link-host "$host"} ${monitor_port:+--link-port "$monitor_port"})
+        load_command+=(--engine ray ${host:+--link-host "$host"} ${load_port:+--link-port "$load_port"})
+    elif [[ -n $gpu_ids ]]; then
+        monitor_command+=(--gpu-ids "$gpu_ids")
+    fi
 }

@@ -5,16 +5,19 @@ import fcntl
 import gc
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from project import Project
+from ray_nodes import Cluster, StartCluster
 from stand_in_driver import COMPILER, SOURCE, Card, Driver
-from support import Server, StartServer, command, eventually
+from support import Marked, Server, StartServer, command, eventually
 
 _SHARED_MEMORY = Path("/dev/shm")
 WITHOUT_LOCKS = """
@@ -101,6 +104,27 @@ def _starting_servers(parent: Path) -> Iterator[StartServer]:
             problems.append(error)
     if problems:
         raise problems[0]
+
+
+@pytest.fixture
+def start_cluster() -> Iterator[StartCluster]:
+    """Start clusters of simulated nodes that end with the test, which fails if one leaves a process behind."""
+    made: list[Cluster] = []
+    folder = Path(tempfile.mkdtemp(prefix="kr.", dir="/tmp"))  # pytest's names are too long for sockets
+
+    def start(nodes: int, gpus: int, **environment: str) -> Cluster:
+        made.append(Cluster(folder / str(len(made)), nodes, gpus, Marked(environment)))
+        return made[-1]
+
+    try:
+        yield start
+        for one in made:
+            one.end()
+            one.marked.assert_nothing_left()
+    finally:
+        for one in made:
+            one.marked.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

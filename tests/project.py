@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,9 +81,12 @@ class Project:
 
     def start(self, *command: str, cwd: Path | None = None, **settings: Any) -> "subprocess.Popen[str]":
         """Start a script, by default this project's, with some settings."""
-        given = {"PORT": self.port} | settings
+        return self._start(["bash", *(command or (self.script,))], cwd, settings)
+
+    def _start(self, line: Sequence[str], cwd: Path | None, settings: Mapping[str, Any]) -> "subprocess.Popen[str]":
+        given: dict[str, Any] = {"PORT": self.port, **settings}
         return subprocess.Popen(
-            ["bash", *(command or (self.script,))],
+            line,
             cwd=cwd or self.folder,
             env=self.marked.environment | {name: str(value) for name, value in given.items()},
             stdin=subprocess.DEVNULL,
@@ -97,6 +100,12 @@ class Project:
     def run(self, *command: str, cwd: Path | None = None, **settings: Any) -> tuple[int, str]:
         """Run a script to its end; return its exit code and all that it said."""
         process = self.start(*command, cwd=cwd, **settings)
+        said, _ = process.communicate()
+        return process.returncode, said
+
+    def run_line(self, line: Sequence[str], **settings: Any) -> tuple[int, str]:
+        """Run a whole command line, of a program that starts a script, to its end; return what `run` does."""
+        process = self._start(line, None, settings)
         said, _ = process.communicate()
         return process.returncode, said
 

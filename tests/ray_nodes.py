@@ -5,10 +5,11 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import pytest
-from support import LIMIT, Server, read_until
+from support import LIMIT, Marked, Server, read_until
 
 from kaas import ROOT
 from kaas.events import Event
@@ -21,10 +22,10 @@ BOOT_TIMEOUT = ("--boot-timeout", str(LIMIT))
 CLUSTER = """
 import sys
 sys.path.insert(0, sys.argv[4])  # and not in the environment, which the nodes have, too
-from kaas.server.engines.ray.local_ray import LocalRay
+from kaas.cluster.local_ray import LocalRay
 folder, name = sys.argv[1], "simulated-{}"
 ray = LocalRay(folder)
-ray.start(int(sys.argv[2]), int(sys.argv[3]))
+ray.start(int(sys.argv[2]), [str(gpu) for gpu in range(int(sys.argv[3]))])
 cluster = ray._cluster
 nodes = [cluster.head_node, *cluster.worker_nodes]
 print(cluster.address, flush=True)
@@ -68,11 +69,12 @@ class Cluster:
         folder: of all its files; its name is short, since its sockets' names must be.
     """
 
-    def __init__(self, folder: Path, nodes: int, gpus: int, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, nodes: int, gpus: int, marked: Marked) -> None:
+        self.marked = marked
         (folder / "ray").mkdir(parents=True)
         self.process = subprocess.Popen(
             [sys.executable, "-c", CLUSTER, str(folder), str(nodes), str(gpus), str(ROOT)],
-            env=environment,
+            env=marked.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -87,6 +89,25 @@ class Cluster:
         print("add", number, file=self.process.stdin, flush=True)
         read_until(self.process, "done\n")
 
+    def raylet(self, name: str) -> psutil.Process:
+        """Find the process that is a node, which has all others there as its children."""
+        (found,) = (
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if child.name() == "raylet" and f"--node-name={name}" in child.cmdline()
+        )
+        return found
+
+    def has(self, word: str) -> bool:
+        """Tell whether a process of a node has that word in its command line."""
+        return any(word in line for line in self.marked.left())
+
     def end(self) -> None:
         """End it in order."""
         self.process.communicate(timeout=LIMIT)
+
+
+class StartCluster(Protocol):
+    """The fixture `start_cluster`: start a Ray that is no server's, with so many nodes, and GPUs in all."""
+
+    def __call__(self, nodes: int, gpus: int, **environment: str) -> Cluster: ...

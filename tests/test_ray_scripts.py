@@ -1,10 +1,26 @@
 """The scripts with ENGINE=ray: what is refused, and a whole run over simulated nodes."""
 
+import os
+import platform
+import signal
+from pathlib import Path
+from typing import Any
+
 import pytest
-from project import Project
-from ray_nodes import needs_ray
+from project import PLAIN, Project, StandIns
+from ray_nodes import StartCluster, needs_ray
+from support import eventually
 
 from kaas import description
+
+SHORT: dict[str, Any] = PLAIN | {
+    "AVAILABLE_GPUS": 2,
+    "MAX_MPL_PER_GPU": 1,
+    "MAX_MPL": 2,
+    "INTERVAL": 1,
+    "OUTER_REPEATS": 1,
+    "READY_TIMEOUT": 300,
+}
 
 
 @needs_ray
@@ -24,14 +40,6 @@ def test_an_address_of_some_ray_in_the_environment_does_nothing_to_a_local_run(p
     assert {event["node"] for event in project.events()} == {""}
 
 
-def test_on_gpus_of_several_machines_the_script_is_not_there_yet(gpu_project: Project) -> None:
-    code, said = gpu_project.run(ENGINE="ray")
-
-    assert code == 2, said
-    assert "ENGINE=ray is for ./autoscale-cpu.sh" in said
-    assert not list(gpu_project.folder.glob("results-*"))
-
-
 @pytest.mark.slow
 @needs_ray
 def test_the_experiment_over_two_simulated_nodes_uses_the_gpus_of_both(project: Project) -> None:
@@ -46,4 +54,96 @@ def test_the_experiment_over_two_simulated_nodes_uses_the_gpus_of_both(project: 
     facts = description.read(next(project.results.glob("*-1.md")))
     assert facts["Server engine"] == "ray"
     assert facts["Server nodes"] == "simulated-1: GPUs 0, 2; simulated-2: GPUs 1, 3"
-    assert {sample["gpu"] for sample in project.utilization()} >= {"0", "1", "2", "3"}
+    assert {(sample["gpu"], sample["node"]) for sample in project.utilization()} == {
+        (str(gpu), f"simulated-{1 + gpu % 2}") for gpu in range(4)
+    }
+    assert len({row.copy for row in project.rows()}) == 6
+    for node in ("simulated-1", "simulated-2"):
+        assert f"{node}: its clock is known to " in facts["Load nodes"]
+        assert f"node {node}: its clock is known to " in facts["Monitor report"]
+
+
+@pytest.mark.slow
+@needs_ray
+def test_on_gpus_a_ray_of_the_scripts_own_shares_them_among_its_nodes_under_the_scripts_guard(
+    gpu_project: Project, tmp_path: Path
+) -> None:
+    nvidia = StandIns(tmp_path / "nvidia", gpus=2)
+    gpu_project.marked.environment.update(nvidia.environment)
+
+    code, said = gpu_project.run(ENGINE="ray", RAY_NODES=2, **SHORT)
+
+    assert code == 0, said
+    assert {row.status for row in gpu_project.rows()} == {"ok"}
+    samples = gpu_project.utilization()
+    assert {(sample["gpu"], sample["uuid"], sample["node"]) for sample in samples} == {
+        ("0", "GPU-stand-in-0", "simulated-1"),
+        ("1", "GPU-stand-in-1", "simulated-2"),
+    }
+    assert (
+        "MPS: on: 2 of 2 workers are clients of MPS server 4711" in next(gpu_project.results.glob("*.md")).read_text()
+    )
+    assert nvidia.modes() == ["Default", "Default"]
+    assert not nvidia.folders_left()
+
+
+@pytest.mark.slow
+@needs_ray
+def test_of_a_ray_that_runs_each_node_is_asked_and_one_with_a_problem_is_named(
+    gpu_project: Project, start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    nvidia = StandIns(tmp_path / "nvidia", gpus=2)
+    cluster = start_cluster(2, 2, **nvidia.environment)
+    ray = {"ENGINE": "ray", "RAY_ADDRESS": cluster.address, "MPS": "off"}
+
+    code, said = gpu_project.run("autoscale.sh", "--check", **SHORT | ray | {"AVAILABLE_GPUS": 8})
+
+    assert code == 0, said
+    lines = [line for line in said.splitlines() if " node simulated-" in line]
+    assert [line.split(":")[0].split() for line in lines] == [["ok", "node", f"simulated-{n}"] for n in (1, 2)]
+    for line in lines:
+        assert "1 GPUs, 1 to be used (Stand-in V100), driver 570.00" in line
+        assert "the clients' matrices in shared memory" not in line, "these clients have none"
+        assert "results: needs" in line
+        assert f"Python {platform.python_version()}" in line
+    assert "Only 2 of 8 GPUs are there: the experiment uses 2" in said
+
+    nvidia.set("modes", 1, "Prohibited")
+    code, said = gpu_project.run("autoscale.sh", "--check", **SHORT | ray)
+
+    assert code == 2, said
+    (line,) = (line for line in said.splitlines() if "PROBLEM" in line)
+    assert line.startswith("  PROBLEM  node simulated-2: GPU 1: its compute mode PROHIBITED lets nobody compute")
+    assert not list(gpu_project.folder.glob("results-*"))
+
+
+@pytest.mark.slow
+@needs_ray
+def test_over_a_ray_that_runs_mps_is_held_by_the_nodes_agent_and_all_is_put_back(
+    gpu_project: Project, start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    nvidia = StandIns(tmp_path / "nvidia", gpus=2)
+    nvidia.set("modes", 1, "Exclusive_Process")
+    cluster = start_cluster(1, 2, **nvidia.environment)
+    ray = {"ENGINE": "ray", "RAY_ADDRESS": cluster.address}
+
+    code, said = gpu_project.run(**SHORT | ray)
+
+    assert code == 0, said
+    assert {row.status for row in gpu_project.rows()} == {"ok"}
+    description = next(gpu_project.results.glob("*.md")).read_text()
+    assert "MPS: on: node 127.0.0.1: 2 of 2 workers are clients of MPS server 4711" in description
+    assert nvidia.calls("nvidia-cuda-mps-control quit")
+    assert nvidia.modes() == ["Default", "Exclusive_Process"]
+    assert not nvidia.folders_left()
+
+    process = gpu_project.start(**SHORT | ray | {"INTERVAL": 600, "EXPERIMENT": "killed"})
+    rows = gpu_project.folder / "results-killed"
+    eventually(lambda: any(path.stat().st_size > 1000 for path in rows.glob("*-1.csv")))
+    assert nvidia.modes() == ["Exclusive_Process", "Exclusive_Process"]
+    (server,) = (line for line in gpu_project.marked.left() if "gpu-server-scaling.py" in line)
+    os.kill(int(server.partition(":")[0]), signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    eventually(lambda: nvidia.modes() == ["Default", "Exclusive_Process"], what="the GPUs are put back")
+    eventually(lambda: not nvidia.folders_left())

@@ -335,7 +335,8 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ({"RESUME": "yes"}, "RESUME is 'yes': give 1, or nothing"),
         ({"ENGINE": "nope"}, "ENGINE is 'nope': give local or ray"),
         ({"RAY_NODES": "2"}, "RAY_NODES goes with ENGINE=ray"),
-        ({"ENGINE": "ray", "RAY_ADDRESS": "10.0.0.1:6379"}, "RAY_ADDRESS goes with gpu-server-scaling.py --engine ray"),
+        ({"ENGINE": "ray", "RAY_ADDRESS": "auto"}, "RAY_ADDRESS is 'auto': give HOST:PORT of Ray's head"),
+        ({"ENGINE": "ray", "LINK_PORT": "many"}, "LINK_PORT is 'many': give a port"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -90,14 +90,14 @@ class _Asking:
 
     def __init__(self, module: ModuleType, config: Config) -> None:
         self._module = module
-        self._copy, self._arg = config["copy"], config["input"]
+        self._copy, self._place, self._arg = config["copy"], config["place"], config["input"]
         self._board, self._rows = Board(Path(config["board"])), RowWriter(Path(config["rows"]))
         self.clock, self.backoff = Clock(*config["clock"]), config["backoff"]
 
     def ask(self, timestamp: float, due: float = 0.0, lag: float = 0.0) -> str:
         """Send one request, and write its row; give its status."""
         request = Request(timestamp, time.perf_counter(), self._board.running, due, lag)
-        self._board.begin(self._copy, request)
+        self._board.begin(self._place, request)
         result: object
         try:
             result = self._module.run_client(self._arg)
@@ -109,7 +109,7 @@ class _Asking:
 
     def done(self) -> None:
         """Be in no request any more."""
-        self._board.finish(self._copy)
+        self._board.finish(self._place)
 
 
 def _closed_loop(link: socket.socket, asking: _Asking) -> None:

@@ -31,6 +31,8 @@ class Crew:
         kill_after: seconds that clients have to end in order.
         problem: takes a line about a client that died.
         unfinished: takes the number of a client that was killed, the request that it was in, and how it ended.
+        first: the number of the first client.
+        stride: from one client's number to the next one's.
 
     Raises:
         ProcessFailed: there is no room in `scratch`.
@@ -47,6 +49,8 @@ class Crew:
         kill_after: float,
         problem: Callable[[str], None],
         unfinished: Callable[[int, Request, str], None],
+        first: int = 0,
+        stride: int = 1,
     ) -> None:
         try:
             self._board = Board.create(scratch / "board", most)
@@ -63,10 +67,12 @@ class Crew:
             kill_after,
             kill_orphans=True,  # else two clients with one number ran side by side for a while
         )
+        self._first, self._stride = first, stride
         self._clients: dict[int, Client] = {}
+        self.elsewhere = 0  # clients of the run that send requests on other machines
         self._due: Due | None = None
         self._drained = asyncio.Event()
-        self._finishing = False
+        self.finishing = False
         self.failure = ""  # why the run cannot go on, once a client has found that
         self.changed = asyncio.Event()  # set when a client has said something, or has ended
         self._gone = asyncio.Event()
@@ -103,21 +109,17 @@ class Crew:
             raise ProcessFailed(self.failure)
 
     def begin(self, number: int) -> None:
-        """Let prepared clients begin to send requests, until `number` run or no more are prepared."""
+        """Have `number` clients run: let prepared ones begin, or those that began last end after their requests."""
         idle = [client for client in self._clients.values() if client.ready and not client.begun]
         beginning = idle[: max(number - self.running, 0)]
-        self._board.running += len(beginning)
+        leaving = [client for client in self._clients.values() if client.runs][number:]
+        self._board.running = self.running + len(beginning) - len(leaving) + self.elsewhere
         for client in beginning:
             client.begin()
             self._feed(client)
-
-    def keep(self, number: int) -> None:
-        """Let those that began last end after the requests that they are in, until no more than `number` go on."""
-        going_on = [client for client in self._clients.values() if client.begun and not client.leaving]
-        for client in going_on[number:]:
+        for client in leaving:
             client.leaving = True
             client.finish()
-            self._board.running -= 1
 
     def send(self, due: Due) -> None:
         """Have the clients send what arrives, from now on."""
@@ -134,13 +136,27 @@ class Crew:
         return iter(()) if self._due is None else self._due.until(now)
 
     @property
+    def ready(self) -> int:
+        """How many are prepared, those that run included."""
+        return sum(client.ready for client in self._clients.values())
+
+    @property
     def running(self) -> int:
         """How many clients send requests."""
-        return self._board.running
+        return sum(client.runs for client in self._clients.values())
+
+    @property
+    def sending(self) -> list[int]:
+        """The numbers of those, and of those that end after the requests that they are in."""
+        return [client.copy for client in self._clients.values() if client.begun]
+
+    def facts(self) -> dict[str, str]:
+        """Say nothing of where the clients were: here."""
+        return {}
 
     def finish(self) -> None:
         """Let all end, after the requests that they are in."""
-        self._finishing = True
+        self.finishing = True
         for client in self._clients.values():
             client.finish()
 
@@ -154,7 +170,7 @@ class Crew:
 
     def kill(self) -> None:
         """Kill those that are still there."""
-        self._finishing = True
+        self.finishing = True
         for client in self._clients.values():
             self._forkserver.kill(client.child)
 
@@ -166,19 +182,20 @@ class Crew:
         return len(self._clients)
 
     def _spawn(self) -> Client:
-        taken = {client.copy for client in self._clients.values()}
-        copy = next(number for number in count() if number not in taken)
+        taken = {client.place for client in self._clients.values()}
+        place = next(number for number in count() if number not in taken)
+        copy = self._first + place * self._stride
         try:
-            child, link = self._forkserver.spawn(self._config | {"copy": copy})
+            child, link = self._forkserver.spawn(self._config | {"copy": copy, "place": place})
         except OSError as error:
             raise ProcessFailed(f"client {copy} cannot be started: {error.strerror}") from None
-        client = self._clients[child] = Client(copy, child, link, self.changed.set, self._feed)
+        client = self._clients[child] = Client((copy, place, child), link, self.changed.set, self._feed)
         self._gone.clear()
         return client
 
     def _feed(self, client: Client) -> None:
         """Give a client that is free the next arrival."""
-        if self._due is None or self._finishing:
+        if self._due is None or self.finishing:
             return
         if (due := self._due.take()) is not None:
             client.send(due)
@@ -194,14 +211,14 @@ class Crew:
         client.ended()
         problem = client.complaint or ("it ended by itself" if code == 0 else describe(code))
         if client.begun:
-            self._board.running -= not client.leaving
-            request = self._board.request(client.copy)
+            self._board.running = self.running + self.elsewhere
+            request = self._board.request(client.place)
             # One that says that it cannot go on may have no room for its rows; nor would there be for ours.
             if not client.complaint and request is not None:
                 self._unfinished(client.copy, request, describe(code))
             self._take_back(client, request)
-            self._board.finish(client.copy)
-        if self._finishing or client.leaving:
+            self._board.finish(client.place)
+        if self.finishing or client.leaving:
             if client.complaint:
                 self._problem(f"client {client.copy} ended by an error ({problem})")
         elif client.complaint or not (client.ready or code is None):

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
 from kaas import description, descriptors, leftovers, machine, results
@@ -18,6 +18,7 @@ from kaas.load.board import Request
 from kaas.load.crew import Crew
 from kaas.load.display import Display, Now
 from kaas.load.due import Due
+from kaas.load.nodes import NodesCrew
 from kaas.load.pacer import Pacer, Step
 from kaas.load.rows import Rows
 from kaas.load.server import ServerWatch
@@ -49,6 +50,7 @@ class Generator:
         self._wall_clock = Watch(self._clock)
         self._rows: Rows | None = None
         self._arrivals = settings.shape.arrivals if isinstance(settings.shape, OpenLoop) else None
+        self._open: Crew | None = None  # the crew of an open loop
         self._begun = 0.0
         self._ordered = False
         self._hopeless = False
@@ -81,12 +83,23 @@ class Generator:
                 crew.kill()
                 await crew.close()
                 looking.cancel()
-                described = await self._describe_end(ended)
+                described = await self._describe_end(ended, crew.facts())
                 await asyncio.to_thread(self._display.close)
             return code if described else code or 1
 
-    def _crew(self, scratch: Scratch) -> Crew:
+    def _crew(self, scratch: Scratch) -> Crew | NodesCrew:
         settings = self._settings
+        if settings.joining is not None:
+            return NodesCrew(
+                settings.joining,
+                settings.client,
+                server=settings.server,
+                most=settings.shape.most,
+                told={"input": settings.input, "backoff": settings.backoff},
+                requests=settings.files.requests,
+                clock=self._clock,
+                problem=self._display.say,
+            )
         environment = {"KAAS_SCRATCH": str(scratch.folder), "KAAS_RUN": scratch.run}
         if settings.server is not None:
             environment["KAAS_ADDRESS"] = settings.server
@@ -97,7 +110,7 @@ class Generator:
             "open_loop": self._arrivals is not None,
             "rows": str(settings.files.requests.resolve()),
         }
-        return Crew(
+        crew = Crew(
             settings.client,
             scratch.folder,
             settings.shape.most,
@@ -107,10 +120,13 @@ class Generator:
             problem=self._display.say,
             unfinished=self._finish,
         )
+        if self._arrivals is not None:
+            self._open = crew
+        return crew
 
     # From the start to the end of the ramp
 
-    async def _load(self, crew: Crew) -> str:
+    async def _load(self, crew: Crew | NodesCrew) -> str:
         """Run the ramp; return why it ended early, if it did."""
         files, shape = self._settings.files, self._settings.shape
         parameters = self._settings.parameters | await self._server.ready()
@@ -124,8 +140,8 @@ class Generator:
         self._begun = time.monotonic() + _LEAD * open_loop
         begun = self._clock.at(self._begun)
         description.begin(files.description, files.requests, begun, parameters, described, columns=columns)
-        if self._arrivals is not None:
-            crew.send(Due(self._arrivals, self._begun))
+        if self._open is not None and self._arrivals is not None:
+            self._open.send(Due(self._arrivals, self._begun))
         self._rows = Rows(files.requests, self._clock, self._begun, self._tally)
         # What a script has started is all of this run; by hand, who is to say which server is ours?
         use = machine.CpuUse(self._settings.supervised) if self._settings.supervised else None
@@ -137,7 +153,7 @@ class Generator:
             following.cancel()
             self._machine = use.facts() if use else {}
 
-    async def _follow_shape(self, crew: Crew, following: asyncio.Task[str]) -> str:
+    async def _follow_shape(self, crew: Crew | NodesCrew, following: asyncio.Task[str]) -> str:
         """Have clients begin when they are due, and those of the next step prepared by then."""
         pacer = self._pacer
         while True:
@@ -146,11 +162,11 @@ class Generator:
             if early := self._show_steps(elapsed, crew.running) or crew.failure:
                 return early
             if elapsed >= self._settings.shape.duration:
-                await crew.drain(self._settings.finish_timeout)
+                if self._open is not None:
+                    await self._open.drain(self._settings.finish_timeout)
                 return crew.failure
             crew.have(pacer.wanted)
             crew.begin(pacer.step.clients)
-            crew.keep(pacer.step.clients)
             pacer.have(self._elapsed(), crew.running)
             self._show(elapsed, crew.running)
             changed = asyncio.create_task(crew.changed.wait())
@@ -186,7 +202,7 @@ class Generator:
 
     # The end
 
-    async def _end(self, crew: Crew, early: str) -> int:
+    async def _end(self, crew: Crew | NodesCrew, early: str) -> int:
         stopped = time.monotonic()
         if early:
             again = "Ctrl-C again" if self._ordered else "Ctrl-C"
@@ -200,8 +216,9 @@ class Generator:
         seconds = self._elapsed()
         if self._rows is None:
             return 130
-        with self._saying_problems():
-            self._rows.add_unsent(crew.unsent(stopped), stopped, self._settings.shape.most)
+        if self._open is not None:
+            with self._saying_problems():
+                self._rows.add_unsent(self._open.unsent(stopped), stopped, self._settings.shape.most)
         self._read_rows()
         self._display.show_sums(self._tally, seconds)
         if late := self._tally.sent_late():
@@ -223,7 +240,7 @@ class Generator:
             return 1
         return NOT_AS_IT_SHOULD_BE if tally.failed > most or self._pacer.late else 0
 
-    async def _describe_end(self, how: str) -> bool:
+    async def _describe_end(self, how: str, more: Mapping[str, str]) -> bool:
         """Finish the description, if there is a run to describe; tell whether that could be written."""
         if self._rows is None:
             return True
@@ -238,7 +255,7 @@ class Generator:
             facts["Late steps"] = "; ".join(self._pacer.late)
         if late := self._tally.sent_late():
             facts["Sent late"] = late
-        facts |= {"Ended": how, **self._wall_clock.notes(), **self._machine}
+        facts |= {**more, "Ended": how, **self._wall_clock.notes(), **self._machine}
         self._rows.close()
         try:
             description.end(self._settings.files.description, self._clock.now(), self._elapsed(), facts)

@@ -9,18 +9,20 @@ from kaas.load.clients import DONE, DUE, READY
 
 
 class Client:
-    """Our end of one client process; `told` is called when it has said something, `free` when it has sent a request."""
+    """Our end of one client process.
+
+    Its numbers are its own in the run, its place's on the board, and its process' at the fork server. `told` is called
+    when it has said something, `free` when it has sent a request.
+    """
 
     def __init__(
         self,
-        copy: int,
-        child: int,
+        numbers: tuple[int, int, int],
         link: socket.socket,
         told: Callable[[], None],
         free: Callable[["Client"], None],
     ) -> None:
-        self.copy = copy
-        self.child = child
+        self.copy, self.place, self.child = numbers
         self.begun = self.leaving = False
         self.due: float | None = None  # the arrival that it was told to send
         self._told, self._free = told, free
@@ -33,6 +35,11 @@ class Client:
     def ready(self) -> bool:
         """Whether it is prepared."""
         return self._said.startswith(READY)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it sends requests, and is to go on."""
+        return self.begun and not self.leaving
 
     @property
     def complaint(self) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from kaas.cluster.cluster import Joining
 from kaas.ramp import Shape
 from kaas.results import RunFiles
 
@@ -13,7 +14,8 @@ class Settings:
 
     More than `max_failed` failed requests make the run a failed one, and so does a step whose clients come more than
     `max_late` seconds late (see Pacer). One in which a whole step of them failed goes on
-    only if told to keep going. `supervised` is the number of the process in charge, 0 if there is none.
+    only if told to keep going. `supervised` is the number of the process in charge, 0 if there is none. The clients are
+    on the nodes of a Ray if `joining` names one, else here.
     """
 
     client: Path
@@ -29,3 +31,4 @@ class Settings:
     max_late: float | None = None
     keep_going: bool = False
     supervised: int = 0
+    joining: Joining | None = None

@@ -7,7 +7,6 @@ from typing import Any
 import psutil
 
 from kaas import cgroup, machine
-from kaas.client import Connection
 from kaas.errors import ConnectionFailed, UsageError
 from kaas.samples import Sample
 
@@ -50,7 +49,7 @@ class CpuMonitor:
             self._last = None
             return []
         if not status.get("engine", {}).get("here", True):
-            raise UsageError("the server has workers on other machines, and this looks at one: see README")
+            raise UsageError("the server has workers on other machines, and this looks at one: say --engine ray")
         nodes = {one["gpu"]: one.get("node", "") for one in status.get("by_gpu", [])}
         now = self._clock()
         used = self._cpu_seconds([worker["pid"] for worker in status["workers"] if worker["pid"]])
@@ -76,9 +75,9 @@ class CpuMonitor:
         ]
 
 
-def cpu_monitor(connection: Connection, clock: Callable[[], float]) -> CpuMonitor:
-    """Make a monitor of the server behind a connection."""
-    return CpuMonitor(lambda: connection.status(timeout=5.0), _cpu_seconds, clock, cgroup.cores())
+def cpu_monitor(status: Callable[[], dict[str, Any]], clock: Callable[[], float]) -> CpuMonitor:
+    """Make a monitor of a server's workers on this machine, with all its cores."""
+    return CpuMonitor(status, _cpu_seconds, clock, cgroup.cores())
 
 
 def _cpu_seconds(pids: Collection[int]) -> dict[int, float]:

@@ -11,6 +11,19 @@ from kaas.errors import ResultsError
 from kaas.samples import HEADER, Sample, encode
 
 
+def check_new(path: Path) -> None:
+    """Raise `ResultsError` if the CSV is there already; `record` would, but later."""
+    if path.exists():
+        raise _earlier_run(path)
+
+
+def leave_signals(supervised: int) -> None:
+    """Leave Ctrl-C and a terminal's end to the process in charge, if there is one; `record` does, but later."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if supervised:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, supervised: int) -> None:
     """Append what `take` gives to the CSV `path`, every `interval` seconds, until SIGTERM, SIGINT or SIGHUP.
 
@@ -36,6 +49,10 @@ def record(take: Callable[[], Iterable[Sample]], path: Path, interval: float, su
                 due = max(due + interval, time.monotonic())
                 stop.wait(due - time.monotonic())
     except FileExistsError:
-        raise ResultsError(f"{path} holds an earlier run: move it away, or give another name") from None
+        raise _earlier_run(path) from None
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from None
+
+
+def _earlier_run(path: Path) -> ResultsError:
+    return ResultsError(f"{path} holds an earlier run: move it away, or give another name")

@@ -18,7 +18,9 @@ class Settings:
     they are called by their numbers.
 
     With the engine `ray`, `gpus` is 0 for all that Ray has; `ray_nodes` are the simulated ones of a Ray of our own,
-    which is had unless `ray_address` names one; `link_host` is our address for the nodes, "" for that which Ray knows.
+    which is had unless `ray_address` names one; `link_host` is our address for the nodes, "" for that which Ray knows,
+    and `link_port` where they connect, 0 for any free port. `mps` has the agents hold their nodes' GPUs under
+    MPS, and says how to become root for that ("" for not at all); None holds nothing.
     """
 
     kernel: Path
@@ -45,3 +47,5 @@ class Settings:
     ray_address: str = ""
     ray_nodes: int = 1
     link_host: str = ""
+    link_port: int = 0
+    mps: str | None = None

@@ -6,14 +6,13 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from ray_nodes import BOOT_TIMEOUT, Cluster, events_of, needs_ray, processes, raylets
-from support import LIMIT, Marked, Server, StartServer, eventually, refusal
+from ray_nodes import BOOT_TIMEOUT, StartCluster, events_of, needs_ray, processes, raylets
+from support import LIMIT, Server, StartServer, eventually, refusal
 
 pytestmark = [pytest.mark.slow, needs_ray]
 
@@ -32,27 +31,6 @@ def call(payload):
         time.sleep(3600)
     return payload
 """
-
-
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """Start a Ray that is no server's, with so many nodes, and GPUs in all."""
-    made: list[Cluster] = []
-    folder = Path(tempfile.mkdtemp(prefix="kr.", dir="/tmp"))  # pytest's names are too long for sockets
-    marked = Marked()
-
-    def start(nodes: int, gpus: int) -> Cluster:
-        made.append(Cluster(folder, nodes, gpus, marked.environment))
-        return made[-1]
-
-    try:
-        yield start
-        for one in made:
-            one.end()
-        marked.assert_nothing_left()
-    finally:
-        marked.kill()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def occupy(server: Server, frames: Any, gate: Path, *numbers: int) -> None:
@@ -163,16 +141,15 @@ def test_however_the_server_ends_nothing_is_left_on_any_node(
 
 
 def test_nodes_of_a_ray_that_runs_already_are_used_and_one_that_joins_later_and_one_that_comes_back(
-    start_server: StartServer, cluster: Any
+    start_server: StartServer, start_cluster: StartCluster
 ) -> None:
-    ray = cluster(1, 1)
+    ray = start_cluster(1, 1)
     server = start_server("echo", "--engine", "ray", "--ray-address", ray.address, "-m", "1", *BOOT_TIMEOUT)
     assert list(server.status()["engine"]["nodes"].values()) == [[0]]
     ray.add(2)
     eventually(lambda: server.status()["gpus"] == 2)
     before = server.status()["engine"]["nodes"]
-    (lost,) = (node for node in psutil.Process(ray.process.pid).children() if is_node(node, "simulated-2"))
-    lost.kill()
+    ray.raylet("simulated-2").kill()
     eventually(lambda: len(server.status()["engine"]["nodes"]) == 1)
     ray.add(2)
     eventually(lambda: server.status()["engine"]["nodes"] == before, what="it has the number that it had")
@@ -184,10 +161,6 @@ def test_nodes_of_a_ray_that_runs_already_are_used_and_one_that_joins_later_and_
     assert ray.process.poll() is None, "it is not the server's, and stays"
 
 
-def test_a_ray_whose_nodes_have_no_gpus_is_refused_in_one_line(cluster: Any) -> None:
-    address = ("--engine", "ray", "--ray-address", cluster(1, 0).address)
+def test_a_ray_whose_nodes_have_no_gpus_is_refused_in_one_line(start_cluster: StartCluster) -> None:
+    address = ("--engine", "ray", "--ray-address", start_cluster(1, 0).address)
     assert "Ray's nodes have 0 GPUs, and 1 are wanted (--num-gpus)" in refusal("echo", *address)
-
-
-def is_node(process: psutil.Process, name: str) -> bool:
-    return process.name() == "raylet" and f"--node-name={name}" in process.cmdline()

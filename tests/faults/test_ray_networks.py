@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from project import PLAIN, Project
 from ray_nodes import BOOT_TIMEOUT, events_of, needs_ray
 from support import Frames, Marked, Server, command, eventually, exists
+
+from kaas import description
 
 pytestmark = [pytest.mark.slow, needs_ray]
 
@@ -121,6 +124,33 @@ def test_a_node_that_vanishes_without_a_word_is_found_and_ends_its_workers_by_it
         assert [(event.gpu, event.node) for event in events_of(server, "lost")] == [(1, THERE)]
     finally:
         server.end()
+
+
+def test_a_whole_run_has_clients_and_samples_on_both_machines_at_their_own_addresses(
+    nodes: Marked, network: Network, project: Project
+) -> None:
+    line = within(network.here, "bash", "autoscale-cpu.sh")
+    code, said = project.run_line(
+        line,
+        **PLAIN,
+        ENGINE="ray",
+        RAY_ADDRESS=f"{HERE}:{PORT}",
+        MAX_MPL=4,
+        INTERVAL=1,
+        READY_TIMEOUT=300,
+        LINK_PORT=7100,
+    )
+
+    assert code == 0, said
+    assert "Only 2 of 8 GPUs are there: the experiment uses 2" in said
+    for node in (HERE, THERE):
+        assert f"  ok       node {node}: " in said or f"  note     node {node}: " in said
+    rows = project.rows()
+    assert {row.status for row in rows} == {"ok"}
+    assert {row.copy for row in rows} == set(range(4))
+    assert {(sample["gpu"], sample["node"]) for sample in project.utilization()} == {("0", HERE), ("1", THERE)}
+    facts = description.read(next(project.results.glob("*-1.md")))
+    assert sorted(part.partition(":")[0] for part in facts["Load nodes"].split("; ")) == [HERE, THERE]
 
 
 @contextlib.contextmanager

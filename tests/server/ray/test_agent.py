@@ -1,4 +1,4 @@
-"""An agent and the server's side of it, without Ray: a bridge that is a stand-in starts it as a process of its own."""
+"""An agent and the server's side of it, without Ray: a cluster that is a stand-in starts it as a process of its own."""
 
 import asyncio
 import json
@@ -12,16 +12,15 @@ import pytest
 from support import KERNELS, LIMIT, Marked
 
 from kaas import ROOT, wire
+from kaas.cluster import facts
+from kaas.cluster.links import LinkPort
+from kaas.cluster.nodes import Node
 from kaas.errors import ProcessFailed, UsageError
 from kaas.pool.settings import Settings
-from kaas.server.engines.ray import facts
-from kaas.server.engines.ray.lines import Message
-from kaas.server.engines.ray.links import LinkPort
 from kaas.server.engines.ray.node import NodeAgent
-from kaas.server.engines.ray.numbering import Node
 from kaas.wire import ReplyFrame, Request
 
-START = "import json, sys; from kaas.server.engines.ray.agent import Agent; Agent().run(json.loads(sys.argv[1]))"
+START = "import json, sys; from kaas.cluster.actor import Actor; Actor().run(sys.argv[1], json.loads(sys.argv[2]))"
 
 
 class Tell:
@@ -54,22 +53,28 @@ class Tell:
 
 
 class StandIn:
-    """The engine that an agent belongs to; it is its bridge, too."""
+    """The engine that an agent belongs to; it is its cluster, too."""
 
     def __init__(self, kernel: Path, marked: Marked, **settings: Any) -> None:
         self.settings = Settings(kernel, boot_timeout=LIMIT, **settings)
+        self.cluster = self
         self.links = LinkPort()
-        self.address = "127.0.0.1", self.links.listen(["127.0.0.1"])
+        self._port = self.links.listen(["127.0.0.1"])
         self.agent = NodeAgent(self, Node("id", "127.0.0.1", "node-1", 2), [4, 7])  # type: ignore[arg-type]
         self.why: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
+        self.starts = True
         self._marked = marked
 
-    def tell_bridge(self, message: Message) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START, json.dumps(message["orders"])],
-            env=self._marked.environment | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"},
-        )
+    def start_agent(self, node: Node, gpus: int, module: str, protocol: Any, **orders: Any) -> str:
+        secret = self.links.expect(protocol)
+        told = orders | {"host": "127.0.0.1", "port": self._port, "secret": secret}
+        if self.starts:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", START, module, json.dumps(told)],
+                env=self._marked.environment | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"},
+            )
+        return secret
 
     def spawn(self, number: int, gpu: int, tell: Tell) -> Any:
         return self.agent.spawn(number, gpu, tell)
@@ -185,7 +190,7 @@ def test_an_agent_that_does_not_come_is_waited_for_no_longer_than_a_boot_may_tak
     async def run() -> None:
         engine = StandIn(KERNELS / "echo.py", marked)
         engine.settings = Settings(KERNELS / "echo.py", boot_timeout=0.05)
-        engine.tell_bridge = lambda message: None  # type: ignore[method-assign] # its GPUs are another's
+        engine.starts = False  # its GPUs are another's
         with pytest.raises(ProcessFailed, match=r"node node-1: no agent within 0\.05 s .*: are its GPUs in use\?"):
             await engine.agent.come_up()
         engine.agent.gone("")

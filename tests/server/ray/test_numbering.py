@@ -1,4 +1,5 @@
-from kaas.server.engines.ray.numbering import Node, Numbering
+from kaas.cluster.nodes import Node
+from kaas.server.engines.ray.numbering import Numbering
 
 A1, A2, B = Node("x", "10.0.0.9", "", 2), Node("y", "10.0.0.10", "", 2), Node("z", "node.example.org", "", 1)
 

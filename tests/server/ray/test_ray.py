@@ -104,6 +104,7 @@ def test_matrices_that_travel_inline_are_computed_on_both_nodes(start_server: St
         (("--ray-address", "10.0.0.1:6379"), "--ray-address goes with --engine ray"),
         (("--ray-nodes", "2"), "--ray-nodes goes with --engine ray"),
         (("--link-host", "10.0.0.1"), "--link-host goes with --engine ray"),
+        (("--link-port", "7000"), "--link-port goes with --engine ray"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(arguments: tuple[str, ...], message: str) -> None:
@@ -114,7 +115,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(arguments: tuple[str, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--gpu-ids", "GPU-1"), "--gpu-ids goes with --engine local"),
+        (("--gpu-ids", "GPU-1", "--ray-address", "10.0.0.1:6379"), "--gpu-ids are those of this machine: leave out"),
         (("--ray-address", "auto", "--ray-nodes", "2"), "leave out --ray-address"),
         (("--ray-nodes", "2"), "--ray-nodes 2 are more than the GPUs (--num-gpus 1)"),
         (("--ray-address", "127.0.0.1:1"), "no Ray at --ray-address 127.0.0.1:1 (Connection refused): start one"),

@@ -3,33 +3,34 @@
 import asyncio
 import contextlib
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kaas import ROOT
 from kaas.children import describe
+from kaas.cluster import facts
+from kaas.cluster.lines import Lines, Message
+from kaas.cluster.nodes import Node, place_of
 from kaas.errors import ProcessFailed, UsageError
 from kaas.pool.engine import Tell
+from kaas.pool.settings import Settings
 from kaas.server.engines.local import LinkedWorker, worker_config
-from kaas.server.engines.ray import facts
-from kaas.server.engines.ray.lines import Lines, Message
-from kaas.server.engines.ray.numbering import Node
+from kaas.server.engines.ray import guard
 from kaas.server.engines.trial import try_kernel
 
 if TYPE_CHECKING:
     from kaas.server.engines.ray.engine import RayEngine
 
+_MODULE = "kaas.server.engines.ray.agent"
 _GRACE = 5.0
 """Seconds that an agent has to end, beside those that its workers have."""
 
 
-def place_of(kernel: Path) -> str:
-    """Say where a kernel is to be found on a node: in the project, which is shipped, else under its own path."""
-    return str(kernel.relative_to(ROOT)) if kernel.is_relative_to(ROOT) else str(kernel)
+def patience(settings: Settings) -> float:
+    """Tell the seconds that what an agent has begun has to end by itself: its workers, and the guard of its GPUs."""
+    return settings.kill_after + (guard.PATIENCE if settings.mps is not None else 0.0)
 
 
 class NodeAgent:
-    """Makes the bridge start an agent in `come_up`, and is told over its link from then on.
+    """Has an agent started on its node in `come_up`, and is told over its link from then on.
 
     Args:
         engine: that it belongs to.
@@ -48,6 +49,8 @@ class NodeAgent:
         self._devices: list[str] = []
         self._workers: dict[int, _NodeWorker] = {}
         self._spawned = 0
+        self._to_prove: list[int] = []  # the processes of which was asked whether they are clients of MPS
+        self._proved = ""
         self._over = asyncio.Event()
 
     async def come_up(self) -> None:
@@ -58,11 +61,16 @@ class NodeAgent:
             ProcessFailed: it does not come.
         """
         settings, name = self._engine.settings, self.node.label
-        host, port = self._engine.address
-        secret = self._engine.links.expect(lambda: self._link)
-        kernel = place_of(settings.kernel)
-        orders = {"host": host, "port": port, "secret": secret, "kernel": kernel, "kill_after": settings.kill_after}
-        self._engine.tell_bridge({"start": self.node.id, "gpus": len(self.gpus), "orders": orders})
+        cluster, kernel = self._engine.cluster, place_of(settings.kernel)
+        secret = cluster.start_agent(
+            self.node,
+            len(self.gpus),
+            _MODULE,
+            lambda: self._link,
+            kernel=kernel,
+            kill_after=settings.kill_after,
+            mps=settings.mps,
+        )
         try:
             async with asyncio.timeout(settings.boot_timeout):
                 hello = await self._next()
@@ -76,10 +84,24 @@ class NodeAgent:
                 f"node {name}: no agent within {settings.boot_timeout:g} s (--boot-timeout): are its GPUs in use?"
             ) from None
         finally:
-            self._engine.links.forget(secret)
+            cluster.links.forget(secret)
         self._kernel = hello["kernel"]
         self._devices = hello["devices"]
         await try_kernel(self._engine, settings.boot_timeout, self.gpus[0])
+
+    def status(self) -> dict[str, Any]:
+        """Say what the status query's answer tells of it: which GPUs it has, and what CUDA calls them there.
+
+        Under MPS also how many of its workers are clients of that, "" while that is asked.
+        """
+        told = {"id": self.node.id, "node": self.node.label, "gpus": self.gpus, "devices": self._devices}
+        if self._engine.settings.mps is None:
+            return told
+        pids = sorted(worker.pid for worker in self._workers.values() if worker.pid is not None)
+        if pids != self._to_prove:
+            self._to_prove, self._proved = pids, ""
+            self._link.send({"prove": pids})
+        return told | {"mps": self._proved}
 
     def spawn(self, number: int, gpu: int, tell: Tell) -> LinkedWorker:
         """Have it start a worker."""
@@ -88,7 +110,7 @@ class NodeAgent:
         config = worker_config(self._engine.settings, number, gpu, name) | {"kernel": self._kernel}
         self._spawned = child = self._spawned + 1
         self._workers[child] = worker = _NodeWorker(tell, partial(self._kill, child))
-        worker.secret = self._engine.links.expect(lambda: worker)
+        worker.secret = self._engine.cluster.links.expect(lambda: worker)
         self._link.send({"spawn": child, "secret": worker.secret, "config": config})
         return worker
 
@@ -96,7 +118,7 @@ class NodeAgent:
         """It has ended, or must be taken for it; and so all its workers have."""
         self._said.put_nowait({"error": why})
         for worker in self._workers.values():
-            self._engine.links.forget(worker.secret)
+            self._engine.cluster.links.forget(worker.secret)
             worker.process_ended(why, counts=False)
         self._workers.clear()
         self._link.close()
@@ -108,7 +130,7 @@ class NodeAgent:
             return
         self._link.send({"close": True})
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), self._engine.settings.kill_after + _GRACE)
+            await asyncio.wait_for(self._over.wait(), patience(self._engine.settings) + _GRACE)
 
     def abort(self) -> None:
         """Have it kill its workers, and end."""
@@ -124,10 +146,12 @@ class NodeAgent:
         return message
 
     def _told(self, message: Message) -> None:
-        if "ended" not in message:
+        if "mps" in message:
+            self._proved = message["mps"]
+        elif "ended" not in message:
             self._said.put_nowait(message)
         elif worker := self._workers.pop(message["ended"], None):
-            self._engine.links.forget(worker.secret)
+            self._engine.cluster.links.forget(worker.secret)
             code = message["code"]
             worker.process_ended(message["why"] or describe(code), counts=code is not None)
 

@@ -7,23 +7,10 @@ name, has those that it had.
 
 import ipaddress
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from kaas.cluster.nodes import Node
 
 Key = tuple[bool, int, str, str, int]
-
-
-class Node(NamedTuple):
-    """A node that Ray has: `id` is Ray's own and never comes again; `gpus` is how many it has."""
-
-    id: str
-    address: str
-    name: str
-    gpus: int
-
-    @property
-    def label(self) -> str:
-        """What a user calls it, without blanks."""
-        return "-".join((self.name or self.address).split())
 
 
 class Numbering:

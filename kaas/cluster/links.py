@@ -11,13 +11,18 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
+from kaas import addresses
 from kaas.acceptor import Acceptor
-from kaas.server import listener
+from kaas.errors import ProcessFailed
+from kaas.listening import listen_on_all
 from kaas.sparing import Sparing
 
-log = logging.getLogger("kaas.server")
+Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+"""As addresses.socket_addresses gives it."""
+
+log = logging.getLogger("kaas.cluster")
 
 _LENGTH = 32
 """Bytes of a secret."""
@@ -44,6 +49,39 @@ def watch_over(link: socket.socket) -> None:
             link.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+async def connect(port: Address, secret: str) -> socket.socket:
+    """Connect to a link port, and say a secret.
+
+    Raises:
+        OSError: it cannot be reached, or not in time.
+    """
+    family, at = port
+    loop = asyncio.get_running_loop()
+    link = socket.socket(family, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(link.close)
+        watch_over(link)
+        link.setblocking(False)
+        async with asyncio.timeout(_PATIENCE):
+            await loop.sock_connect(link, at)
+            await loop.sock_sendall(link, bytes.fromhex(secret))
+        on_failure.pop_all()
+    return link
+
+
+async def connect_agent(at: dict[str, Any]) -> socket.socket:
+    """Make an agent's own link: `at` has its `host`, `port` and `secret`.
+
+    Raises:
+        ProcessFailed: it cannot be made.
+    """
+    try:
+        return await connect(addresses.socket_addresses(at["host"], at["port"])[0], at["secret"])
+    except OSError as error:
+        why = error.strerror or "no answer"
+        raise ProcessFailed(f"it cannot reach {at['host']} port {at['port']}: {why}") from None
+
+
 class LinkPort:
     """Listens from `listen` to `close`."""
 
@@ -55,9 +93,13 @@ class LinkPort:
         self._open = contextlib.ExitStack()
         self._acceptor: Acceptor | None = None
 
-    def listen(self, addresses: list[str]) -> int:
-        """Listen on any free port of these addresses; return it. Raises UsageError if they are not ours."""
-        listeners = listener.listen_on_all(addresses, 0, "--link-host: port", self._open)
+    def listen(self, hosts: list[str], port: int = 0) -> int:
+        """Listen on a port of these addresses, 0 for any free one; return it.
+
+        Raises:
+            UsageError: they are not ours, or the port is taken.
+        """
+        listeners = listen_on_all(hosts, port, "--link-port", self._open, "--link-host")
         self._acceptor = Acceptor(listeners, lambda: _Unknown(self), lambda: len(self.unknown), _MOST_UNKNOWN)
         return cast("int", listeners[0].getsockname()[1])
 

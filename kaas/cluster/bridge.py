@@ -1,11 +1,12 @@
-"""The process that speaks to Ray: `python -m kaas.server.engines.ray.bridge DESCRIPTOR SETTINGS`.
+"""The process that speaks to Ray: `python -m kaas.cluster.bridge DESCRIPTOR SETTINGS`.
 
 On its own, since Ray ends the process that has begun it when its node is lost, and has threads and signal handlers.
-With the server it speaks over a socket pair; when that ends, it ends, and so does a Ray that it has started.
+With its program it speaks over a socket pair; when that ends, it ends, and so does a Ray that it has started.
 
-    {"start": node, "gpus": number, "orders": {...}} (agent.Agent.run)    {"kill": node}    {"close": true}    to it
-    {"ready": {"address": ours, as Ray knows it}} or {"error": text}    first, from it
-    {"nodes": [numbering.Node, ...]}    whenever they have changed
+    {"start": node, "gpus": number, "module": ..., "orders": {...}} (actor.Actor.run)    {"kill": node}    to it
+    {"close": true}    to it
+    {"ready": {"address": ours, as Ray knows it, "head": Ray's}} or {"error": text}    first, from it
+    {"nodes": [nodes.Node, ...]}    whenever they have changed
     {"ended": node, "why": text}    the agent that was started there has ended, or could not be started
     {"failed": text}    Ray is lost
 """
@@ -21,17 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from kaas import ROOT, addresses
+from kaas.cluster.actor import Actor
+from kaas.cluster.lines import Lines, Message
+from kaas.cluster.local_ray import LocalRay, remove_folder, stay_on_the_loopback
 from kaas.errors import KaasError, UsageError
-from kaas.server.engines.ray.agent import Agent
-from kaas.server.engines.ray.lines import Lines, Message
-from kaas.server.engines.ray.local_ray import LocalRay, remove_folder, stay_on_the_loopback
 
 _EVERY = 1.0
 """Seconds between two looks at the nodes."""
 _PATIENCE = 10.0
 """Seconds that Ray's head may be away."""
 _GRACE = 5.0
-"""Seconds that agents have at the end, beside those that workers have to end by themselves."""
+"""Seconds that agents have at the end, beside those that what they have started has to end by itself."""
 _LONGEST_TEXT = 300
 
 
@@ -40,7 +41,7 @@ class _Bridge:
         self._ray = ray
         self._kill_after = settings["kill_after"]
         self._head = head
-        self._server = Lines(self._told, self._server_ended)
+        self._program = Lines(self._told, self._program_ended)
         self._over = asyncio.Event()
         self._actors: dict[str, Any] = {}  # by node
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -49,9 +50,9 @@ class _Bridge:
     async def run(self, control: socket.socket, hello: Message) -> None:
         control.setblocking(False)
         loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self._server, sock=control)
+        await loop.create_connection(lambda: self._program, sock=control)
         loop.add_signal_handler(signal.SIGTERM, self._over.set)
-        self._server.send(hello)
+        self._program.send(hello)
         watching = [asyncio.create_task(self._watch_nodes()), asyncio.create_task(self._watch_head())]
         await self._over.wait()
         for task in watching:
@@ -62,32 +63,33 @@ class _Bridge:
     def _told(self, message: Message) -> None:
         if "start" in message:
             node = message["start"]
-            self._running[node] = asyncio.create_task(self._run_agent(node, message["gpus"], message["orders"]))
+            run = self._run_agent(node, message["gpus"], message["module"], message["orders"])
+            self._running[node] = asyncio.create_task(run)
         elif "kill" in message:
             if actor := self._actors.get(message["kill"]):
                 self._ray.kill(actor)
         else:
             self._over.set()
 
-    def _server_ended(self) -> None:
+    def _program_ended(self) -> None:
         self._over.set()
 
-    async def _run_agent(self, node: str, gpus: int, orders: dict[str, Any]) -> None:
+    async def _run_agent(self, node: str, gpus: int, module: str, orders: dict[str, Any]) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
         why = "it has ended"
         try:
             there = NodeAffinitySchedulingStrategy(node, soft=False)
-            actor_class = self._ray.remote(Agent)
+            actor_class = self._ray.remote(Actor)
             actor = actor_class.options(num_cpus=0, num_gpus=gpus, max_restarts=0, scheduling_strategy=there).remote()
             self._actors[node] = actor
-            await actor.run.remote(orders)
+            await actor.run.remote(module, orders)
         except Exception as error:  # Ray has very many, its own and those of the agent's code
             why = _first_words(error)
         finally:
             self._actors.pop(node, None)
             del self._running[node]
-        self._server.send({"ended": node, "why": why})
+        self._program.send({"ended": node, "why": why})
 
     async def _watch_nodes(self) -> None:
         while True:
@@ -95,7 +97,7 @@ class _Bridge:
                 found = await asyncio.to_thread(_nodes, self._ray)
                 if found != self._nodes:
                     self._nodes = found
-                    self._server.send({"nodes": found})
+                    self._program.send({"nodes": found})
             await asyncio.sleep(_EVERY)
 
     async def _watch_head(self) -> None:
@@ -113,7 +115,7 @@ class _Bridge:
                     last = loop.time()
                     writer.close()
             await asyncio.sleep(_EVERY / 2)
-        self._server.send({"failed": f"Ray's head at {self._head} has been gone for {_PATIENCE:g} s"})
+        self._program.send({"failed": f"Ray's head at {self._head} has been gone for {_PATIENCE:g} s"})
 
 
 def _nodes(ray: Any) -> list[tuple[str, str, str, int]]:
@@ -130,14 +132,15 @@ def _own_name(node: dict[str, Any]) -> str:
     return "" if name == node["NodeManagerAddress"] else name
 
 
-def _connect(ray: Any, address: str, ships: bool, kernel: str) -> None:
-    """Join Ray. Raises UsageError if there is none."""
+def _connect(ray: Any, address: str, settings: dict[str, Any]) -> None:
+    """Join Ray, and have the project be on its nodes, or find it there. Raises UsageError if there is no such Ray."""
     options: dict[str, Any] = {}
-    if ships:
-        folders = [] if Path(kernel).is_absolute() else [f"!/{Path(kernel).parts[0]}"]
+    if settings["address"]:
+        file = settings["ships"]
+        folders = [] if Path(file).is_absolute() or not file else [f"!/{Path(file).parts[0]}"]
         options["runtime_env"] = {
             "working_dir": str(ROOT),
-            "excludes": ["/*", "!/.", "!/kaas", "!/*.py", *folders, "__pycache__", ".kernel_cache"],
+            "excludes": ["/*", "!/.", "!/kaas", "!/scripts", "!/*.py", *folders, "__pycache__", ".kernel_cache"],
         }
     if ":" in address:
         host, _, port = address.rpartition(":")
@@ -147,7 +150,7 @@ def _connect(ray: Any, address: str, ships: bool, kernel: str) -> None:
             why = getattr(error, "strerror", None) or error
             raise UsageError(f"no Ray at --ray-address {address} ({why}): start one, `ray start --head`") from None
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=True, **options)
+        ray.init(address=address, logging_level="ERROR", log_to_driver=settings["prints"], **options)
     except Exception as error:  # Ray has very many
         raise UsageError(f"Ray at {address} cannot be joined from this machine: {_first_words(error)}") from None
 
@@ -185,14 +188,14 @@ def main() -> None:
 
         try:
             address = address or ours.start(settings["nodes"], settings["gpus"])
-            _connect(ray, address, ships=bool(settings["address"]), kernel=settings["kernel"])
+            _connect(ray, address, settings)
         except KaasError as error:
             kind = "error" if isinstance(error, UsageError) else "failed"
             control.sendall(json.dumps({kind: str(error)}).encode() + b"\n")
             return
         at_the_end.callback(ray.shutdown)
         head = ray.get_runtime_context().gcs_address
-        hello = {"ready": {"address": ray.util.get_node_ip_address()}}
+        hello = {"ready": {"address": ray.util.get_node_ip_address(), "head": head}}
 
         async def run() -> None:
             await _Bridge(ray, settings, head).run(control, hello)

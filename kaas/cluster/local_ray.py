@@ -1,4 +1,4 @@
-"""A Ray of our own on this machine, of one node or of several simulated ones, for as long as the server runs.
+"""A Ray of our own on this machine, of one node or of several simulated ones, for as long as its program runs.
 
 It listens on the loopback only, and has all its files in a folder of its own.
 """
@@ -6,10 +6,12 @@ It listens on the loopback only, and has all its files in a folder of its own.
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kaas.errors import ProcessFailed
+from kaas.nvidia import VISIBLE
 
 _OBJECT_STORE = 80 * 1024 * 1024
 """Bytes; Ray takes no less than 75 MiB. Nothing goes through it."""
@@ -57,27 +59,40 @@ class LocalRay:
             RAY_raylet_start_wait_time_s="120",  # a busy machine
         )
 
-    def start(self, nodes: int, gpus: int) -> str:
-        """Start nodes with so many GPUs in all; return the address. Raises ProcessFailed if they do not start."""
+    def start(self, nodes: int, gpus: Sequence[str]) -> str:
+        """Start nodes which share GPUs, by their names for CUDA; return the address.
+
+        Raises:
+            ProcessFailed: they do not start.
+        """
         from ray.cluster_utils import Cluster  # noqa: PLC0415
 
         self._cluster = Cluster(shutdown_at_exit=True)
+        visible = os.environ.get(VISIBLE)
         try:
             self._start_nodes(nodes, gpus)
         except Exception as error:  # Ray has very many
             text = str(error).partition("\n")[0]
             raise ProcessFailed(f"no Ray can be started on this machine: {text}") from None
+        finally:
+            os.environ.pop(VISIBLE, None)
+            if visible is not None:
+                os.environ[VISIBLE] = visible
         return str(self._cluster.address)
 
-    def _start_nodes(self, nodes: int, gpus: int) -> None:
+    def _start_nodes(self, nodes: int, gpus: Sequence[str]) -> None:
+        rest = list(gpus)
         for index in range(nodes):
+            number = -(-len(rest) // (nodes - index))
+            own, rest = rest[:number], rest[number:]
+            os.environ[VISIBLE] = ",".join(own)  # as Ray reads it, and hands it on
             options: dict[str, Any] = {"_system_config": _NOTICE} if index == 0 else {}
             if nodes > 1:
                 options["node_name"] = f"simulated-{index + 1}"
             self._cluster.add_node(
                 wait=False,
                 num_cpus=0,
-                num_gpus=gpus // nodes + (index < gpus % nodes),
+                num_gpus=len(own),
                 object_store_memory=_OBJECT_STORE,
                 node_ip_address="127.0.0.1",
                 include_dashboard=False,

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kaas.server.engines.ray import links
-from kaas.server.engines.ray.lines import LONGEST, Lines, Message
-from kaas.server.engines.ray.links import LinkPort
+from kaas import addresses
+from kaas.cluster import links
+from kaas.cluster.lines import LONGEST, Lines, Message
+from kaas.cluster.links import LinkPort
+from kaas.errors import UsageError
 
 
 class Told(Lines):
@@ -129,3 +131,23 @@ def test_links_delay_nothing_and_are_watched_over() -> None:
         assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 10_000
+
+
+def test_an_address_that_is_not_ours_and_a_port_that_is_taken_are_named_by_their_options(port: LinkPort) -> None:
+    with pytest.raises(UsageError, match=r"choose an address of this machine for --link-host$"):
+        port.listen(["192.0.2.1"])
+    with pytest.raises(UsageError, match=r"^--link-host no\.such\.host\.invalid: "):
+        addresses.resolve("no.such.host.invalid", "--link-host")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(UsageError, match=rf"^--link-port {taken} on 127\.0\.0\.1: .*: choose another one"):
+            port.listen(["127.0.0.1"], taken)
+
+
+def test_a_port_can_be_chosen(port: LinkPort) -> None:
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            chosen = other.getsockname()[1]
+        assert port.listen(["127.0.0.1"], chosen) == chosen
+
+    asyncio.run(run())
