@@ -246,7 +246,8 @@ check_settings() {
     name_task 1
     [[ ! $PORT =~ ^0+$ ]] || bound_port=1 # none is bound yet, and any is as good for a check
     name_commands
-    said=$("${server_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
+    # One that is open to the nodes takes a token, which is drawn for a run.
+    said=$(KAAS_TOKEN=${KAAS_TOKEN:-drawn} "${server_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
     said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
 }
 

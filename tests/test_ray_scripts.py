@@ -147,3 +147,6 @@ def test_over_a_ray_that_runs_mps_is_held_by_the_nodes_agent_and_all_is_put_back
     process.communicate()
     eventually(lambda: nvidia.modes() == ["Default", "Exclusive_Process"], what="the GPUs are put back")
     eventually(lambda: not nvidia.folders_left())
+
+    code, said = gpu_project.run("autoscale.sh", "--restore", **SHORT | ray)
+    assert (code, said) == (0, "node 127.0.0.1: Nothing to put back\n")

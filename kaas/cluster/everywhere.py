@@ -3,7 +3,8 @@
     python -m kaas.cluster.everywhere --ray-address ADDRESS [--link-host HOST] [--link-port PORT]
         [--pass NAME,...] [--count] SCRIPT ARGUMENT...
 
-The variables that --pass names are those of this program there. `{nodes}` in an argument is how many nodes there are.
+The variables that --pass names are those of this program there. `{nodes}` in an argument is how many nodes there are;
+`{node}` in what a script says is what its node is called, which else stands before each line.
 The exit code is the largest of the script's; with --count, what was said goes to stderr, and the number of all GPUs to
 stdout.
 """
@@ -52,7 +53,8 @@ class _Everywhere:
                 code, said = self._answers[node.id].result()
                 worst = max(worst, code)
                 for line in said.splitlines():
-                    _say(line.replace("{node}", node.label), sys.stderr if count else sys.stdout)
+                    named = line if "{node}" in said else f"node {{node}}: {line}"
+                    _say(named.replace("{node}", node.label), sys.stderr if count else sys.stdout)
             if count:
                 _say(str(sum(node.gpus for node in nodes)), sys.stdout)
             return worst

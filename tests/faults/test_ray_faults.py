@@ -64,7 +64,7 @@ def test_an_agent_that_is_killed_is_replaced_and_its_gpu_comes_back(start_server
     with server.frames() as frames:
         occupy(server, frames, gate, 1)
         (node,) = (node for node in raylets(server).values() if node.children() and server_of(server, node))
-        agent = next(child for child in node.children() if "Agent.run" in " ".join(child.cmdline()))
+        agent = next(child for child in node.children() if "Actor.run" in " ".join(child.cmdline()))
         agent.kill()
         assert frames.reply(1).status == "worker_lost"
         eventually(lambda: len(server.status()["engine"]["nodes"]) == 2, what="its GPU is back")

@@ -5,14 +5,12 @@ That puts them back when it is told to end, or when the agent is gone, however t
 
 import asyncio
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from kaas import ROOT, nvidia
 from kaas.errors import ProcessFailed
+from kaas.leftovers import Scratch
 
 PATIENCE = 150.0
 """Seconds that it may take to put everything back: the daemon of MPS has its own, and so has each GPU."""
@@ -38,7 +36,7 @@ class Guard:
 
     def __init__(self, sudo: str) -> None:
         self._sudo = sudo
-        self._folder = Path(tempfile.mkdtemp(prefix="kaas-guard."))
+        self._scratch = Scratch("guard.")
         self._process: asyncio.subprocess.Process | None = None
         self._said: asyncio.Task[bytes] | None = None
 
@@ -55,8 +53,10 @@ class Guard:
         names, note = nvidia.given(",".join(devices) or None, found)
         if not names:
             raise ProcessFailed(f"no GPU for MPS: {note or answer.said or 'nvidia-smi finds none'}")
-        ready = self._folder / "pipe"
-        guard = (sys.executable, _GUARD, "hold", "--ready", str(ready), "--logs", str(self._folder / "none"), *names)
+        folder = self._scratch.folder
+        ready = folder / "pipe"
+        own = ("--supervised", str(os.getpid()), "--ready", str(ready), "--logs", str(folder / "none"))
+        guard = (sys.executable, _GUARD, "hold", *own, *names)
         self._process = await asyncio.create_subprocess_exec(
             *("/bin/sh", "-c", _BETWEEN, "sh", *guard),
             env=os.environ | {"SUDO": self._sudo},
@@ -94,5 +94,5 @@ class Guard:
                 self._process.terminate()
             said = await self._said
             code, self._process = await self._process.wait(), None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
         return " ".join(said.decode(errors="replace").split()) if code else ""
