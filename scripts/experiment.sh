@@ -60,11 +60,11 @@ run_experiment() {
 
     set_up
     draw_token
-    draw_clock
     check_settings
     [[ -n $gpu_ids ]] || preflight || exit 2 # one with GPUs has done so to find them
     make_folder
     before_run
+    draw_clock
 
     local repeat worst=0
     for ((repeat = 1; repeat <= OUTER_REPEATS; repeat++)); do

@@ -1,8 +1,9 @@
 """What a run needs, checked before anything is changed: every problem in one pass, exit code 2 if there is one.
 
-    preflight.py SCRIPT [--virtual | --list-gpus]
+    preflight.py SCRIPT [--virtual [--emulated] | --list-gpus]
 
-SCRIPT is the one that would run, whose settings come in the environment. With --virtual its GPUs are virtual ones.
+SCRIPT is the one that would run, whose settings come in the environment. With --virtual its GPUs are virtual ones, and
+with --emulated their work is none of the cores'.
 With --list-gpus the report goes to stderr, and to stdout what CUDA calls the GPUs to be used, with commas between them.
 
 Uses the standard library only, since the libraries may not be set up yet.
@@ -49,7 +50,9 @@ def main() -> int:
         report.note(f"an earlier run was cut off: a run with MPS, or --restore, puts back {gpu_record.RECORD}")
     gpus: list[Gpu] = []
     if settings is not None:
-        if virtual:
+        if "--emulated" in options:
+            report.note("GPUs: emulated, so that nothing of this run is a measurement, and every file says so")
+        elif virtual:
             tell_cores(settings, report)
         else:
             gpus = check_gpus(settings, report)

@@ -8,30 +8,38 @@
 # preflight is told.
 options='--check --dry-run'
 preflight_options=''
-asked=''  # the one that was
+asked='' rehearsing='' # the one that was; whether it is a rehearsal
 parent='' # where the results' folder is made, if not in the project's
 full_folder=''
 
-# Print the comment at the head of a script, if its user asks for help; or note which of the options was given.
+# Print the comment at the head of a script, if its user asks for help; or note which of the options were given.
 read_option() {
     local script=$1
     shift
-    [[ $# -gt 0 ]] || return 0
-    case $1 in
-        --version)
-            sed -n "s/^__version__ = \"\(.*\)\"/${script##*/} \1/p" "$ROOT/kaas/__init__.py"
-            exit 0
-            ;;
-        -h | --help)
-            sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
-            exit 0
-            ;;
-        -*)
-            [[ " $options " == *" $1 "* ]] || fail "there is no option $1, but $options --help --version" 2
-            asked=$1
-            shift
-            ;;
-    esac
+    while [[ $# -gt 0 ]]; do
+        case $1 in
+            --version)
+                sed -n "s/^__version__ = \"\(.*\)\"/${script##*/} \1/p" "$ROOT/kaas/__init__.py"
+                exit 0
+                ;;
+            -h | --help)
+                sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
+                exit 0
+                ;;
+            -*)
+                [[ " $options " == *" $1 "* ]] || fail "there is no option $1, but $options --help --version" 2
+                if [[ $1 == --rehearse-paper ]]; then
+                    rehearsing=yes
+                elif [[ -z $asked ]]; then
+                    asked=$1
+                else
+                    break
+                fi
+                ;;
+            *) break ;;
+        esac
+        shift
+    done
     [[ $# -eq 0 ]] ||
         fail "there is no argument such as '$1': settings stand before the command, as in N=200 ./${script##*/}" 2
 }
@@ -144,6 +152,7 @@ tell_plan() {
     fi
     [[ ${MPS:-off} == off ]] ||
         say "  scripts/gpu_guard.py sets the GPUs' compute mode, starts MPS, and puts all back as it was found"
+    [[ $monitor_source != emulated ]] || tell_command "${emulator_command[@]}"
     tell_command "${server_command[@]}"
     tell_command "${monitor_command[@]}"
     tell_command "${load_command[@]}"
@@ -185,6 +194,9 @@ check_settings() {
     name_commands
     said=$("${server_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
     said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
+    if [[ $monitor_source == emulated ]]; then
+        said=$("${emulator_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
+    fi
 }
 
 check_engine() {
@@ -214,6 +226,8 @@ in_settings() {
 
 name_commands() {
     address=127.0.0.1:${bound_port:-$PORT}
+    emulator_command=("$python" simulate.py --num-gpus "$AVAILABLE_GPUS" --calibration "${CALIBRATION:-}" emulate
+        --time-scale "${TIME_SCALE:-}" --supervised $$)
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
         --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$
         ${POLICY:+--policy "$POLICY"} ${WHEN_FULL:+--when-full "$WHEN_FULL"}

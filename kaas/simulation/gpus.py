@@ -1,11 +1,12 @@
 """An engine of the pool whose workers and GPUs are a model: they take their time, and compute nothing."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from kaas import wire
 from kaas.pool.engine import Tell
-from kaas.simulation.loop import VirtualLoop
+from kaas.simulation.loop import Timeline
 from kaas.simulation.model import Model
 from kaas.simulation.setting import Setting
 from kaas.simulation.sharing import Host, Sharing
@@ -23,6 +24,9 @@ class Gpu(Protocol):
     def run(self, kernel: float, done: Callable[[], object]) -> None:
         """Run a kernel of so many seconds alone; `done()` when it has ended."""
 
+    def withdraw(self, done: Callable[[], object]) -> None:
+        """Take back what was to call `done`, if it has not ended: its process was killed."""
+
 
 class OneAfterTheOther:
     """Kernels first come, first served.
@@ -32,28 +36,55 @@ class OneAfterTheOther:
         busy: is told when each kernel runs.
     """
 
-    def __init__(self, loop: VirtualLoop, busy: Callable[[float, float], object]) -> None:
+    def __init__(self, loop: Timeline, busy: Callable[[float, float], object]) -> None:
         self._loop = loop
         self._busy = busy
-        self._free = 0.0
+        self._waiting: deque[tuple[float, Callable[[], object]]] = deque()
+        self._done: Callable[[], object] | None = None  # of what runs
+        self._turn = 0
 
     def run(self, kernel: float, done: Callable[[], object]) -> None:
         """Run a kernel when those before it are over."""
-        begin = max(self._loop.time(), self._free)
-        self._free = end = begin + kernel
-        self._busy(begin, end)
-        self._loop.at(end, done)
+        self._waiting.append((kernel, done))
+        if self._done is None:
+            self._next()
+
+    def withdraw(self, done: Callable[[], object]) -> None:
+        """Hand its turn on, or take it out of the queue."""
+        if self._done == done:
+            self._next()
+        else:
+            self._waiting = deque(one for one in self._waiting if one[1] != done)
+
+    def _next(self) -> None:
+        self._turn += 1
+        self._done = None
+        if self._waiting:
+            kernel, self._done = self._waiting.popleft()
+            now = self._loop.time()
+            self._busy(now, now + kernel)
+            self._loop.at(now + kernel, self._end, self._turn)
+
+    def _end(self, turn: int) -> None:
+        if turn == self._turn:  # else it was withdrawn
+            done = self._done
+            assert done is not None
+            self._next()
+            done()
 
 
 class Shared:
     """Kernels at once, `n` of them at an `n`-th of the speed each."""
 
-    def __init__(self, loop: VirtualLoop, busy: Callable[[float, float], object]) -> None:
+    def __init__(self, loop: Timeline, busy: Callable[[float, float], object]) -> None:
         self._sharing = Sharing(loop, lambda number: 1.0 / number, busy)
 
     def run(self, kernel: float, done: Callable[[], object]) -> None:
         """Run a kernel beside the others."""
         self._sharing.add(kernel, done)
+
+    def withdraw(self, done: Callable[[], object]) -> None:
+        """Have the others none the faster: what runs on such a GPU goes on to its end."""
 
 
 class Gpus:
@@ -71,7 +102,7 @@ class Gpus:
     def __init__(
         self,
         model: Model,
-        loop: VirtualLoop,
+        loop: Timeline,
         normals: Iterator[float],
         hosts: Sequence[Host],
         setting: Setting,
@@ -99,7 +130,7 @@ class Gpus:
     def spawn(self, number: int, gpu: int, tell: Tell) -> "Worker":
         """Start a worker; those of one boot are ready at once."""
         now, (begun, ready) = self.loop.time(), self._boots.get(gpu, (-1.0, 0.0))
-        if begun != now:
+        if begun != now and ready <= now:
             ready = now + self._boot()
             self._boots[gpu] = now, ready
         self._alive += 1
@@ -144,15 +175,19 @@ class Gpus:
 
 
 class Worker:
-    """One worker (kaas.pool.engine): upload, kernel, download, and what else it does until its place is free."""
+    """One worker (kaas.pool.engine): upload, kernel, download, and what else it does until its place is free.
+
+    `measured`, if anybody wants to know, is called when what the kernel module measures of a call has ended.
+    """
 
     pid: int | None = None
+    measured: Callable[[], object] | None = None
 
     def __init__(self, engine: Gpus, number: int, gpu: int, tell: Tell, *, ready: float) -> None:
         self._engine, self._number, self._gpu, self._tell = engine, number, gpu, tell
         self._device, self._host = engine.gpus[gpu], gpu // engine.gpus_per_host
         self._at, self._time = engine.loop.at, engine.loop.time
-        self._in_call = self._stopped = self._ended = False
+        self._in_call = self._in_flight = self._stopped = self._ended = False
         self._called = self._rest = 0.0
         self._unused_since = ready
         self._at(ready, self._ready)
@@ -165,6 +200,7 @@ class Worker:
         if leaves_after and now - self._unused_since > leaves_after:
             engine.lost += 1
             return
+        self._in_flight = True
         engine.in_flight[self._host] += 1
         uploaded = now + self._transfer_time(engine.model.upload)
         if engine.observed:
@@ -178,9 +214,13 @@ class Worker:
             self._at(self._time() + _TO_END, self._end)
 
     def kill(self) -> None:
-        """End, whatever it is in."""
+        """End, whatever it is in; a turn that it has on the GPU is the next one's."""
         self._stopped = True
         self._at(self._time() + _TO_END, self._end)
+        if self._in_flight:
+            self._in_flight = False
+            self._engine.in_flight[self._host] -= 1
+            self._device.withdraw(self._computed)
 
     def _ready(self) -> None:
         if not self._stopped:
@@ -192,21 +232,28 @@ class Worker:
         return engine.draw(mean + model.transfer_per_request * engine.in_flight[self._host], model.transfer_spread)
 
     def _uploaded(self) -> None:
-        model = self._engine.model
-        self._device.run(self._engine.draw(model.kernel, model.kernel_spread), self._computed)
+        if self._in_flight:
+            model = self._engine.model
+            self._device.run(self._engine.draw(model.kernel, model.kernel_spread), self._computed)
 
     def _computed(self) -> None:
+        if not self._in_flight:
+            return
         engine, now = self._engine, self._time()
         downloaded = now + self._transfer_time(engine.model.download)
         if engine.observed:
             engine.transfers[self._gpu].append((now, downloaded))
         self._rest = rest = engine.draw_rest(self._host)
+        if self.measured is not None:
+            self._at(downloaded, self.measured)
         self._at(downloaded + engine.model.rest_held * rest, self._reply, downloaded - self._called)
 
     def _reply(self, inner: float) -> None:
+        if not self._in_flight:
+            return
         now = self._unused_since = self._time()
         self._engine.in_flight[self._host] -= 1
-        self._in_call = False
+        self._in_call = self._in_flight = False
         if self._stopped:
             self._at(now + _TO_END, self._end)
             return

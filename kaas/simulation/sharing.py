@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
-from kaas.simulation.loop import VirtualLoop
+from kaas.simulation.loop import Timeline
 from kaas.simulation.model import Model
 
 
@@ -24,7 +24,7 @@ class Sharing:
 
     def __init__(
         self,
-        loop: VirtualLoop,
+        loop: Timeline,
         speed: Callable[[int], float],
         busy: Callable[[float, float], object] | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class Host:
     Its speed wanders: the logarithm is an Ornstein-Uhlenbeck process, looked at whenever the number of clients changes.
     """
 
-    def __init__(self, model: Model, loop: VirtualLoop, normals: Iterator[float]) -> None:
+    def __init__(self, model: Model, loop: Timeline, normals: Iterator[float]) -> None:
         self._model = model
         self._loop = loop
         self._normals = normals

@@ -89,7 +89,12 @@ def worker_config(settings: Settings, number: int, gpu: int, device: str) -> Con
         "tracebacks": log.isEnabledFor(logging.DEBUG),
         "spawned": time.monotonic(),
         # A worker sees one GPU only, so that one is its number 0.
-        "environment": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device, "WORKER_GPU": "0"},
+        "environment": {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": device,
+            "WORKER_GPU": "0",
+            "KAAS_GPU": str(gpu),
+        },
     }
 
 
