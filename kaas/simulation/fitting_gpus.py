@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kaas.errors import ResultsError
 from kaas.simulation import observed
 from kaas.simulation.fits import ASSUMED, Fit, Fits, estimate, line, robust
 from kaas.simulation.observed import Flags, Floats, Observed
@@ -23,14 +24,22 @@ _TRANSFER_UTILIZATION, _UTILIZATION_WINDOW = 0.3, 0.17
 _NEAR = 5.0
 """Seconds around a request in which others' setups tell how long its own took."""
 _HELD = np.linspace(0.0, 1.0, 21)
+_PARTS = 10
+_OF_GPUS = ("upload", "download", "transfer_spread", "transfer_per_request", "kernels_shared", "transfer_utilization")
 
 
 def fit_gpus(runs: list[Observed], pool: Observed) -> Fits:
-    """Fit kernels and transfers."""
+    """Fit kernels and transfers; those of virtual GPUs have none.
+
+    Raises:
+        ResultsError: virtual GPUs never had a kernel alone.
+    """
+    if runs[0].virtual:
+        return _fit_cores(runs, pool)
     kernel, more = _kernel(runs), _per_request(pool)
     alone = pool.inner[pool.warm & (pool.clients == 1)]
     if not len(alone):
-        alone = pool.inner[pool.warm & (pool.in_flight == 0)]
+        alone = pool.inner[pool.warm & (pool.in_flight == 1)]
     transfers = max(float(np.median(alone)) - float(np.mean(kernel.value)) - 2 * float(np.mean(more.value)), 0.0)
     error = float(np.hypot(robust(alone) / np.sqrt(len(alone)), np.mean(kernel.plus_minus)))
     free = np.concatenate(
@@ -51,8 +60,29 @@ def fit_gpus(runs: list[Observed], pool: Observed) -> Fits:
         "transfer_spread": Fit(spread / 2, ASSUMED, unclear),
         "transfer_per_request": more,
         "kernels_shared": Fit(0.0, ASSUMED, "assumed: published kernels never end closer than a kernel's time"),
+        "kernel_cores": Fit(0.0, ASSUMED, "assumed: the GPUs are not virtual"),
         "transfer_utilization": Fit(_TRANSFER_UTILIZATION, ASSUMED, "assumed: as published while there is one client"),
         "utilization_window": Fit(_UTILIZATION_WINDOW, ASSUMED, "assumed: as published while there is one client"),
+    }
+
+
+def _fit_cores(runs: list[Observed], pool: Observed) -> Fits:
+    """Fit kernels of virtual GPUs: how long one takes alone, and how many at a time the cores do at that speed."""
+    alone = pool.inner[pool.warm & (pool.in_flight == 1)]
+    if len(alone) < _FEW:
+        raise ResultsError(f"{runs[0].name}: hardly a kernel was ever alone: begin the ramp with 1 client")
+    kernel, parts = float(np.median(alone)), []
+    for run in runs:
+        edges = np.linspace(run.ramp_end / 2, run.ramp_end, _PARTS + 1)
+        parts += (np.histogram(run.end[run.ok], edges)[0] / np.diff(edges) * kernel).tolist()
+    error = float(np.std(parts) / np.sqrt(len(parts)))
+    none = Fit(0.0, ASSUMED, "assumed: the GPUs are virtual")
+    return {
+        "kernel": Fit(kernel, robust(alone) / np.sqrt(len(alone)), "median time in the kernel module of one alone"),
+        "kernel_spread": Fit(robust(alone), robust(alone) / np.sqrt(2 * len(alone)), "the spread around that"),
+        "kernel_cores": Fit(float(np.mean(parts)), error, "kernels a second in the ramp's second half, times kernel"),
+        **dict.fromkeys(_OF_GPUS, none),
+        "utilization_window": Fit(_UTILIZATION_WINDOW, ASSUMED, "assumed: the GPUs are virtual"),
     }
 
 

@@ -1,11 +1,10 @@
 """An engine of the pool whose workers and GPUs are a model: they take their time, and compute nothing."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from kaas import wire
 from kaas.pool.engine import Tell
+from kaas.simulation.devices import Gpu, OneAfterTheOther, Shared
 from kaas.simulation.loop import Timeline
 from kaas.simulation.model import Model
 from kaas.simulation.setting import Setting
@@ -16,75 +15,6 @@ Spans = list[tuple[float, float]]
 """Begins and ends, in seconds of virtual time."""
 _TO_END = 0.01
 """Seconds that a worker takes to end."""
-
-
-class Gpu(Protocol):
-    """What runs kernels."""
-
-    def run(self, kernel: float, done: Callable[[], object]) -> None:
-        """Run a kernel of so many seconds alone; `done()` when it has ended."""
-
-    def withdraw(self, done: Callable[[], object]) -> None:
-        """Take back what was to call `done`, if it has not ended: its process was killed."""
-
-
-class OneAfterTheOther:
-    """Kernels first come, first served.
-
-    Args:
-        loop: tells the time.
-        busy: is told when each kernel runs.
-    """
-
-    def __init__(self, loop: Timeline, busy: Callable[[float, float], object]) -> None:
-        self._loop = loop
-        self._busy = busy
-        self._waiting: deque[tuple[float, Callable[[], object]]] = deque()
-        self._done: Callable[[], object] | None = None  # of what runs
-        self._turn = 0
-
-    def run(self, kernel: float, done: Callable[[], object]) -> None:
-        """Run a kernel when those before it are over."""
-        self._waiting.append((kernel, done))
-        if self._done is None:
-            self._next()
-
-    def withdraw(self, done: Callable[[], object]) -> None:
-        """Hand its turn on, or take it out of the queue."""
-        if self._done == done:
-            self._next()
-        else:
-            self._waiting = deque(one for one in self._waiting if one[1] != done)
-
-    def _next(self) -> None:
-        self._turn += 1
-        self._done = None
-        if self._waiting:
-            kernel, self._done = self._waiting.popleft()
-            now = self._loop.time()
-            self._busy(now, now + kernel)
-            self._loop.at(now + kernel, self._end, self._turn)
-
-    def _end(self, turn: int) -> None:
-        if turn == self._turn:  # else it was withdrawn
-            done = self._done
-            assert done is not None
-            self._next()
-            done()
-
-
-class Shared:
-    """Kernels at once, `n` of them at an `n`-th of the speed each."""
-
-    def __init__(self, loop: Timeline, busy: Callable[[float, float], object]) -> None:
-        self._sharing = Sharing(loop, lambda number: 1.0 / number, busy)
-
-    def run(self, kernel: float, done: Callable[[], object]) -> None:
-        """Run a kernel beside the others."""
-        self._sharing.add(kernel, done)
-
-    def withdraw(self, done: Callable[[], object]) -> None:
-        """Have the others none the faster: what runs on such a GPU goes on to its end."""
 
 
 class Gpus:
@@ -120,8 +50,8 @@ class Gpus:
         self.observed = setting.observed  # whether to keep in `kernels` and `transfers` when each GPU had any
         self._alive = 0
         self.gpus_per_host = setting.gpus_per_host
-        kind = Shared if model.kernels_shared else OneAfterTheOther
-        self.gpus: list[Gpu] = [kind(loop, self._keeper(spans)) for spans in self.kernels]
+        self._cores = Sharing(loop, lambda number: min(1.0, model.kernel_cores / number))
+        self.gpus: list[Gpu] = [self._gpu(self._keeper(spans)) for spans in self.kernels]
         self._boots: dict[int, tuple[float, float]] = {}  # of each GPU, when its last one began and will be done
 
     async def start(self) -> None:
@@ -164,6 +94,13 @@ class Gpus:
         """Draw what a request takes besides its setup and the kernel module, in seconds."""
         model = self.model
         return self.draw(model.rest + model.rest_per_client * len(self.hosts[host]), model.rest_spread)
+
+    def _gpu(self, busy: Callable[[float, float], object]) -> Gpu:
+        if self.model.kernel_cores:
+            return Shared(self.loop, busy, self._cores)
+        if self.model.kernels_shared:
+            return Shared(self.loop, busy, Sharing(self.loop, lambda number: 1.0 / number))
+        return OneAfterTheOther(self.loop, busy)
 
     def _boot(self) -> float:
         model = self.model

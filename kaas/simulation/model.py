@@ -45,6 +45,9 @@ class Model:
     transfer_spread: float = _parameter("s", "standard deviation of upload and of download")
     transfer_per_request: float = _parameter("s", "what each request in flight on the host adds to upload and download")
     kernels_shared: float = _parameter("1", "0: kernels of a GPU run one after the other; 1: at once, each at a part")
+    kernel_cores: float = _parameter(
+        "1", "cores that the kernels of all GPUs share, which then are virtual; 0: each GPU is its own"
+    )
     rest: float = _parameter("s", "what a request takes besides setup and kernel module")
     rest_per_client: float = _parameter("s", "the same, more for each client in setup")
     rest_spread: float = _parameter("s", "its standard deviation")
