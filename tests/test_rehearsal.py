@@ -81,7 +81,7 @@ def test_without_anything_else_it_is_the_papers_setting(project: Project) -> Non
     ],
 )
 def test_what_cannot_be_rehearsed_is_said_in_one_line(
-    project: Project, script: str, settings: dict[str, str], complaint: str
+    project: Project, script: str, settings: dict[str, Any], complaint: str
 ) -> None:
     code, said = project.run(script, OPTION, "--check", **settings)
 
