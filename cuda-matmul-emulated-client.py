@@ -34,14 +34,14 @@ def run_client(arg: str) -> Outcome:
     prepare(arg, 0)
     setup_ms = _held_for_ms("setup")
     outcome: Outcome = _real.run_client(arg)
-    rest_ms = _held_for_ms("rest", "served" if outcome.status == "ok" else "refused")
+    rest_ms = _held_for_ms("rest", *([outcome.worker] if outcome.status == "ok" else []))
     return outcome._replace(
         outer_ms=setup_ms + outcome.outer_ms + rest_ms,
         setup_ms=setup_ms + outcome.setup_ms,
     )
 
 
-def _held_for_ms(*what: str) -> float:
+def _held_for_ms(*what: object) -> float:
     assert _emulator is not None
     begun = time.perf_counter()
     _emulator.ask(*what)

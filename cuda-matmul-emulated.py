@@ -30,7 +30,7 @@ class Device:
 
     def __init__(self) -> None:
         self._emulator = Emulator()
-        self._emulator.ask("worker", os.environ.get("KAAS_GPU", "0"))
+        self._emulator.ask("worker", os.environ.get("KAAS_WORKER", "0"), os.environ.get("KAAS_GPU", "0"))
         self._is_held = False
 
     @contextlib.contextmanager

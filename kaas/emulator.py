@@ -6,10 +6,10 @@ asks for, and waits for the line that is the answer. What it asked for is taken 
 that came.
 
     asked         answered
-    worker GPU    ready                 it has booted, as a worker on that GPU
+    worker N GPU  ready                 it has booted, as the worker of that number on that GPU
     call          measured, released    upload, kernel and download are over; so is what keeps its place besides
     setup         over                  a client has set up its input
-    rest HOW      over                  a client has cleared up: HOW is served, or refused
+    rest N        over                  a client that worker N has served has cleared up; without N, one was refused
     samples       [percent, ...]        the utilization of each GPU
     about         {name: value, ...}    for the description of a run
 

@@ -142,7 +142,7 @@ class _Asker:
         """Begin with what is asked for."""
         emulator = self._emulator
         if what == "worker":
-            self._boot(int(words[0]))
+            self._boot(*map(int, words))
         elif what == "call" and self._worker is not None:
             self._worker.call([])
         elif what == "setup":
@@ -150,8 +150,7 @@ class _Asker:
             self._is_client = True
             emulator.host.set_up(self._say, "over")
         elif what == "rest":
-            part = 1.0 - emulator.model.rest_held if words == ("served",) else 1.0
-            emulator.pace.at(emulator.pace.time() + part * emulator.gpus.draw_rest(0), self._say, "over")
+            emulator.pace.at(emulator.pace.time() + self._rest(*map(int, words)), self._say, "over")
         elif what == "samples":
             self._say(json.dumps(emulator.samples()))
         elif what == "about":
@@ -165,13 +164,19 @@ class _Asker:
         if self._worker is not None:
             self._worker.kill()
 
-    def _boot(self, gpu: int) -> None:
+    def _boot(self, number: int, gpu: int) -> None:
         gpus = self._emulator.gpus
         if gpu >= len(gpus.gpus):
             self._say(f"error: no GPU {gpu} is emulated: it has {len(gpus.gpus)} GPUs, see its --num-gpus")
             return
-        self._worker = gpus.spawn(0, gpu, self)
+        self._worker = gpus.spawn(number, gpu, self)
         self._worker.measured = lambda: self._say("measured")
+
+    def _rest(self, worker: int | None = None) -> float:
+        """Give the seconds that a request still takes when its place is free, or when it was refused."""
+        emulator, gpus = self._emulator, self._emulator.gpus
+        rest = gpus.rests.get(worker) if worker is not None else None
+        return gpus.draw_rest(0) if rest is None else (1.0 - emulator.model.rest_held) * rest
 
     def _say(self, line: str) -> None:
         if not self._writer.is_closing():

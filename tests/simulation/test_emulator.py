@@ -75,8 +75,8 @@ class World:
     def booted(self, number: int, gpu: int = 0) -> list[Process]:
         """Workers of one GPU that have just booted."""
         workers = [Process(self) for _ in range(number)]
-        for worker in workers:
-            worker.say(f"worker {gpu}")
+        for one, worker in enumerate(workers):
+            worker.say(f"worker {one} {gpu}")
         self.until(self.loop.time() + 100.0)
         for worker in workers:
             assert [what for _, what in worker.heard] == ["ready"]
@@ -157,12 +157,12 @@ def test_the_workers_of_a_boot_are_ready_at_once_though_they_do_not_come_at_once
     here = world()
     workers = [Process(here) for _ in range(3)]
     for worker in workers:
-        worker.say("worker 1")
+        worker.say("worker 0 1")
         here.until(here.loop.time() + 0.1)
     here.until(20.0)
     assert [worker.heard for worker in workers] == [[(3.0, "ready")]] * 3
     late = Process(here)  # another boot, and not the first of all
-    late.say("worker 1")
+    late.say("worker 0 1")
     here.until(40.0)
     assert late.heard == [(21.0, "ready")]
 
@@ -173,29 +173,35 @@ def test_when_nobody_is_connected_any_more_the_next_boot_is_the_first_again(worl
     worker.die()
     here.until(200.0)
     after = Process(here)
-    after.say("worker 0")
+    after.say("worker 0 0")
     here.until(300.0)
     assert after.heard == [(203.0, "ready")]
 
 
 def test_clients_share_the_host_and_clear_up_after_the_place_is_free(world: Callable[..., World]) -> None:
-    here = world()
-    clients = [Process(here) for _ in range(2)]
+    here = world(rest_spread=0.3)
+    (worker,) = here.booted(1)
+    begun, clients = here.loop.time(), [Process(here) for _ in range(2)]
     for client in clients:
         client.say("setup")
-    here.until(10.0)
-    assert [client.heard for client in clients] == [[(1.5, "over")]] * 2
-    for client, how in zip(clients, ("served", "refused"), strict=True):
+    here.until(begun + 10.0)
+    assert [client.heard for client in clients] == [[(begun + 1.5, "over")]] * 2
+    worker.say("call")
+    here.until(begun + 20.0)
+    held = worker.heard[1][0] - worker.heard[0][0]
+    for client, line in zip(clients, ("rest 0", "rest"), strict=True):
         client.heard.clear()
-        client.say(f"rest {how}")
-    here.until(20.0)
-    assert [client.heard for client in clients] == [[(10.75, "over")], [(11.0, "over")]]
+        client.say(line)
+    here.until(begun + 30.0)
+    # A quarter of what its request took besides was gone with the place; one that was refused has all before it.
+    assert clients[0].heard[0][0] - begun - 20.0 == pytest.approx(3 * held, abs=1e-5)
+    assert clients[1].heard[0][0] - begun - 20.0 != pytest.approx(4 * held, abs=1e-5)
 
 
 def test_the_time_scale_shortens_all_times_alike(world: Callable[..., World]) -> None:
     here = world(scale=10.0)
     worker, client = Process(here), Process(here)
-    worker.say("worker 0")
+    worker.say("worker 0 0")
     client.say("setup")
     here.until(1.0)
     assert (worker.heard, client.heard) == ([(0.3, "ready")], [(0.1, "over")])
@@ -244,7 +250,7 @@ def test_it_tells_how_busy_each_gpu_is_and_by_what(world: Callable[..., World]) 
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [("worker 2", "it has 2 GPUs"), ("dance", "does not know"), ("call", "does")]
+    ("line", "said"), [("worker 0 2", "it has 2 GPUs"), ("dance", "does not know"), ("call", "does")]
 )
 def test_what_cannot_be_is_an_error(world: Callable[..., World], line: str, said: str) -> None:
     here = world()
