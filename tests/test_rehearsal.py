@@ -1,6 +1,6 @@
 """A rehearsal of the paper's run: real script, server, workers and clients, emulated GPUs; and how it is marked."""
 
-import csv
+import json
 import os
 import signal
 from typing import Any
@@ -10,9 +10,13 @@ from project import Project
 from support import eventually
 
 from kaas import description
+from kaas.analysis import figures
+from kaas.analysis.run import not_measured
+from kaas.analysis.runs import find_runs
 
 SHORT: dict[str, Any] = {"EXPERIMENT": "autoscaling", "AVAILABLE_GPUS": 2, "MAX_MPL_PER_GPU": 2}
 """Where the fixture looks; and little of it."""
+SMALL = SHORT | {"TIME_SCALE": 40, "MAX_MPL": 4, "INTERVAL": 0.5}
 LONG = SHORT | {"INTERVAL": 600}
 OPTION = "--rehearse-paper"
 
@@ -20,15 +24,14 @@ OPTION = "--rehearse-paper"
 def test_a_rehearsal_is_a_run_with_all_times_scaled_and_every_file_says_that_it_was_not_measured(
     project: Project,
 ) -> None:
-    code, said = project.draw_the_report("combined").run(
-        "autoscale-cpu.sh", OPTION, **SHORT | {"TIME_SCALE": 40, "MAX_MPL": 4, "INTERVAL": 0.5}
-    )
+    code, said = project.run("autoscale-cpu.sh", OPTION, **SMALL)
 
     assert code == 0, said
     assert "GPUs: emulated, so that nothing of this run is a measurement" in said
     rows, (task,) = project.rows(), (path.stem for path in project.results.glob("*-1.md"))
     assert {row.status for row in rows} == {"ok"}
     assert {row.gpu for row in rows} == {0, 1}
+    assert not_measured(find_runs(project.results)) == "EMULATED, not measured", "which every figure has for its title"
     # The kernel alone takes 0.8 / 40 s.
     assert min(row.inner_time_ms for row in rows) >= 19.0
     assert min(row.setup_time for row in rows) >= 10.0
@@ -47,9 +50,18 @@ def test_a_rehearsal_is_a_run_with_all_times_scaled_and_every_file_says_that_it_
     assert {"emulated" in event["detail"] for event in project.events() if event["event"] == "ready"} == {True}
     assert {sample["bus_id"] for sample in project.utilization()} == {"emulated:0", "emulated:1"}
     assert "EMULATED (calibration published, time scale 40)" in (project.results / f"{task}-server.log").read_text()
-    assert '"Not measured": "emulated"' in (project.results / "summary.json").read_text()
-    with (project.results / "table-provenance.csv").open(newline="") as file:
-        assert any("emulated" in cell for row in csv.reader(file) for cell in row)
+
+
+@pytest.mark.slow
+def test_the_report_of_a_rehearsal_says_so_on_every_figure_and_in_its_numbers(project: Project) -> None:
+    code, said = project.draw_the_report("combined").run("autoscale-cpu.sh", OPTION, **SMALL)
+
+    assert code == 0, said
+    told = json.loads((project.results / "summary.json").read_text())["repeats"][0]
+    assert told["parameters"]["Not measured"] == "emulated"
+    assert (project.results / "autoscaling-combined.png").stat().st_size > 10_000
+    (run,) = find_runs(project.results)
+    assert figures.combined(run).get_suptitle() == "EMULATED, not measured"
 
 
 def test_without_anything_else_it_is_the_papers_setting(project: Project) -> None:
@@ -91,12 +103,12 @@ def test_what_cannot_be_rehearsed_is_said_in_one_line(
 
 
 @pytest.mark.slow
-def test_a_rehearsal_whose_emulator_is_killed_ends_and_says_why(project: Project) -> None:
+def test_a_rehearsal_without_its_emulator_ends_and_says_why(project: Project) -> None:
     process = project.start("autoscale-cpu.sh", OPTION, **LONG)
     eventually(project.has_rows)
     (emulator,) = (line for line in project.marked.left() if " emulate " in line)
 
-    os.kill(int(emulator.partition(":")[0]), signal.SIGKILL)
+    os.kill(int(emulator.partition(":")[0]), signal.SIGTERM)
 
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate()

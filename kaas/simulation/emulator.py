@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from kaas.emulator import NOT_MEASURED, VARIABLE
-from kaas.errors import ResultsError
+from kaas.errors import ProcessFailed, ResultsError
 from kaas.leftovers import Scratch
 from kaas.orders import Orders
 from kaas.simulation import ways
@@ -213,6 +213,7 @@ async def emulate(
         supervised: the process in charge, 0 if there is none.
 
     Raises:
+        ProcessFailed: there can be no socket.
         ResultsError: that file cannot be written.
     """
     orders = Orders(supervised)
@@ -226,7 +227,12 @@ async def emulate(
     asyncio.get_running_loop().set_exception_handler(fail)
     with contextlib.closing(Scratch("emulator-")) as scratch:
         path = scratch.folder / "socket"
-        server = await asyncio.start_unix_server(emulator.serve, path)
+        try:
+            server = await asyncio.start_unix_server(emulator.serve, path)
+        except OSError as error:
+            raise ProcessFailed(
+                f"no socket can be made at {path} ({error}): set TMPDIR to a folder of a short name"
+            ) from None
         try:
             if ready is None:
                 print(f"export {VARIABLE}={path}", flush=True)  # noqa: T201
