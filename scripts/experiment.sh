@@ -30,6 +30,7 @@ after_run() { :; }
 
 # Only programs that talk to the server are told its token.
 export -n KAAS_TOKEN
+unset KAAS_EMULATOR # a rehearsal starts its own
 
 server_pid='' monitor_pid='' load_pid='' # of what runs now
 lock='' keeper_pid=''                   # of the results' folder, and of what keeps it, once it is ours

@@ -113,6 +113,9 @@ def test_an_earlier_run_is_moved_aside_and_results_are_made_where_the_scripts_ma
     [
         (("--min-parallel", "9", "--max-parallel", "3"), "goes down, not up"),
         (("calibrate", "."), "holds no run: name a results folder"),
+        (("validate", "."), "holds no run: name a results folder"),
+        (("--calibration", "none", "emulate"), "no calibration none"),
+        (("emulate", "--time-scale", "0"), "is not a number of seconds above 0"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
