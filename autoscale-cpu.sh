@@ -69,7 +69,11 @@ source "$ROOT/scripts/experiment.sh"
 source "$ROOT/scripts/rehearsal.sh"
 
 options+=' --rehearse-paper'
-read_option "$self" "$@"
+rehearsing='' arguments=()
+for argument in "$@"; do
+    if [[ $argument == --rehearse-paper ]]; then rehearsing=yes; else arguments+=("$argument"); fi
+done
+read_option "$self" ${arguments[@]+"${arguments[@]}"}
 
 preflight_options=--virtual
 use_other_defaults

@@ -8,38 +8,30 @@
 # preflight is told.
 options='--check --dry-run'
 preflight_options=''
-asked='' rehearsing='' # the one that was; whether it is a rehearsal
+asked=''  # the one that was
 parent='' # where the results' folder is made, if not in the project's
 full_folder=''
 
-# Print the comment at the head of a script, if its user asks for help; or note which of the options were given.
+# Print the comment at the head of a script, if its user asks for help; or note which of the options was given.
 read_option() {
     local script=$1
     shift
-    while [[ $# -gt 0 ]]; do
-        case $1 in
-            --version)
-                sed -n "s/^__version__ = \"\(.*\)\"/${script##*/} \1/p" "$ROOT/kaas/__init__.py"
-                exit 0
-                ;;
-            -h | --help)
-                sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
-                exit 0
-                ;;
-            -*)
-                [[ " $options " == *" $1 "* ]] || fail "there is no option $1, but $options --help --version" 2
-                if [[ $1 == --rehearse-paper ]]; then
-                    rehearsing=yes
-                elif [[ -z $asked ]]; then
-                    asked=$1
-                else
-                    break
-                fi
-                ;;
-            *) break ;;
-        esac
-        shift
-    done
+    [[ $# -gt 0 ]] || return 0
+    case $1 in
+        --version)
+            sed -n "s/^__version__ = \"\(.*\)\"/${script##*/} \1/p" "$ROOT/kaas/__init__.py"
+            exit 0
+            ;;
+        -h | --help)
+            sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
+            exit 0
+            ;;
+        -*)
+            [[ " $options " == *" $1 "* ]] || fail "there is no option $1, but $options --help --version" 2
+            asked=$1
+            shift
+            ;;
+    esac
     [[ $# -eq 0 ]] ||
         fail "there is no argument such as '$1': settings stand before the command, as in N=200 ./${script##*/}" 2
 }
