@@ -50,7 +50,7 @@ class Gpus:
         self.observed = setting.observed  # whether to keep in `kernels` and `transfers` when each GPU had any
         self._alive = 0
         self.gpus_per_host = setting.gpus_per_host
-        self._cores = Sharing(loop, lambda number: min(1.0, model.kernel_cores / number))
+        self._cores = Sharing(loop, lambda number: model.kernel / model.kernel_among(number))
         self.gpus: list[Gpu] = [self._gpu(self._keeper(spans)) for spans in self.kernels]
         self._boots: dict[int, tuple[float, float]] = {}  # of each GPU, when its last one began and will be done
 
@@ -96,7 +96,7 @@ class Gpus:
         return self.draw(model.rest + model.rest_per_client * len(self.hosts[host]), model.rest_spread)
 
     def _gpu(self, busy: Callable[[float, float], object]) -> Gpu:
-        if self.model.kernel_cores:
+        if self.model.kernel_crowd:
             return Shared(self.loop, busy, self._cores)
         if self.model.kernels_shared:
             return Shared(self.loop, busy, Sharing(self.loop, lambda number: 1.0 / number))

@@ -44,7 +44,8 @@ def validate(folder: Path, seeds: range) -> str:
     lines = [["", "fitted to", "predicted", "measured", "error"]]
     for name, figure in _figures(setting).items():
         values = [np.array([figure(run) for run in runs], dtype=float) for runs in ([first], predicted, others)]
-        lines.append([name, *map(ways.mean, values), _error(*(_mean(one) for one in values[1:]))])
+        cells = [ways.mean(one, ".4g") for one in values]
+        lines.append([name, *cells, _error(*(_mean(one) for one in values[1:]))])
     return (
         f"{ways.columns(lines)}\n{_steps(predicted, others)}\nFitted to {first.name}; measured: "
         f"{', '.join(run.name for run in others)}; predicted: {len(predicted)} simulated runs, not measured"
@@ -85,7 +86,7 @@ def _figures(setting: Setting) -> dict[str, Callable[[Observed], float]]:
         return float(run.boots[gpu]) if gpu < len(run.boots) else float("nan")
 
     figures: dict[str, Callable[[Observed], float]] = {
-        f"GPU {gpu} booted at [s]": partial(booted, gpu) for gpu in range(setting.gpus)
+        f"GPU {gpu} booted at [s]": partial(booted, gpu) for gpu in range(1, setting.gpus)
     }
     return figures | {
         "requests": len,

@@ -66,20 +66,21 @@ def test_a_description_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_kernels_of_virtual_gpus_share_cores() -> None:
+    crowd, seconds = (1.0, 2.0, 6.0), (0.1, 0.1, 0.3)  # two cores
     model = Model(
         setup_alone=0.001,
         setup_clients=(1.0,),
         setup_seconds=(0.001,),
         kernel=0.1,
         kernel_spread=0.002,
-        kernel_cores=2.0,
+        kernel_crowd=crowd,
+        kernel_seconds=seconds,
     )
-    setting = replace(SETTING, shape=Ramp(1, 6, 1, 20.0))
-    rows = simulate(model, setting, 1).rows
-    # One has a core, six have two.
-    inner = {clients: [row.inner_time_ms for row in rows if row.concurrency == clients] for clients in (1, 6)}
-    assert sum(inner[1]) / len(inner[1]) == pytest.approx(100.0, rel=0.02)
-    assert sum(inner[6]) / len(inner[6]) == pytest.approx(300.0, rel=0.05)
+    rows = simulate(model, replace(SETTING, shape=Ramp(1, 6, 1, 20.0)), 1).rows
+    inner = {clients: [row.inner_time_ms for row in rows if row.concurrency == clients] for clients in (1, 4, 6)}
+    means = {clients: sum(each) / len(each) for clients, each in inner.items()}
+    assert means == {one: pytest.approx(at, rel=0.03) for one, at in ((1, 100.0), (4, 200.0), (6, 300.0))}
     found = fitting.fit([replace(observed.of_rows(rows, interval=20.0), virtual=True)], 4, 4)
     assert found["kernel"].value == pytest.approx(0.1, rel=0.02)
-    assert found["kernel_cores"].value == pytest.approx(2.0, rel=0.03)
+    known = dict(zip(found["kernel_crowd"].value, found["kernel_seconds"].value, strict=True))  # type: ignore[arg-type]
+    assert known == {one: pytest.approx(Model.kernel_among(model, one), rel=0.05) for one in range(1, 7)}
