@@ -12,6 +12,7 @@ from kaas import SINGLE_THREADED
 os.environ.update(SINGLE_THREADED)  # BLAS reads it when NumPy is first imported
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -29,8 +30,10 @@ class Device:
     """
 
     def __init__(self) -> None:
+        number, gpu = (os.environ.get(name, "0") for name in ("KAAS_WORKER", "KAAS_GPU"))
+        now = time.monotonic()
         self._emulator = Emulator()
-        self._emulator.ask("worker", os.environ.get("KAAS_WORKER", "0"), os.environ.get("KAAS_GPU", "0"))
+        self._emulator.ask("worker", number, gpu, now - float(os.environ.get("KAAS_SPAWNED", now)))
         self._is_held = False
 
     @contextlib.contextmanager

@@ -6,7 +6,7 @@ asks for, and waits for the line that is the answer. What it asked for is taken 
 that came.
 
     asked         answered
-    worker N GPU  ready                 it has booted, as the worker of that number on that GPU
+    worker N G S  ready                 it has booted, as worker N on GPU G that was started S seconds ago
     call          measured, released    upload, kernel and download are over; so is what keeps its place besides
     setup         over                  a client has set up its input
     rest N        over                  a client that worker N has served has cleared up; without N, one was refused

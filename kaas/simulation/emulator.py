@@ -72,6 +72,15 @@ class Pace:
                 self._timer = self._loop.call_at(self._begun + agenda[0][0] / self._scale, self.catch_up)
 
 
+class _LiveGpus(Gpus):
+    """Whose boots have begun when the server had a worker started: that takes a while until it can say so."""
+
+    begun_before = 0.0
+
+    def _boot(self) -> float:
+        return max(super()._boot() - self.begun_before, 0.0)
+
+
 class Emulator:
     """What is emulated for as long as anybody is connected; then everything is as it was before the first boot.
 
@@ -85,6 +94,7 @@ class Emulator:
     def __init__(self, calibrated: Calibration, setting: Setting, scale: float, seed: int) -> None:
         self.model = ways.HARNESS.model(calibrated.model)
         self.pace = Pace(asyncio.get_running_loop(), scale)
+        self.scale = scale
         self.connected = self.clients = 0
         self._setting = replace(setting, gpus_per_host=setting.gpus)
         self._drawn = normals(seed)
@@ -100,7 +110,7 @@ class Emulator:
     def forget(self) -> None:
         """Begin anew."""
         self.host = Host(self.model, self.pace, self._drawn)
-        self.gpus = Gpus(
+        self.gpus = _LiveGpus(
             self.model, self.pace, self._drawn, [self.host], self._setting, clients=lambda: float(self.clients)
         )
 
@@ -142,7 +152,7 @@ class _Asker:
         """Begin with what is asked for."""
         emulator = self._emulator
         if what == "worker":
-            self._boot(*map(int, words))
+            self._boot(*words)
         elif what == "call" and self._worker is not None:
             self._worker.call([])
         elif what == "setup":
@@ -164,12 +174,13 @@ class _Asker:
         if self._worker is not None:
             self._worker.kill()
 
-    def _boot(self, number: int, gpu: int) -> None:
-        gpus = self._emulator.gpus
-        if gpu >= len(gpus.gpus):
+    def _boot(self, number: str, gpu: str, age: str) -> None:
+        emulator, gpus = self._emulator, self._emulator.gpus
+        if int(gpu) >= len(gpus.gpus):
             self._say(f"error: no GPU {gpu} is emulated: it has {len(gpus.gpus)} GPUs, see its --num-gpus")
             return
-        self._worker = gpus.spawn(number, gpu, self)
+        gpus.begun_before = float(age) * emulator.scale
+        self._worker = gpus.spawn(int(number), int(gpu), self)
         self._worker.measured = lambda: self._say("measured")
 
     def _rest(self, worker: int | None = None) -> float:

@@ -76,7 +76,7 @@ class World:
         """Workers of one GPU that have just booted."""
         workers = [Process(self) for _ in range(number)]
         for one, worker in enumerate(workers):
-            worker.say(f"worker {one} {gpu}")
+            worker.say(f"worker {one} {gpu} 0")
         self.until(self.loop.time() + 100.0)
         for worker in workers:
             assert [what for _, what in worker.heard] == ["ready"]
@@ -157,14 +157,15 @@ def test_the_workers_of_a_boot_are_ready_at_once_though_they_do_not_come_at_once
     here = world()
     workers = [Process(here) for _ in range(3)]
     for worker in workers:
-        worker.say("worker 0 1")
+        worker.say("worker 0 1 0.5")
         here.until(here.loop.time() + 0.1)
     here.until(20.0)
-    assert [worker.heard for worker in workers] == [[(3.0, "ready")]] * 3
+    # Begun when the first of them was started, half a second before it could say so.
+    assert [worker.heard for worker in workers] == [[(2.5, "ready")]] * 3
     late = Process(here)  # another boot, and not the first of all
-    late.say("worker 0 1")
+    late.say("worker 0 1 0.5")
     here.until(40.0)
-    assert late.heard == [(21.0, "ready")]
+    assert late.heard == [(20.5, "ready")]
 
 
 def test_when_nobody_is_connected_any_more_the_next_boot_is_the_first_again(world: Callable[..., World]) -> None:
@@ -173,7 +174,7 @@ def test_when_nobody_is_connected_any_more_the_next_boot_is_the_first_again(worl
     worker.die()
     here.until(200.0)
     after = Process(here)
-    after.say("worker 0 0")
+    after.say("worker 0 0 0")
     here.until(300.0)
     assert after.heard == [(203.0, "ready")]
 
@@ -201,7 +202,7 @@ def test_clients_share_the_host_and_clear_up_after_the_place_is_free(world: Call
 def test_the_time_scale_shortens_all_times_alike(world: Callable[..., World]) -> None:
     here = world(scale=10.0)
     worker, client = Process(here), Process(here)
-    worker.say("worker 0 0")
+    worker.say("worker 0 0 0")
     client.say("setup")
     here.until(1.0)
     assert (worker.heard, client.heard) == ([(0.3, "ready")], [(0.1, "over")])
@@ -250,7 +251,7 @@ def test_it_tells_how_busy_each_gpu_is_and_by_what(world: Callable[..., World]) 
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [("worker 0 2", "it has 2 GPUs"), ("dance", "does not know"), ("call", "does")]
+    ("line", "said"), [("worker 0 2 0", "it has 2 GPUs"), ("dance", "does not know"), ("call", "does")]
 )
 def test_what_cannot_be_is_an_error(world: Callable[..., World], line: str, said: str) -> None:
     here = world()

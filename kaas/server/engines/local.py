@@ -88,13 +88,14 @@ def worker_config(settings: Settings, number: int, gpu: int, device: str) -> Con
         "message_size": settings.message_size,
         "tracebacks": log.isEnabledFor(logging.DEBUG),
         "spawned": time.monotonic(),
-        # A worker sees one GPU only, so that one is its number 0. Which it is only matters to emulated ones.
+        # A worker sees one GPU only, so that one is its number 0. The others are for emulated ones.
         "environment": {
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": device,
             "WORKER_GPU": "0",
             "KAAS_GPU": str(gpu),
             "KAAS_WORKER": str(number),
+            "KAAS_SPAWNED": str(time.monotonic()),
         },
     }
 
