@@ -4,6 +4,9 @@
 #   ./autoscale-cpu.sh             check, run, draw the figures
 #   ./autoscale-cpu.sh --check     only check, and say what would fail
 #   ./autoscale-cpu.sh --dry-run   say, too, what would be run; nothing is done
+#   ./autoscale-cpu.sh --rehearse-paper
+#                                  run what the paper ran (8 GPUs x 4 workers, 48 clients, 8 minutes) with emulated GPUs:
+#                                  nothing is measured, and every file says so. Also with --check and --dry-run
 #
 # Sets up .venv when first run. Every setting can be given in the environment, as in:
 #
@@ -32,6 +35,8 @@
 #   RAY_NODES=1                 with ENGINE=ray: so many nodes, simulated on this machine; they share AVAILABLE_GPUS
 #   RAY_ADDRESS=                with ENGINE=ray: HOST:PORT of a Ray that runs, and has virtual GPUs (ray start --num-gpus)
 #   LINK_HOST= LINK_PORT=       with ENGINE=ray: where its nodes reach this machine; the port and the two after it
+#   TIME_SCALE=1                with --rehearse-paper: so many times as fast
+#   CALIBRATION=published       with --rehearse-paper: of GPUs and host, a name that simulate.py knows or a TOML file
 #   METRICS_PORT=               where the server serves Prometheus metrics; empty: nowhere
 #   MAX_FAILED=0                failed requests (refused ones do not count) beyond which the exit code is 3
 #   MAX_LATE=                   seconds by which a step's clients may come late, else the exit code is 3; empty: 0.25 x INTERVAL
@@ -64,9 +69,19 @@ ROOT=$(cd "$(dirname "$self")" && pwd)
 # shellcheck source=scripts/experiment.sh
 source "$ROOT/scripts/experiment.sh"
 
-read_option "$self" "$@"
+# shellcheck source=scripts/rehearsal.sh
+source "$ROOT/scripts/rehearsal.sh"
 
+options+=' --rehearse-paper'
+rehearsing='' arguments=()
+for argument in "$@"; do
+    if [[ $argument == --rehearse-paper ]]; then rehearsing=yes; else arguments+=("$argument"); fi
+done
+read_option "$self" ${arguments[@]+"${arguments[@]}"}
+
+preflight_options=--virtual
 use_other_defaults
+[[ -z $rehearsing ]] || rehearse
 setting AVAILABLE_GPUS 8
 setting MAX_MPL_PER_GPU 4
 setting MIN_MPL 1
@@ -88,7 +103,6 @@ setting EXPERIMENT autoscaling
 setting ENGINE local
 [[ $ENGINE != ray ]] || setup_options=--ray
 setting DESCRIPTION "Autoscaling on a laptop: $AVAILABLE_GPUS virtual GPUs x $MAX_MPL_PER_GPU workers of $FN"
-preflight_options=--virtual
 
 check_engine
 [[ -z $asked ]] || look_ahead

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,12 @@ def cleanup() -> None:
         _client = None
 
 
-def main() -> None:
+def main(request: Callable[[str], Outcome] = run_client) -> None:
     """Make one request and print its times."""
     size = cli.matrix_size()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it took is given back
     try:
-        outcome = run_client(size)
+        outcome = request(size)
     finally:
         cleanup()
     if outcome.status != "ok":

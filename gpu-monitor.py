@@ -2,8 +2,8 @@
 """The monitor: logs the utilization of every GPU to a CSV file, until SIGTERM or Ctrl-C.
 
 NVIDIA GPUs are asked through nvidia-smi, and their energy counters through NVML; a laptop's virtual GPUs are measured
-by the CPU time of their workers. With --engine ray, an agent on each node of the server does so there, and each row is
-stamped by the clock here. The columns are described in kaas/monitor.
+by the CPU time of their workers, and of emulated ones the emulator tells. With --engine ray, an agent on each node of
+the server does so there, and each row is stamped by the clock here. The columns are described in kaas/monitor.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from kaas.client import Connection
 from kaas.clock import Clock
 from kaas.errors import UsageError
 from kaas.monitor.cpu import cpu_monitor
+from kaas.monitor.emulated import EmulatedMonitor
 from kaas.monitor.nvidia_smi import NvidiaSmi
 from kaas.monitor.nvml import EnergyCounters
 from kaas.monitor.samples import check_new, leave_signals, record
@@ -29,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     add("output", type=Path, metavar="OUTPUT", help="the CSV file to write; it must not be there yet")
     add(
         "--source",
-        choices=("cpu", "nvidia-smi"),
+        choices=("cpu", "nvidia-smi", "emulated"),
         help="what to measure (default nvidia-smi where there is one)",
     )
     add(
@@ -59,6 +60,9 @@ def main() -> None:
         ):
             # nvidia-smi keeps the pace itself.
             record(lambda: counters.add_to(gpus.take()), arguments.output, 0.0, arguments.supervised)
+    elif arguments.source == "emulated":
+        with contextlib.closing(EmulatedMonitor(clock)) as emulated:
+            record(emulated.take, arguments.output, (interval_ms or 100) / 1000, arguments.supervised)
     else:
         with Connection(arguments.server) as connection:
             take = cpu_monitor(lambda: connection.status(timeout=5.0), clock).take

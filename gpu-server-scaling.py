@@ -9,7 +9,7 @@ import argparse
 import logging
 import os
 
-from kaas import cli, kernels, nvidia, outlet, policy, wire
+from kaas import cli, emulator, kernels, nvidia, outlet, policy, wire
 from kaas.errors import UsageError
 from kaas.pool.settings import Settings
 from kaas.server import listener
@@ -192,6 +192,8 @@ def main() -> None:
     if arguments.check:
         listener.check(settings)
         return
+    if emulated := emulator.mark():
+        logging.getLogger("kaas.server").info("%s: nothing of this run is measured", emulated)
     from kaas.server import tcp  # noqa: PLC0415 - a check, or --help, has its answer before all that is imported
 
     tcp.serve(settings)

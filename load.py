@@ -8,7 +8,7 @@ import argparse
 import os
 from pathlib import Path
 
-from kaas import cli, kernels, segments, shape_setting, transport
+from kaas import cli, emulator, kernels, segments, shape_setting, transport
 from kaas.client import split_address
 from kaas.errors import UsageError
 from kaas.ramp import Ramp
@@ -115,7 +115,8 @@ def main() -> int:
         client=client,
         input=arguments.input,
         files=RunFiles.of(arguments.experiment_name, arguments.task_name, arguments.results.absolute()),
-        parameters={
+        parameters=emulator.facts()
+        | {
             "Client": arguments.client,
             "Input": arguments.input,
             "Experiment name": arguments.experiment_name,

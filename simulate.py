@@ -3,16 +3,18 @@
 
 Simulates the published run (or any cluster and ramp) in virtual time, and writes the files of a run: as the original
 was to results-<experiment name>/, and as this harness does to results-<experiment name>-harness/. Nothing of it is
-measured, and every file says so. `simulate.py calibrate FOLDER` fits the model to a results folder.
+measured, and every file says so. The folders are made here, or where RESULTS says; an earlier run is moved aside.
+`simulate.py calibrate FOLDER` fits the model to a results folder.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from kaas import ROOT, cli, shape_setting
+from kaas import ROOT, cli, results, shape_setting
 from kaas.errors import ResultsError, UsageError
 from kaas.ramp import Ramp
 from kaas.simulation import calibration
@@ -76,6 +78,20 @@ def parse_arguments() -> argparse.Namespace:
     compare = commands.add_parser("policies", help="put policies side by side", description=compare_policies.__doc__)
     compare.add_argument("--seeds", type=cli.positive_int, default=14, metavar="N", help="default %(default)s")
     compare.add_argument("--output", type=Path, default=Path("policies.csv"), help="default %(default)s")
+    validate = commands.add_parser(
+        "validate", help="predict a run's other repeats from its first", description=predict_repeats.__doc__
+    )
+    validate.add_argument("folder", metavar="FOLDER", type=Path, help="a results folder with two repeats at least")
+    validate.add_argument("--seeds", type=cli.positive_int, default=20, metavar="N", help="default %(default)s")
+    emulate = commands.add_parser(
+        "emulate", help="be the GPUs and the clients' host of a rehearsal", description=be_the_emulator.__doc__
+    )
+    emulate.add_argument(
+        "--time-scale", type=cli.positive_seconds, default=1.0, metavar="X", help="so many times as fast (default 1)"
+    )
+    emulate.add_argument("--ready", type=Path, metavar="FILE", help="write the socket's path there, once it listens")
+    emulate.add_argument("--check", action="store_true", help="only check the arguments, and say nothing")
+    cli.add_supervised_option(emulate)
     return parser.parse_args()
 
 
@@ -106,6 +122,29 @@ def compare_policies(arguments: argparse.Namespace) -> None:
         raise ResultsError("the figure could not be drawn: see above")
 
 
+def predict_repeats(arguments: argparse.Namespace) -> None:
+    """Fit the model to the first repeat of a run, and say how far it predicts the others, over many seeds."""
+    from kaas.simulation import validation  # noqa: PLC0415 - see above
+
+    print(validation.validate(arguments.folder, range(arguments.seed, arguments.seed + arguments.seeds)))
+
+
+def be_the_emulator(arguments: argparse.Namespace) -> None:
+    """Be what ./autoscale-cpu.sh --rehearse-paper has for GPUs: the model in real time, for the live server.
+
+    Says what KAAS_EMULATOR has to be for server, clients and monitor.
+    """
+    calibrated, setting = calibration.load(arguments.calibration), setting_of(arguments)
+    if arguments.check:
+        return
+    import asyncio  # noqa: PLC0415 - see above
+
+    from kaas.simulation.emulator import emulate  # noqa: PLC0415
+
+    ready, scale = arguments.ready, arguments.time_scale
+    asyncio.run(emulate(calibrated, setting, scale, arguments.seed, ready=ready, supervised=arguments.supervised))
+
+
 def _cluster(arguments: argparse.Namespace) -> tuple[int, int]:
     return arguments.num_gpus or _PAPER.gpus, arguments.max_req_per_gpu or _PAPER.workers_per_gpu
 
@@ -134,22 +173,37 @@ def simulate(arguments: argparse.Namespace) -> None:
 
     calibrated, setting = calibration.load(arguments.calibration), setting_of(arguments)
     seeds = range(arguments.seed, arguments.seed + arguments.repeats)
-    summaries = {}
+    parent, summaries, folders = Path(os.environ.get("RESULTS") or "").absolute(), {}, []
     for way, experiment in (
         (ways.PUBLISHED, arguments.experiment_name),
         (ways.HARNESS, f"{arguments.experiment_name}-harness"),
     ):
-        found = ways.run(calibrated, setting, way, seeds, parent=Path.cwd(), experiment=experiment)
+        folder = parent / f"results-{experiment}"
+        if (aside := results.move_aside(folder)) is not None:
+            print(f"The earlier run in {_shown(folder)} is now in {_shown(aside)}")
+        found = ways.run(calibrated, setting, way, seeds, parent=parent, experiment=experiment)
         summaries[way.name] = ways.summary(found)
+        folders.append(f"{_shown(folder)}/")
     print(ways.table(summaries))
-    name = arguments.experiment_name
-    print(f"Simulated, not measured: results-{name}/ and results-{name}-harness/")
+    print(f"Simulated, not measured: {' and '.join(folders)}")
+
+
+def _shown(folder: Path) -> Path:
+    """Give a folder's path as short as can be, from where the user is."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def main() -> None:
     """Do what the command line says."""
     arguments = parse_arguments()
-    {"calibrate": fit_runs, "policies": compare_policies, None: simulate}[arguments.command](arguments)
+    commands = {
+        "calibrate": fit_runs,
+        "policies": compare_policies,
+        "validate": predict_repeats,
+        "emulate": be_the_emulator,
+        None: simulate,
+    }
+    commands[arguments.command](arguments)
 
 
 if __name__ == "__main__":

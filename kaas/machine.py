@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from kaas import ROOT, cgroup, nvidia, programs
+from kaas import ROOT, cgroup, emulator, nvidia, programs
 
 _LIBRARIES = ("numpy", "numba", "numba-cuda", "llvmlite", "uvloop", "psutil", "pandas", "matplotlib")
 _LIMIT = 10.0
@@ -19,7 +19,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 def describe() -> dict[str, str]:
     """Gather `name: value` facts; what cannot be found out is said to be unknown, or left out."""
     facts = {
-        "Host": platform.node(),
+        "Host": " on ".join(filter(None, (emulator.mark(), platform.node()))),
         "OS": platform.platform(),
         "CPU": f"{_processor()}, {psutil.cpu_count(logical=False) or 'unknown'} cores, {os.cpu_count()} threads",
         "CPU usable": _usable(),

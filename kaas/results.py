@@ -15,6 +15,7 @@ import contextlib
 import csv
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -251,6 +252,23 @@ def check_no_earlier_run(path: Path) -> None:
 
 def _earlier_run(path: Path) -> ResultsError:
     return ResultsError(f"{path} holds an earlier run: move it away, or choose another --task-name")
+
+
+def move_aside(folder: Path) -> Path | None:
+    """Move an earlier run's folder aside, as the scripts do: to `<folder>.<date>-<time>` (UTC); tell where it is now.
+
+    Raises:
+        ResultsError: it cannot be moved.
+    """
+    if not folder.exists():
+        return None
+    aside = folder.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}+")
+    try:
+        return folder.rename(aside)
+    except OSError as error:
+        raise ResultsError(f"{folder} holds an earlier run, which cannot be moved aside: {error.strerror}") from None
 
 
 class RowReader:

@@ -31,6 +31,7 @@ after_run() { :; }
 
 # Only programs that talk to the server are told its token.
 export -n KAAS_TOKEN
+unset KAAS_EMULATOR # a rehearsal starts its own
 
 server_pid='' monitor_pid='' load_pid='' # of what runs now
 lock='' keeper_pid=''                   # of the results' folder, and of what keeps it, once it is ours
@@ -61,7 +62,6 @@ run_experiment() {
 
     set_up
     draw_token
-    draw_clock
     check_settings
     if [[ -z $is_checked ]]; then
         preflight || exit 2
@@ -70,6 +70,7 @@ run_experiment() {
     local repeat worst=0 # the exit code of the worst repeat
     make_folder
     before_run
+    draw_clock
 
     for ((repeat = 1; repeat <= OUTER_REPEATS; repeat++)); do
         [[ $complete != *" $repeat "* ]] || continue

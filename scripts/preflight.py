@@ -1,8 +1,9 @@
 """What a run needs, checked before anything is changed: every problem in one pass, exit code 2 if there is one.
 
-    preflight.py SCRIPT [--virtual] [--list-gpus | --head | --node NODES]
+    preflight.py SCRIPT [--virtual [--emulated]] [--list-gpus | --head | --node NODES]
 
-SCRIPT is the one that would run, whose settings come in the environment. With --virtual its GPUs are virtual ones.
+SCRIPT is the one that would run, whose settings come in the environment. With --virtual its GPUs are virtual ones, and
+with --emulated their work is none of the cores'.
 With --list-gpus the report goes to stderr, and to stdout what CUDA calls the GPUs to be used, with commas between them.
 Where the run is one over the nodes of a cluster, --head looks at what is needed on the machine that starts it, and
 --node at this one as one of so many NODES; that is one line, which calls this node `{node}`, and one for each problem.
@@ -58,7 +59,9 @@ def main() -> int:
         report.note(f"an earlier run was cut off: a run with MPS, or --restore, puts back {gpu_record.RECORD}")
     gpus: list[Gpu] = []
     if settings is not None:
-        if virtual and not head:
+        if "--emulated" in options:
+            report.note("GPUs: emulated, so that nothing of this run is a measurement, and every file says so")
+        elif virtual and not head:
             tell_cores(settings, report)
         elif not head:
             gpus = check_gpus(settings, report)

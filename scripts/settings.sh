@@ -206,6 +206,7 @@ tell_plan() {
     fi
     [[ ${MPS:-off} == off ]] ||
         say "  scripts/gpu_guard.py sets the GPUs' compute mode, starts MPS, and puts all back as it was found"
+    [[ $monitor_source != emulated ]] || tell_command "${emulator_command[@]}"
     tell_command "${server_command[@]}"
     tell_command "${monitor_command[@]}"
     tell_command "${load_command[@]}"
@@ -249,6 +250,9 @@ check_settings() {
     # One that is open to the nodes takes a token, which is drawn for a run.
     said=$(KAAS_TOKEN=${KAAS_TOKEN:-drawn} "${server_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
     said=$("${load_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
+    if [[ $monitor_source == emulated ]]; then
+        said=$("${emulator_command[@]}" --check 2>&1) || fail "$(in_settings "$said")" 2
+    fi
 }
 
 # Where the workers are. RAY_ADDRESS is Ray's own variable, too, and says nothing where the engine is not ray.
@@ -300,6 +304,8 @@ name_commands() {
     fi
     address=${host:-127.0.0.1}:${bound_port:-$PORT}
     [[ $host != *:* ]] || address=[$host]:${bound_port:-$PORT}
+    emulator_command=("$python" simulate.py --num-gpus "$AVAILABLE_GPUS" --calibration "${CALIBRATION:-}" emulate
+        --time-scale "${TIME_SCALE:-}" --supervised $$)
     server_command=("$python" gpu-server-scaling.py "$FN" --port "$PORT" --num-gpus "$AVAILABLE_GPUS"
         --max-req-per-gpu "$MAX_MPL_PER_GPU" ${gpu_ids:+--gpu-ids "$gpu_ids"} --supervised $$
         ${POLICY:+--policy "$POLICY"} ${WHEN_FULL:+--when-full "$WHEN_FULL"}

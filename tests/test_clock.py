@@ -37,6 +37,13 @@ def test_all_programs_of_a_run_count_from_the_pair_that_its_script_has_drawn() -
     assert abs(clock.now() - Clock.of_run().now()) < 60
 
 
+def test_what_an_emulator_plays_is_of_the_year_2000(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAAS_EMULATOR", "somewhere")
+    for now in (1.0, 1_700_000_000.5):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        assert 946_684_800 <= Clock.draw().epoch < 978_307_200
+
+
 @pytest.mark.parametrize("text", ["now", "1:2:3", "1000.0", "1000.0:1e30", "1000.0:-1", "nan:nan"])
 def test_a_pair_that_is_none_or_of_another_boot_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, text)

@@ -1,6 +1,7 @@
 """The simulation's command line: it writes the files of a run, and what cannot be is said in one line."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,11 @@ from kaas.simulation.setting import Setting
 SMALL = ("--max-parallel", "6", "--interval", "3", "-g", "3", "-m", "2")
 
 
-def simulate(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def simulate(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, str(ROOT / "simulate.py"), *arguments],
         cwd=folder,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=LIMIT,
@@ -93,12 +95,17 @@ def test_a_seed_gives_the_same_files_again_and_another_others(simulated: Path, t
     assert [row.outer_time_ms for row in first] != [row.outer_time_ms for row in second]
 
 
-def test_an_earlier_run_is_not_overwritten(simulated: Path) -> None:
-    done = simulate(simulated, *SMALL)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("simulate.py: ")
-    assert "holds an earlier run: move it away" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_an_earlier_run_is_moved_aside_and_results_are_made_where_the_scripts_make_them(tmp_path: Path) -> None:
+    there, alone = tmp_path / "there", ("--max-parallel", "1", "--interval", "3", "-g", "1")
+    assert simulate(tmp_path, *alone, RESULTS=str(there)).returncode == 0
+    before = (there / "results-simulated" / "simulated-1.csv").read_bytes()
+    done = simulate(tmp_path, *alone, "--seed", "2", RESULTS="there")
+    assert (done.returncode, done.stderr) == (0, "")
+    (aside,) = there.glob("results-simulated.*")
+    assert f"The earlier run in there/results-simulated is now in {aside.relative_to(tmp_path)}" in done.stdout
+    assert (aside / "simulated-1.csv").read_bytes() == before
+    assert (there / "results-simulated" / "simulated-1.csv").read_bytes() != before
+    assert list(tmp_path.iterdir()) == [there]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +114,9 @@ def test_an_earlier_run_is_not_overwritten(simulated: Path) -> None:
         (("--min-parallel", "9", "--max-parallel", "3"), "goes down, not up"),
         (("calibrate", "."), "holds no run: name a results folder"),
         (("--shape", "bursts:x"), "--shape is 'bursts:x': 'x' is not a number of bursts above 0"),
+        (("validate", "."), "holds no run: name a results folder"),
+        (("--calibration", "none", "emulate"), "no calibration none"),
+        (("emulate", "--time-scale", "0"), "is not a number of seconds above 0"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:

@@ -14,5 +14,6 @@
 | `temperature_c`   | degrees Celsius                |                                                              |
 | `node`            |                                | of the engine `ray`: which has it, simulated or real         |
 
-What is not known is an empty cell.
+What is not known is an empty cell. Of emulated GPUs (`emulated.py`) only the utilization is, and their `bus_id` is
+`emulated:<number>`.
 """

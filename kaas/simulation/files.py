@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from kaas import description, events, results, samples, shape_setting
+from kaas.emulator import NOT_MEASURED
 from kaas.errors import ResultsError
 from kaas.ramp import Ramp
 from kaas.results import RowWriter, RunFiles
@@ -17,10 +18,6 @@ from kaas.simulation.gpus import Spans
 from kaas.simulation.model import Model
 from kaas.simulation.observed import Floats
 
-EPOCH = 946_684_800.0
-"""The first run begins at 2000-01-01 00:00:00 UTC: nobody takes that for a time at which something was measured."""
-NOT_MEASURED = "Not measured"
-"""The name in a description whose value says how what looks like a measurement was made (kaas.analysis.run)."""
 _TIMES = ("inner_time_ms", "outer_time_ms", "setup_time", "queued_ms", "kernel_ms", "lag_ms")
 _EVERY = 0.1
 """Seconds between two samples."""
@@ -94,21 +91,23 @@ def _parameters(run: Simulated, files: RunFiles) -> dict[str, object]:
 
 
 def _samples(run: Simulated, model: Model, begun: float) -> list[Sample]:
-    """Take samples of what each GPU did, as its monitor shows it: the mean over a window that has passed."""
+    """Take samples of what each GPU did."""
     gpus = run.gpus
     assert gpus is not None
     at = np.arange(0.0, run.ended, _EVERY)
-    window, part = model.utilization_window, model.transfer_utilization
-    shown = []
-    for kernels, transfers in zip(gpus.kernels, gpus.transfers, strict=True):
-        computing, either = _seconds_in(kernels, at, window), _seconds_in(kernels + transfers, at, window)
-        shown.append(100.0 * (computing + part * (either - computing)) / window)
-    percent = np.rint(np.clip(np.array(shown), 0.0, 100.0)).astype(int)
+    shown = [utilization(*spans, at, model) for spans in zip(gpus.kernels, gpus.transfers, strict=True)]
     return [
         Sample(round(begun + time, 3), gpu, f"simulated:{gpu}", utilization_pct=value)
-        for time, values in zip(at.tolist(), percent.T.tolist(), strict=True)
+        for time, values in zip(at.tolist(), np.rint(shown).astype(int).T.tolist(), strict=True)
         for gpu, value in enumerate(values)
     ]
+
+
+def utilization(kernels: Spans, transfers: Spans, at: Floats, model: Model) -> Floats:
+    """Tell in percent what a GPU's monitor shows at each of some times: the mean over a window that has passed."""
+    window, part = model.utilization_window, model.transfer_utilization
+    computing, either = _seconds_in(kernels, at, window), _seconds_in(kernels + transfers, at, window)
+    return np.clip(100.0 * (computing + part * (either - computing)) / window, 0.0, 100.0)
 
 
 def _seconds_in(spans: Spans, at: Floats, window: float) -> Floats:

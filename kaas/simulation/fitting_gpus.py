@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kaas.errors import ResultsError
 from kaas.simulation import observed
 from kaas.simulation.fits import ASSUMED, Fit, Fits, estimate, line, robust
 from kaas.simulation.observed import Flags, Floats, Observed
@@ -23,14 +24,31 @@ _TRANSFER_UTILIZATION, _UTILIZATION_WINDOW = 0.3, 0.17
 _NEAR = 5.0
 """Seconds around a request in which others' setups tell how long its own took."""
 _HELD = np.linspace(0.0, 1.0, 21)
+_NOT_OF_CORES = (
+    "upload",
+    "download",
+    "transfer_spread",
+    "transfer_per_request",
+    "kernels_shared",
+    "transfer_utilization",
+    "rest",
+    "rest_per_client",
+    "rest_spread",
+)
 
 
 def fit_gpus(runs: list[Observed], pool: Observed) -> Fits:
-    """Fit kernels and transfers."""
+    """Fit kernels and transfers; those of virtual GPUs have none.
+
+    Raises:
+        ResultsError: virtual GPUs never had a kernel alone.
+    """
+    if runs[0].virtual:
+        return _fit_cores(runs, pool)
     kernel, more = _kernel(runs), _per_request(pool)
     alone = pool.inner[pool.warm & (pool.clients == 1)]
     if not len(alone):
-        alone = pool.inner[pool.warm & (pool.in_flight == 0)]
+        alone = pool.inner[pool.warm & (pool.in_flight == 1)]
     transfers = max(float(np.median(alone)) - float(np.mean(kernel.value)) - 2 * float(np.mean(more.value)), 0.0)
     error = float(np.hypot(robust(alone) / np.sqrt(len(alone)), np.mean(kernel.plus_minus)))
     free = np.concatenate(
@@ -51,8 +69,40 @@ def fit_gpus(runs: list[Observed], pool: Observed) -> Fits:
         "transfer_spread": Fit(spread / 2, ASSUMED, unclear),
         "transfer_per_request": more,
         "kernels_shared": Fit(0.0, ASSUMED, "assumed: published kernels never end closer than a kernel's time"),
+        **dict.fromkeys(("kernel_crowd", "kernel_seconds"), Fit((), ASSUMED, "assumed: the GPUs are not virtual")),
         "transfer_utilization": Fit(_TRANSFER_UTILIZATION, ASSUMED, "assumed: as published while there is one client"),
         "utilization_window": Fit(_UTILIZATION_WINDOW, ASSUMED, "assumed: as published while there is one client"),
+    }
+
+
+def _fit_cores(runs: list[Observed], pool: Observed) -> Fits:
+    """Fit the kernels of virtual GPUs: how long each takes of so many at once. All but the setup counts as kernel.
+
+    Client, server and worker need the same cores for what else they do, and it is as crowded there.
+    """
+    crowd = np.concatenate(
+        [observed.mean_over(run.arrival, run.end, *observed.number_over_time(run.arrival, run.end)) for run in runs]
+    )
+    near, seconds = np.rint(crowd), pool.outer - pool.setup
+    known = [one for one in range(1, int(near.max()) + 1) if (pool.warm & (near == one)).sum() >= _FEW]
+    if known[:1] != [1]:
+        raise ResultsError(f"{runs[0].name}: hardly a kernel was ever alone: begin the ramp with 1 client")
+
+    def means(chosen: Flags) -> Floats:
+        parts = [seconds[chosen & pool.warm & (near == one)] for one in known]
+        return np.array([part.mean() if len(part) else np.nan for part in parts])
+
+    found, errors = estimate(pool, means)
+    alone = float(found[0])
+    spread = min(float(seconds[pool.warm & (near == 1)].std()), alone / 2)  # or many were below 0
+    none, source = Fit(0.0, ASSUMED, "assumed: the GPUs are virtual"), "mean of all but the setup, with so many at once"
+    return {
+        "kernel": Fit(alone, float(errors[0]), source),
+        "kernel_spread": Fit(spread, ASSUMED, "its standard deviation, and at most half of it"),
+        "kernel_crowd": Fit(tuple(map(float, known)), ASSUMED, "requests at the server while one was, on average"),
+        "kernel_seconds": Fit(tuple(map(float, found)), tuple(map(float, errors)), source),
+        **dict.fromkeys(_NOT_OF_CORES, none),
+        "utilization_window": Fit(_UTILIZATION_WINDOW, ASSUMED, "assumed: the GPUs are virtual"),
     }
 
 

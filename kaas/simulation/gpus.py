@@ -1,12 +1,12 @@
 """An engine of the pool whose workers and GPUs are a model: they take their time, and compute nothing."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from kaas import wire
 from kaas.passing import Passing
 from kaas.pool.engine import Tell
-from kaas.simulation.loop import VirtualLoop
+from kaas.simulation.devices import Gpu, OneAfterTheOther, Shared
+from kaas.simulation.loop import Timeline
 from kaas.simulation.model import Model
 from kaas.simulation.setting import Setting
 from kaas.simulation.sharing import Host, Sharing
@@ -16,45 +16,6 @@ Spans = list[tuple[float, float]]
 """Begins and ends, in seconds of virtual time."""
 _TO_END = 0.01
 """Seconds that a worker takes to end."""
-
-
-class Gpu(Protocol):
-    """What runs kernels."""
-
-    def run(self, kernel: float, done: Callable[[], object]) -> None:
-        """Run a kernel of so many seconds alone; `done()` when it has ended."""
-
-
-class OneAfterTheOther:
-    """Kernels first come, first served.
-
-    Args:
-        loop: tells the time.
-        busy: is told when each kernel runs.
-    """
-
-    def __init__(self, loop: VirtualLoop, busy: Callable[[float, float], object]) -> None:
-        self._loop = loop
-        self._busy = busy
-        self._free = 0.0
-
-    def run(self, kernel: float, done: Callable[[], object]) -> None:
-        """Run a kernel when those before it are over."""
-        begin = max(self._loop.time(), self._free)
-        self._free = end = begin + kernel
-        self._busy(begin, end)
-        self._loop.at(end, done)
-
-
-class Shared:
-    """Kernels at once, `n` of them at an `n`-th of the speed each."""
-
-    def __init__(self, loop: VirtualLoop, busy: Callable[[float, float], object]) -> None:
-        self._sharing = Sharing(loop, lambda number: 1.0 / number, busy)
-
-    def run(self, kernel: float, done: Callable[[], object]) -> None:
-        """Run a kernel beside the others."""
-        self._sharing.add(kernel, done)
 
 
 class Gpus:
@@ -72,7 +33,7 @@ class Gpus:
     def __init__(
         self,
         model: Model,
-        loop: VirtualLoop,
+        loop: Timeline,
         normals: Iterator[float],
         hosts: Sequence[Host],
         setting: Setting,
@@ -90,8 +51,8 @@ class Gpus:
         self.observed = setting.observed  # whether to keep in `kernels` and `transfers` when each GPU had any
         self._alive = 0
         self.gpus_per_host = setting.gpus_per_host
-        kind = Shared if model.kernels_shared else OneAfterTheOther
-        self.gpus: list[Gpu] = [kind(loop, self._keeper(spans)) for spans in self.kernels]
+        self._cores = Sharing(loop, lambda number: model.kernel / model.kernel_among(number))
+        self.gpus: list[Gpu] = [self._gpu(self._keeper(spans)) for spans in self.kernels]
         self._boots: dict[int, tuple[float, float]] = {}  # of each GPU, when its last one began and will be done
 
     async def start(self) -> None:
@@ -100,7 +61,7 @@ class Gpus:
     def spawn(self, number: int, gpu: int, tell: Tell) -> "Worker":
         """Start a worker; those of one boot are ready at once."""
         now, (begun, ready) = self.loop.time(), self._boots.get(gpu, (-1.0, 0.0))
-        if begun != now:
+        if begun != now and ready <= now:
             ready = now + self._boot()
             self._boots[gpu] = now, ready
         self._alive += 1
@@ -135,6 +96,13 @@ class Gpus:
         model = self.model
         return self.draw(model.rest + model.rest_per_client * len(self.hosts[host]), model.rest_spread)
 
+    def _gpu(self, busy: Callable[[float, float], object]) -> Gpu:
+        if self.model.kernel_crowd:
+            return Shared(self.loop, busy, self._cores)
+        if self.model.kernels_shared:
+            return Shared(self.loop, busy, Sharing(self.loop, lambda number: 1.0 / number))
+        return OneAfterTheOther(self.loop, busy)
+
     def _boot(self) -> float:
         model = self.model
         mean = model.boot + model.boot_per_client * self.clients() if self._boots else model.boot_first
@@ -145,15 +113,19 @@ class Gpus:
 
 
 class Worker:
-    """One worker (kaas.pool.engine): upload, kernel, download, and what else it does until its place is free."""
+    """One worker (kaas.pool.engine): upload, kernel, download, and what else it does until its place is free.
+
+    `measured`, if anybody wants to know, is called when what the kernel module measures of a call has ended.
+    """
 
     pid: int | None = None
+    measured: Callable[[], object] | None = None
 
     def __init__(self, engine: Gpus, number: int, gpu: int, tell: Tell, *, ready: float) -> None:
         self._engine, self._number, self._gpu, self._tell = engine, number, gpu, tell
         self._device, self._host = engine.gpus[gpu], gpu // engine.gpus_per_host
         self._at, self._time = engine.loop.at, engine.loop.time
-        self._in_call = self._stopped = self._ended = False
+        self._in_call = self._in_flight = self._stopped = self._ended = False
         self._called = self._rest = 0.0
         self._unused_since = ready
         self._at(ready, self._ready)
@@ -166,6 +138,7 @@ class Worker:
         if leaves_after and now - self._unused_since > leaves_after:
             engine.lost += 1
             return
+        self._in_flight = True
         engine.in_flight[self._host] += 1
         uploaded = now + self._transfer_time(engine.model.upload)
         if engine.observed:
@@ -179,9 +152,13 @@ class Worker:
             self._at(self._time() + _TO_END, self._end)
 
     def kill(self) -> None:
-        """End, whatever it is in."""
+        """End, whatever it is in; a turn that it has on the GPU is the next one's."""
         self._stopped = True
         self._at(self._time() + _TO_END, self._end)
+        if self._in_flight:
+            self._in_flight = False
+            self._engine.in_flight[self._host] -= 1
+            self._device.withdraw(self._computed)
 
     def _ready(self) -> None:
         if not self._stopped:
@@ -193,21 +170,28 @@ class Worker:
         return engine.draw(mean + model.transfer_per_request * engine.in_flight[self._host], model.transfer_spread)
 
     def _uploaded(self) -> None:
-        model = self._engine.model
-        self._device.run(self._engine.draw(model.kernel, model.kernel_spread), self._computed)
+        if self._in_flight:
+            model = self._engine.model
+            self._device.run(self._engine.draw(model.kernel, model.kernel_spread), self._computed)
 
     def _computed(self) -> None:
+        if not self._in_flight:
+            return
         engine, now = self._engine, self._time()
         downloaded = now + self._transfer_time(engine.model.download)
         if engine.observed:
             engine.transfers[self._gpu].append((now, downloaded))
         self._rest = rest = engine.draw_rest(self._host)
+        if self.measured is not None:
+            self._at(downloaded, self.measured)
         self._at(downloaded + engine.model.rest_held * rest, self._reply, downloaded - self._called)
 
     def _reply(self, inner: float) -> None:
+        if not self._in_flight:
+            return
         now = self._unused_since = self._time()
         self._engine.in_flight[self._host] -= 1
-        self._in_call = False
+        self._in_call = self._in_flight = False
         if self._stopped:
             self._at(now + _TO_END, self._end)
             return

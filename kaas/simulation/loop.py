@@ -5,10 +5,23 @@ import heapq
 from collections.abc import Callable
 from contextvars import Context
 from itertools import count
-from typing import Any, TypeVarTuple
+from typing import Any, Protocol, TypeVarTuple
 
 _NEVER = float("inf")
 _Ts = TypeVarTuple("_Ts")
+
+
+class Timeline(Protocol):
+    """What the model knows of time, in seconds: virtual, or as it passes (kaas.simulation.emulator)."""
+
+    def time(self) -> float:
+        """Tell the time."""
+
+    def at(self, when: float, deed: Callable[..., object], *values: Any) -> None:
+        """Do something at a time."""
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        """Make what can be waited for."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):

@@ -45,6 +45,12 @@ class Model:
     transfer_spread: float = _parameter("s", "standard deviation of upload and of download")
     transfer_per_request: float = _parameter("s", "what each request in flight on the host adds to upload and download")
     kernels_shared: float = _parameter("1", "0: kernels of a GPU run one after the other; 1: at once, each at a part")
+    kernel_crowd: tuple[float, ...] = _parameter(
+        "1", "kernels of all GPUs at once, which are virtual then and share cores; none: each GPU is its own", ()
+    )
+    kernel_seconds: tuple[float, ...] = _parameter(
+        "s", "what each of so many takes, if they come and go together; beyond the last, in proportion", ()
+    )
     rest: float = _parameter("s", "what a request takes besides setup and kernel module")
     rest_per_client: float = _parameter("s", "the same, more for each client in setup")
     rest_spread: float = _parameter("s", "its standard deviation")
@@ -72,12 +78,14 @@ class Model:
         for name in ("kernel", "host_noise_time", "utilization_window"):
             if not getattr(self, name):
                 raise UsageError(f"{name} must be above 0")
-        if len(self.setup_seconds) != len(self.setup_clients) or list(self.setup_clients) != sorted(
-            set(self.setup_clients)
-        ):
-            raise UsageError("setup_clients must rise, and setup_seconds have a value for each of them")
+        for at, seconds in (("setup_clients", "setup_seconds"), ("kernel_crowd", "kernel_seconds")):
+            numbers = getattr(self, at)
+            if len(numbers) != len(getattr(self, seconds)) or list(numbers) != sorted(set(numbers)):
+                raise UsageError(f"{at} must rise, and {seconds} have a value for each of them")
         if self.setup_clients[:1] != (1.0,) or min(self.setup_seconds) <= 0.0 or not self.setup_alone:
             raise UsageError("setup_clients must begin with 1, and setup_seconds and setup_alone be above 0")
+        if self.kernel_crowd and (self.kernel_crowd[0] != 1.0 or min(self.kernel_seconds) <= 0.0):
+            raise UsageError("kernel_crowd must begin with 1, and kernel_seconds be above 0")
         if self.host_noise_full <= self.host_noise_from:
             raise UsageError("host_noise_full must be above host_noise_from")
 
@@ -87,19 +95,34 @@ class Model:
 
     def setup(self, clients: int) -> float:
         """Tell how long a setup takes each of so many at it, in seconds: a straight line between those measured."""
-        table = self._setups
-        return table[clients] if clients < len(table) else table[-1] * clients / (len(table) - 1)
+        return _look_up(self._setups, clients)
+
+    def kernel_among(self, number: int) -> float:
+        """Tell the same of kernels on cores that all GPUs share."""
+        return _look_up(self._kernels, number)
 
     @cached_property
     def _setups(self) -> list[float]:
-        at, seconds = self.setup_clients, self.setup_seconds
-        table = [seconds[0]]  # of nobody
-        for clients in range(1, int(at[-1]) + 1):
-            right = min(bisect_right(at, clients), len(at) - 1)
-            left = max(right - 1, 0)
-            part = (clients - at[left]) / (at[right] - at[left]) if right > left else 0.0
-            table.append(seconds[left] + min(part, 1.0) * (seconds[right] - seconds[left]))
-        return table
+        return _table(self.setup_clients, self.setup_seconds)
+
+    @cached_property
+    def _kernels(self) -> list[float]:
+        return _table(self.kernel_crowd, self.kernel_seconds)
+
+
+def _table(at: tuple[float, ...], seconds: tuple[float, ...]) -> list[float]:
+    """Give the seconds of each of 0, 1, 2 and so on, which lie on straight lines between those that are known."""
+    table = [seconds[0]]  # of nobody
+    for number in range(1, int(at[-1]) + 1):
+        right = min(bisect_right(at, number), len(at) - 1)
+        left = max(right - 1, 0)
+        part = (number - at[left]) / (at[right] - at[left]) if right > left else 0.0
+        table.append(seconds[left] + min(part, 1.0) * (seconds[right] - seconds[left]))
+    return table
+
+
+def _look_up(table: list[float], number: int) -> float:
+    return table[number] if number < len(table) else table[-1] * number / (len(table) - 1)
 
 
 UNITS: dict[str, str] = {one.name: one.metadata["unit"] for one in fields(Model)}

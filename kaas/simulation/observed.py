@@ -28,7 +28,7 @@ class Observed:
 
     `company` is how many clients were in setup while one was, on average; `others` how many were when its kernel module
     ended, and `in_flight` how many were between setup and that end when it came there. `interval` is the length of a
-    step, NaN if it is not known.
+    step, NaN if it is not known. `virtual` is whether the GPUs were a laptop's.
     """
 
     begin: Floats
@@ -46,6 +46,7 @@ class Observed:
     """Served by a worker that was there, and begun before the clients were told to end."""
     interval: float = float("nan")
     name: str = ""
+    virtual: bool = False
 
     def __len__(self) -> int:
         return len(self.begin)
@@ -108,7 +109,7 @@ class Observed:
         return sorted(((one, end) for one, end in ends.items() if end < last), key=lambda pair: pair[1])
 
 
-_ARRAYS = tuple(one.name for one in fields(Observed) if one.name not in {"interval", "name"})
+_ARRAYS = tuple(one.name for one in fields(Observed) if one.name not in {"interval", "name", "virtual"})
 
 
 def pooled(runs: Sequence[Observed]) -> Observed:
@@ -190,7 +191,8 @@ def read(folder: Path) -> list[Observed]:
                 f"{path} is of the shape {told['Shape']}: a model is fitted to clients that grow in steps"
             )
         interval = told.get("Interval", "nan")
-        found.append(of_rows(results.read_rows(path), interval=float(interval), name=path.stem))
+        run = of_rows(results.read_rows(path), interval=float(interval), name=path.stem)
+        found.append(replace(run, virtual=_is_virtual(path)))
     if not found:
         raise ResultsError(f"{folder} holds no run: name a results folder, such as results-autoscaling")
     return found
@@ -202,3 +204,12 @@ def _is_of_requests(path: Path) -> bool:
             return next(csv.reader(file), [])[:2] == list(results.COLUMNS)[:2]
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from None
+
+
+def _is_virtual(path: Path) -> bool:
+    """Tell whether the monitoring beside the requests is of virtual GPUs, in its first sample."""
+    try:
+        with path.with_name(f"{path.stem}-gpu-monitoring.csv").open(encoding="utf-8", errors="replace") as file:
+            return ",virtual:" in file.readline() + file.readline()
+    except OSError:
+        return False

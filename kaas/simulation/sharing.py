@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
-from kaas.simulation.loop import VirtualLoop
+from kaas.simulation.loop import Timeline
 from kaas.simulation.model import Model
 
 
@@ -19,22 +19,15 @@ class Sharing:
     Args:
         loop: tells the time.
         speed: tells the work done in a second of each of so many, from now until that number changes.
-        busy: is told each span of time, in seconds, in which there was any work.
     """
 
-    def __init__(
-        self,
-        loop: VirtualLoop,
-        speed: Callable[[int], float],
-        busy: Callable[[float, float], object] | None = None,
-    ) -> None:
+    def __init__(self, loop: Timeline, speed: Callable[[int], float]) -> None:
         self._loop = loop
         self._speed_of = speed
-        self._busy = busy
         self._work: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._numbers = count()
         self._had = 0.0  # by each that was there all the time
-        self._since = self._busy_since = 0.0
+        self._since = 0.0
         self._speed = 0.0
         self._turn = 0
 
@@ -44,8 +37,6 @@ class Sharing:
     def add(self, work: float, done: Callable[..., object], *values: Any) -> None:
         """Begin with a piece of work, in seconds of one alone at speed 1; `done(*values)` when it is done."""
         self._go_on()
-        if not self._work:
-            self._busy_since = self._since
         heapq.heappush(self._work, (self._had + work, next(self._numbers), done, values))
         self._plan()
 
@@ -67,8 +58,6 @@ class Sharing:
             return
         self._go_on()
         self._had, _, done, values = heapq.heappop(self._work)
-        if not self._work and self._busy is not None:
-            self._busy(self._busy_since, self._since)
         self._plan()
         done(*values)
 
@@ -79,7 +68,7 @@ class Host:
     Its speed wanders: the logarithm is an Ornstein-Uhlenbeck process, looked at whenever the number of clients changes.
     """
 
-    def __init__(self, model: Model, loop: VirtualLoop, normals: Iterator[float]) -> None:
+    def __init__(self, model: Model, loop: Timeline, normals: Iterator[float]) -> None:
         self._model = model
         self._loop = loop
         self._normals = normals

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kaas.clock import MADE_UP
 from kaas.results import RunFiles
 from kaas.simulation import files, observed
 from kaas.simulation.calibration import Calibration
@@ -60,7 +61,7 @@ def run(
     Raises:
         ResultsError: a file is there already, or cannot be written.
     """
-    begun, found = files.EPOCH, []
+    begun, found = MADE_UP, []
     model, setting = way.model(calibration.model), way.setting(setting)
     facts = {"Calibration": calibration.name, "Calibration about": calibration.about, "Way": way.name}
     for number, seed in enumerate(seeds, 1):
@@ -122,7 +123,7 @@ def table(ways: dict[str, Summary]) -> str:
         ("clients without a reply", lambda one: one.unanswered),
         ("served in the last minute [1/s]", lambda one: one.throughput),
     ]
-    text = [["", *ways]] + [[name, *(_mean(of(one)) for one in ways.values())] for name, of in lines]
+    text = [["", *ways]] + [[name, *(mean(of(one)) for one in ways.values())] for name, of in lines]
     return columns(text)
 
 
@@ -136,10 +137,11 @@ def columns(text: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _mean(values: Floats) -> str:
+def mean(values: Floats, form: str = ".1f") -> str:
+    """Write the mean of those values that are known, +- their standard deviation, and of how many of them that is."""
     known = values[~np.isnan(values)]
     if not len(known):
         return "never"
-    spread = f" +- {known.std(ddof=1):.1f}" if len(known) > 1 else ""
+    spread = f" +- {known.std(ddof=1):{form}}" if len(known) > 1 else ""
     some = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
-    return f"{known.mean():.1f}{spread}{some}"
+    return f"{known.mean():{form}}{spread}{some}"

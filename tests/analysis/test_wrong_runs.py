@@ -1,17 +1,20 @@
 """Verdicts turn where a run is wrong, and stay where it is right, the published and simulated ones."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
-import simulated
 import wrong_runs
-from made_runs import PUBLISHED, needs_published, write_run
+from made_runs import PUBLISHED, needs_published
 
 from kaas.analysis import claims, runs
 from kaas.analysis.claims import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS
 from kaas.analysis.runs import Run
+from kaas.simulation import calibration, ways
+from kaas.simulation.calibration import Calibration
+from kaas.simulation.setting import Setting
 
 GROW, COLD, BOUNDED, PROPORTIONAL, ALL_USED, NEEDED, WORKS, SERIAL = range(8)
 
@@ -75,18 +78,11 @@ def test_the_published_runs_are_right() -> None:
 def test_kernels_that_share_a_gpu_are_told_from_those_that_run_one_after_the_other(
     tmp_path: Path, kernels_shared: bool
 ) -> None:
-    for seed in (1, 2):
-        rows, boots = simulated.simulate(seed, kernels_shared=kernels_shared)
-        # As the server and its monitoring would have it: a GPU works from its boot on.
-        begins = [boot.timestamp - rows[0].timestamp for boot in boots]
-        samples = [(at, gpu, 80.0 * (at > begin)) for at in range(0, 481, 10) for gpu, begin in enumerate(begins)]
-        setting = {"Server number of GPUs": simulated.GPUS, "Server workers per GPU": simulated.WORKERS}
-        write_run(tmp_path, f"simulated-{seed}", rows, boots, samples, parameters=setting)
-    # The samples of `write_run` are of virtual GPUs, on which kernels may run at once.
-    for path in tmp_path.glob("*-gpu-monitoring.csv"):
-        path.write_text(path.read_text().replace("virtual:", "0000:"))
+    model = replace(calibration.load("published").model, kernels_shared=float(kernels_shared))
+    made_up = Calibration("made up", model, "")
+    ways.run(made_up, Setting(), ways.HARNESS, range(1, 3), parent=tmp_path, experiment="simulated")
 
-    found = verdicts(runs.find_runs(tmp_path))
+    found = verdicts(runs.find_runs(tmp_path / "results-simulated"))
 
     assert [each[:SERIAL] for each in found.values()] == [[HOLDS] * SERIAL] * 3
     assert [each[SERIAL] for each in found.values()] == [DOES_NOT_HOLD if kernels_shared else HOLDS] * 3

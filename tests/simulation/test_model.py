@@ -31,6 +31,8 @@ def test_a_setup_lies_between_those_measured_and_grows_in_proportion_beyond(clie
         ({"kernel": 0.0}, "kernel must be above 0"),
         ({"setup_clients": (2.0, 1.0, 4.0, 8.0)}, "setup_clients must rise"),
         ({"setup_seconds": (0.5,)}, "a value for each of them"),
+        ({"kernel_crowd": (1.0,)}, "kernel_crowd must rise"),
+        ({"kernel_crowd": (2.0,), "kernel_seconds": (1.0,)}, "kernel_crowd must begin with 1"),
         ({"setup_seconds": (0.0, 0.6, 0.8, 1.6)}, "be above 0"),
         ({"setup_clients": (), "setup_seconds": ()}, "must begin with 1"),
         ({"host_noise_from": 8.0, "host_noise_full": 8.0}, "above host_noise_from"),

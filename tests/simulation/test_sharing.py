@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaas.simulation.chance import normals
+from kaas.simulation.devices import Shared
 from kaas.simulation.loop import VirtualLoop
 from kaas.simulation.model import Model
 from kaas.simulation.sharing import Host, Sharing
@@ -23,11 +24,12 @@ def loop() -> Iterator[VirtualLoop]:
     made.close()
 
 
-def ends_of(loop: VirtualLoop, sharing: Sharing, work: list[tuple[float, float]]) -> list[float]:
+def ends_of(loop: VirtualLoop, sharing: Sharing | Shared, work: list[tuple[float, float]]) -> list[float]:
     """When each of (begin, seconds of work alone) is done."""
     ends = [float("nan")] * len(work)
     for number, (begin, seconds) in enumerate(work):
-        loop.at(begin, sharing.add, seconds, lambda number=number: ends.__setitem__(number, loop.time()))
+        run = sharing.run if isinstance(sharing, Shared) else sharing.add
+        loop.at(begin, run, seconds, lambda number=number: ends.__setitem__(number, loop.time()))
     loop.run_until_complete(asyncio.sleep(1e6))
     return ends
 
@@ -59,7 +61,7 @@ def test_no_work_is_lost_or_made(work: list[tuple[float, float]]) -> None:
     loop, spans = VirtualLoop(), list[tuple[float, float]]()
     try:
         ends = ends_of(
-            loop, Sharing(loop, lambda number: 1 / number, lambda begin, end: spans.append((begin, end))), work
+            loop, Shared(loop, lambda *span: spans.append(span), Sharing(loop, lambda number: 1 / number)), work
         )
     finally:
         loop.close()

@@ -89,8 +89,15 @@ def worker_config(settings: Settings, number: int, gpu: int, device: str) -> Con
         "message_size": settings.message_size,
         "tracebacks": log.isEnabledFor(logging.DEBUG),
         "spawned": time.monotonic(),
-        # A worker sees one GPU only, so that one is its number 0.
-        "environment": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": device, "WORKER_GPU": "0"},
+        # A worker sees one GPU only, so that one is its number 0. The others are for emulated ones.
+        "environment": {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": device,
+            "WORKER_GPU": "0",
+            "KAAS_GPU": str(gpu),
+            "KAAS_WORKER": str(number),
+            "KAAS_SPAWNED": str(time.monotonic()),
+        },
     }
 
 
