@@ -123,6 +123,15 @@ def test_where_the_load_generator_fell_behind_is_told_with_the_rate(tmp_path: Pa
     assert figures.combined(run).axes[0].get_ylabel() == "Requests\nunder way"
 
 
+def test_what_no_client_sent_is_not_counted_as_sent(tmp_path: Path) -> None:
+    unsent = [results.from_arrival(row(at, 0, 1, 0.0, status="failed"), 25.0 - at) for at in (21.0, 22.0)]
+    run = read(tmp_path, [*arrivals(served_in=400.0), *unsent], POISSON, open_loop=True)
+
+    frame = lag.over_time(run, series.edges(run.duration))
+    assert frame[["arrived", "sent"]].sum().tolist() == pytest.approx([27 / 0.5, 25 / 0.5])
+    assert [check.rule for check in run.checks if check.found] == []
+
+
 def test_a_load_generator_that_kept_up_did_not_fall_behind(tmp_path: Path) -> None:
     run = read(tmp_path, arrivals(served_in=400.0), POISSON, open_loop=True)
 
