@@ -140,6 +140,17 @@ def test_another_shape_is_noted_and_read_and_no_model_is_fitted_to_it(tmp_path: 
     assert "is of the shape poisson:9: a model is fitted to clients that grow in steps" in done.stderr
 
 
+def test_policies_side_by_side_are_a_table_and_a_figure(tmp_path: Path) -> None:
+    done = simulate(tmp_path, *SMALL, "policies", "--seeds", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "all of\nthem looked at together (Holm's correction, p < 0.05; from 11 seeds on)" in done.stdout
+    assert "*" not in done.stdout.partition("Means over 2 simulated runs")[0], "two seeds tell nothing"
+    assert {path.name for path in tmp_path.iterdir()} == {"policies.csv", "policies.pdf", "policies.png"}
+    done = simulate(tmp_path, "policies")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "policies.csv is there already" in done.stderr
+
+
 def test_a_results_folder_calibrates_the_next_simulation(tmp_path: Path) -> None:
     assert simulate(tmp_path, "--max-parallel", "16", "--interval", "6").returncode == 0
     done = simulate(tmp_path, "calibrate", "results-simulated-harness", "--output", "mine.toml")

@@ -24,9 +24,10 @@ def over_time(run: Run, bins: Floats) -> pd.DataFrame:
     requests, width = run.requests, np.diff(bins)
     arrived = series.counts(requests["elapsed"], bins)
     late = series.counts(requests["elapsed"][requests["lag_ms"] > SENT_LATE_MS], bins)
+    was_sent = requests["outer_time_ms"] > requests["lag_ms"]
     columns = {
         "arrived": arrived / width,
-        "sent": series.counts(requests["sent"], bins) / width,
+        "sent": series.counts(requests["sent"][was_sent], bins) / width,
         "served": series.counts(run.ends[requests["status"] == "ok"], bins) / width,
         "late": np.divide(late, arrived, out=np.full(len(arrived), np.nan), where=arrived > 0),
     }

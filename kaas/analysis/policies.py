@@ -13,11 +13,6 @@ from kaas import cli
 from kaas.analysis import drawing, figures, palette
 from kaas.errors import ResultsError
 
-HOW_TO_READ = (
-    "Each panel is one measure, each row a policy: its mean over the seeds with the 95 % interval. The dashed line is "
-    "the first policy's. A filled mark differs from it by more than chance when all marks of the table are looked at "
-    "together; a hollow one does not."
-)
 _COLUMNS = ("policy", "measure", "simulated seeds", "mean", "low", "high", "differs")
 _PER_ROW = 3
 
@@ -41,7 +36,7 @@ def read(path: Path) -> pd.DataFrame:
 
 @drawing.own_settings
 def side_by_side(frame: pd.DataFrame) -> Figure:
-    """Draw each measure as a panel, and in it each policy's mean and interval."""
+    """Draw each measure as a panel, and in it each policy's mean and interval, as a filled mark where it differs."""
     names, measures = frame["policy"].unique(), frame["measure"].unique()
     rows = -(-len(measures) // _PER_ROW)
     figure = drawing.new_figure(0.5 + rows * (0.7 + 0.2 * len(names)))

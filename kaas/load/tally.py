@@ -46,7 +46,7 @@ class Tally:
         if row.lag_ms > SENT_LATE_MS:
             self._late += 1
             self._longest_lag_ms = max(self._longest_lag_ms, row.lag_ms)
-            self._first_late = min(self._first_late, ended - row.outer_time_ms / 1000)
+            self._first_late = min(self._first_late, max(ended - row.outer_time_ms / 1000, 0.0))
 
     @property
     def failed(self) -> int:

@@ -58,11 +58,11 @@ def test_clients_that_a_shape_takes_away_did_not_fall_silent_and_are_drawn_as_th
 
 def test_where_nobody_was_there_for_a_while_it_is_one_run_and_there_were_no_clients(tmp_path: Path) -> None:
     shape = {"Shape": "trace:x.csv", "Shape duration [s]": "30", "Shape clients": 2}
-    run = read(tmp_path, closed((0, 10, 2), (20, 30, 1), (33, 40, 2)), shape)
+    run = read(tmp_path, closed((0, 5, 1), (5, 10, 2), (20, 25, 2), (28, 33, 1)), shape)
 
-    assert len(run.requests) == 20 + 10 + 14
-    assert series.clients(run).tolist() == [2, 0, 1, 0, 2]
-    assert series.clients(run).index.tolist() == pytest.approx([0, 10.01, 20, 30, 33])
+    assert len(run.requests) == 5 + 10 + 10 + 5
+    assert series.clients(run).tolist() == [1, 2, 0, 2, 0, 1]
+    assert series.clients(run).index.tolist() == pytest.approx([0, 5, 10.01, 20, 25.01, 28])
     assert [check.rule for check in run.checks if check.found] == []  # no clock was set ahead
 
 
@@ -98,6 +98,14 @@ def test_an_open_loop_counts_from_the_arrivals_and_is_checked_by_when_requests_w
     assert parts["rest"] == pytest.approx(400.0)
 
 
+def test_a_client_of_an_open_loop_that_had_nothing_to_send_for_long_is_there_all_the_same(tmp_path: Path) -> None:
+    rows = [results.from_arrival(row(at, int(at < 2), 3), 0.0001) for at in range(20)]
+    run = read(tmp_path, rows, POISSON, open_loop=True)
+
+    assert series.alive(run).tolist() == [3]
+    assert not [note for note in run.notes if "client" in note]
+
+
 def test_where_the_load_generator_fell_behind_is_told_with_the_rate(tmp_path: Path) -> None:
     run = read(tmp_path, arrivals(), POISSON, open_loop=True)
 
@@ -113,6 +121,15 @@ def test_where_the_load_generator_fell_behind_is_told_with_the_rate(tmp_path: Pa
     (label,) = [line.get_label() for line in figure.axes[2].get_lines() if "behind" in str(line.get_label())]
     assert label == "fell behind at 10 s, with 2 arrivals/s"
     assert figures.combined(run).axes[0].get_ylabel() == "Requests\nunder way"
+
+
+def test_what_no_client_sent_is_not_counted_as_sent(tmp_path: Path) -> None:
+    unsent = [results.from_arrival(row(at, 0, 1, 0.0, status="failed"), 25.0 - at) for at in (21.0, 22.0)]
+    run = read(tmp_path, [*arrivals(served_in=400.0), *unsent], POISSON, open_loop=True)
+
+    frame = lag.over_time(run, series.edges(run.duration))
+    assert frame[["arrived", "sent"]].sum().tolist() == pytest.approx([27 / 0.5, 25 / 0.5])
+    assert [check.rule for check in run.checks if check.found] == []
 
 
 def test_a_load_generator_that_kept_up_did_not_fall_behind(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """load.py with other shapes than the ramp: clients that are taken away, and requests that arrive when they do."""
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from loads import Load
-from support import StartServer
+from support import StartServer, eventually
 
 from kaas import description
 from kaas.arrivals import Poisson
@@ -141,3 +143,24 @@ def test_a_client_that_dies_takes_with_it_the_request_that_it_was_in_and_no_othe
     expected = list(Poisson(20.0, 2.0))
     begun = min(rows).timestamp - expected[0]
     assert [row.timestamp - begun for row in sorted(rows)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_a_client_was_to_send_that_is_killed_before_it_arrives_is_sent_by_another(load: Load) -> None:
+    (load.folder / "times").write_text("0\n6\n")
+    client = """
+        import os
+        from pathlib import Path
+        def run_client(arg):
+            Path("client").write_text(str(os.getpid()))
+            return 1.0, 1.0, 0.0, False
+    """
+    process = load.start(client, "--shape", "arrivals:times", "--interval", "1")
+    eventually(load.has_rows)
+    os.kill(int((load.folder / "client").read_text()), signal.SIGKILL)
+    said, _ = process.communicate()
+
+    assert process.returncode == 0, said
+    assert "client 0 died (ended by SIGKILL)" in said
+    one, other = load.rows()
+    assert {one.status, other.status} == {"ok"}
+    assert other.timestamp - one.timestamp == pytest.approx(6.0, abs=1e-4)

@@ -160,6 +160,9 @@ def test_requests_arrive_when_they_do_and_count_from_there() -> None:
         (20.0, pytest.approx(3.75)),
     ]
     assert run.ended == pytest.approx(28.5)
+    # A client that is free at the end is there for what arrives just then, and leaves if nothing does.
+    assert [row.status for row in simulate(PLAIN, replace(ONE_GPU, shape=open_loop(1, 20.0)), 1).rows] == ["ok"]
+    assert simulate(PLAIN, replace(ONE_GPU, shape=open_loop(2, 0.0)), 1).ended == pytest.approx(20.0)
 
 
 def test_what_no_client_could_send_is_a_failed_row_and_nothing_is_left_out() -> None:
