@@ -46,6 +46,7 @@ for line in sys.stdin:
         sys.stdout.flush()
         os._exit(code)  # to take apart what Numba has loaded takes several times as long as all before
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+os._exit(0)
 """
 
 

@@ -91,8 +91,15 @@ kernel.pad, kernel.multiply_tiles = kernel.make_kernels(threads=4, per_thread=4,
 def test_the_fast_kernel_computes_the_product_with_the_tiles_that_it_has_and_with_others(
     simulator: ReadyPython,
 ) -> None:
-    as_it_is = "kernel = load()\ncheck(kernel, 33, 'float64')\ncheck(kernel, 5, 'float32')"
-    output("fast", f"{as_it_is}{SMALL_TILES}for n in 1, 17: check(kernel, n, 'float64')", simulator.run)
+    code = f"""
+kernel = load()
+check(kernel, 33, "float64")
+{SMALL_TILES}
+check(kernel, 1, "float64")
+check(kernel, 17, "float64")
+check(kernel, 5, "float32")
+"""
+    output("fast", code, simulator.run)
 
 
 @pytest.mark.slow
