@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""How much memory does one more worker take, and one more client of the load generator? Linux only.
+"""How much memory does one more worker take, one more client of the load generator, and a large payload? Linux only.
 
 Proportional set size: a process's own memory and its part of what it shares, as /proc/PID/smaps_rollup tells. Workers
 of cuda-matmul-cpu, so with Numba loaded, that have all served matrix tasks; clients of load.py that have all made
 requests, of a client module that only sleeps. All together are the server or load.py itself, its fork server and what
-else it has started, and the workers or clients.
+else it has started, and the workers or clients. Large payloads pass through the server, there and back, at once.
 """
 
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +24,11 @@ import psutil
 import serving
 from common import MODULES, ROOT, Options, Report, Target
 
-from kaas import matrices, results
+from kaas import matrices, results, wire
+from kaas.client import split_address
 from kaas.errors import KaasError
 from kaas.matrices import Task
+from kaas.wire import Request
 
 WORKERS_PER_GPU = 4
 MB = 1e6
@@ -60,7 +65,37 @@ def measure(options: Options) -> Report:
         report.add(f"{name}, the largest", "MB PSS", list(map(max, each)))
         shares = [memory.together / number for memory in found[key]]
         report.add(f"{whole} together, divided by {number}", "MB PSS", shares)
+    senders, size = (2, 4) if options.quick else (8, 64)
+    grown = [passing_mb(senders, size * 2**20) for _ in range(options.rounds)]
+    name = f"the server's growth, {senders} clients send {size} MiB each and take them back"
+    report.add(name, "MB RSS", grown, Target(2 * size * 2**20 / MB))
     return report
+
+
+def passing_mb(clients: int, size: int) -> float:
+    """Have clients send so many bytes each, at once, to a kernel that returns them; give the growth of the server."""
+    with serving.started(MODULES / "echo.py", "-m", str(clients), "--idle-timeout", "0") as server:
+        serving.invoke_together(server.address, clients, bytes(1000))
+        before = server.process.memory_info().rss
+        frame, most = wire.encode_request(Request(wire.INVOKE, bytes(size))), before
+        with ThreadPoolExecutor(clients) as pool:
+            exchanges = [pool.submit(_exchange, server.address, frame) for _ in range(clients)]
+            while not all(one.done() for one in exchanges):
+                most = max(most, server.process.memory_info().rss)
+                time.sleep(0.001)
+        if any(one.result() != size for one in exchanges):
+            raise KaasError("a large payload did not come back")
+    return (most - before) / MB
+
+
+def _exchange(address: str, frame: bytes) -> int:
+    """Send a request; give the size of what comes back."""
+    with socket.create_connection(split_address(address)) as connection:
+        connection.sendall(frame)
+        decoder = wire.reply_decoder()
+        while not (replies := list(decoder.receive(connection) or [])):
+            pass
+        return len(replies[0].payload)
 
 
 def workers_mb(gpus: int) -> Memory:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-PIECE = 256 * 1024
+PIECE = 128 * 1024
 """Bytes that are handed on at a time, at most."""
 Piece = bytes | bytearray | memoryview
 
