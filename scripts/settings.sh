@@ -294,7 +294,7 @@ in_settings() {
 
 name_commands() {
     local message_size='' # of a matrix in a message, and a line before it; the server's own is enough for N up to 2896
-    if [[ $KAAS_TRANSPORT == inline && $N =~ ^[0-9]{4,7}$ ]] && ((10#$N > 2896)); then
+    if [[ ($KAAS_TRANSPORT == inline || -n $over_nodes) && $N =~ ^[0-9]{4,7}$ ]] && ((10#$N > 2896)); then
         message_size=$((10#$N * 10#$N * 8 + 200))
     fi
     local host='' monitor_port='' load_port='' # the address of this machine for the nodes, where they are others

@@ -518,6 +518,14 @@ def test_a_smoke_test_is_small_unless_told_otherwise(project: Project) -> None:
     assert project.run("autoscale-cpu.sh", SMOKE=2) == (2, "autoscale-cpu.sh: SMOKE is '2': give 1, or nothing\n")
 
 
+@pytest.mark.parametrize("settings", [{"KAAS_TRANSPORT": "inline"}, {"ENGINE": "ray", "RAY_NODES": 2}])
+def test_where_matrices_travel_in_messages_the_server_takes_them_as_large(
+    project: Project, settings: dict[str, object]
+) -> None:
+    code, said = project.run("autoscale-cpu.sh", "--dry-run", N=4000, KAAS_PYTHON="", **settings)
+    assert (code, "--message-size 128000200 " in said) == (0, True), said
+
+
 def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:
     for name, source in re.findall(
         r"`(reverse[\w-]*\.py)`:\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
