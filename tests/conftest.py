@@ -114,6 +114,7 @@ def start_cluster() -> Iterator[StartCluster]:
 
     def start(nodes: int, gpus: int, **environment: str) -> Cluster:
         made.append(Cluster(folder / str(len(made)), nodes, gpus, Marked(environment)))
+        made[-1].wait_until_there()
         return made[-1]
 
     try:
@@ -124,6 +125,8 @@ def start_cluster() -> Iterator[StartCluster]:
     finally:
         for one in made:
             one.marked.kill()
+            with one.process:  # which closes what we read of it, and waits
+                pass
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -79,6 +79,10 @@ class Cluster:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.address = ""
+
+    def wait_until_there(self) -> None:
+        """Wait until it says where it is."""
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
         assert self.address, "it has started"
