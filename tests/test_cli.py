@@ -184,3 +184,25 @@ def test_an_option_of_the_server_that_makes_no_sense_is_refused_in_one_line(argu
     done = run_here(SERVER, *command("echo", *arguments)[2:])
     (line,) = done.stderr.partition("error: ")[2].splitlines()
     assert (done.returncode, done.stdout, arguments[0] in line) == (2, "", True)
+
+
+@pytest.mark.parametrize(
+    ("thread", "said"), [("", ""), ("threading.Timer(0.1, print, ['in a thread']).start()", "in a thread\n")]
+)
+def test_a_program_that_ends_at_once_does_what_was_registered_and_takes_nothing_apart(thread: str, said: str) -> None:
+    code = f"""
+import atexit, threading
+from kaas import cli
+class Loaded:
+    def __del__(self):
+        print("taken apart")
+loaded = Loaded()
+atexit.register(print, "registered")
+{thread}
+print("begun")
+cli.run(lambda: 3, cli.at_once)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    # A thread has to be waited for, as sys.exit does, which then takes all apart.
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == f"begun\n{said}registered\n" + "taken apart\n" * bool(thread)
