@@ -137,14 +137,14 @@ class Generator:
         open_loop = self._arrivals is not None
         results.create_requests(files.requests, open_loop=open_loop)
         columns = results.columns(open_loop=open_loop)
+        # What a script has started is all of this run; by hand, who is to say which server is ours?
+        use = machine.CpuUse(self._settings.supervised) if self._settings.supervised else None
         self._begun = time.monotonic() + _LEAD * open_loop
         begun = self._clock.at(self._begun)
         description.begin(files.description, files.requests, begun, parameters, described, columns=columns)
         if self._open is not None and self._arrivals is not None:
             self._open.send(Due(self._arrivals, self._begun))
         self._rows = Rows(files.requests, self._clock, self._begun, self._tally)
-        # What a script has started is all of this run; by hand, who is to say which server is ours?
-        use = machine.CpuUse(self._settings.supervised) if self._settings.supervised else None
         following = asyncio.create_task(self._server.follow())
         try:
             with self._display:
