@@ -520,7 +520,7 @@ def test_a_smoke_test_is_small_unless_told_otherwise(project: Project) -> None:
 
 @pytest.mark.parametrize("settings", [{"KAAS_TRANSPORT": "inline"}, {"ENGINE": "ray", "RAY_NODES": 2}])
 def test_where_matrices_travel_in_messages_the_server_takes_them_as_large(
-    project: Project, settings: dict[str, object]
+    project: Project, settings: dict[str, Any]
 ) -> None:
     code, said = project.run("autoscale-cpu.sh", "--dry-run", N=4000, KAAS_PYTHON="", **settings)
     assert (code, "--message-size 128000200 " in said) == (0, True), said
