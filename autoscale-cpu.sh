@@ -81,7 +81,13 @@ read_option "$self" ${arguments[@]+"${arguments[@]}"}
 
 preflight_options=--virtual
 use_other_defaults
-[[ -z $rehearsing ]] || rehearse
+if [[ -n $rehearsing ]]; then
+    rehearse
+else
+    for name in TIME_SCALE CALIBRATION; do
+        [[ -z ${!name:-} ]] || fail "$name goes with --rehearse-paper" 2
+    done
+fi
 setting AVAILABLE_GPUS 8
 setting MAX_MPL_PER_GPU 4
 setting MIN_MPL 1

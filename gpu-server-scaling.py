@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--message-size",
-        type=cli.positive_int,
+        type=cli.size,
         default=wire.DEFAULT_LIMIT,
         metavar="BYTES",
         help="the largest payload, either way (default %(default)s)",

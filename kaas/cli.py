@@ -99,12 +99,17 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
-def _number(text: str, kind: Callable[[str], Number], least: Number, what: str) -> Number:
+def size(text: str) -> int:
+    """Read a number of bytes, of which there may be very many."""
+    return _number(text, int, 1, "a number of bytes above 0", most=2**62)
+
+
+def _number(text: str, kind: Callable[[str], Number], least: Number, what: str, *, most: float = _LARGEST) -> Number:
     try:
         value = kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-    if not least <= value <= _LARGEST:  # so written, it refuses a NaN, too
+    if not least <= value <= most:  # so written, it refuses a NaN, too
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return value
 

@@ -164,8 +164,8 @@ def _answer_inline(payload: bytes, multiply: Multiply) -> bytes:
     wanted = _bytes_of(n, dtype)
     if len(elements) != wanted:
         raise TaskError(f"the message has {len(elements)} bytes of a matrix, but {n} x {n} of {dtype} are {wanted}")
-    a = np.frombuffer(elements, str(dtype)).copy()  # one that is aligned and may be written to: kernels demand it
-    a = a.reshape(isqrt(len(a)), -1)
+    flat = np.frombuffer(elements, str(dtype)).copy()  # aligned, and to be written to: kernels demand it
+    a = flat.reshape(isqrt(len(flat)), -1)
     c = np.zeros_like(a)
     return inline.reply(_milliseconds(multiply, a, c), c)
 

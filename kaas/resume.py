@@ -21,10 +21,11 @@ from kaas.results import RunFiles
 
 
 class _Setting(NamedTuple):
-    """What the description of a run calls a setting, and what it is unless it is set."""
+    """What the description of a run calls a setting, what it is unless it is set, and whether a file names it."""
 
     noted: str
     default: str = ""
+    is_file: bool = False
 
 
 SETTINGS: Mapping[str, _Setting] = {
@@ -44,6 +45,9 @@ SETTINGS: Mapping[str, _Setting] = {
     "WHEN_FULL": _Setting("Server when full", "reject"),
     "IDLE_TIMEOUT": _Setting("Server idle timeout [s]", "60"),
     "CALL_TIMEOUT": _Setting("Server call timeout [s]", "0"),
+    "ENGINE": _Setting("Server engine", "local"),
+    "TIME_SCALE": _Setting("Time scale", "1"),
+    "CALIBRATION": _Setting("Calibration", "none", is_file=True),
 }
 EXIT_CODE = "Exit code"
 """What the description calls the exit code of a repeat that was not a clean one."""
@@ -87,8 +91,10 @@ def put_aside(folder: Path, aside: Path, task: str, kept: list[int]) -> list[int
 
 
 def _compare(folder: Path, noted: Mapping[str, str], settings: Mapping[str, str]) -> None:
-    for name, (known_as, default) in SETTINGS.items():
+    for name, (known_as, default, is_file) in SETTINGS.items():
         wanted, had = settings.get(name) or default, noted.get(known_as, default)
+        if is_file:
+            wanted = Path(wanted).stem
         if not _equal(wanted, had):
             raise UsageError(
                 f"RESUME: {name} is {wanted}, but the repeats in {folder} had {had}: set that, or another EXPERIMENT"

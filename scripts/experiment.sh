@@ -283,7 +283,8 @@ end_within() {
 
 stop_monitor() {
     [[ -n $monitor_pid ]] || return 0
-    end_within 10 "$monitor_pid" || say "The monitor ended early: the utilization may be incomplete"
+    # On several nodes its agents end first, and then its part of Ray.
+    end_within "$([[ -n $over_nodes ]] && echo 60 || echo 10)" "$monitor_pid" || say "The monitor ended early: the utilization may be incomplete"
     monitor_pid=''
     if [[ -s $monitor_log ]]; then
         say "The monitor reported:"

@@ -11,6 +11,8 @@ rehearse() {
     setting TIME_SCALE 1
     [[ $TIME_SCALE =~ ^[0-9]{1,4}([.][0-9]{1,4})?$ && $TIME_SCALE == *[1-9]* ]] ||
         fail "TIME_SCALE is '$TIME_SCALE': give a number above 0, such as 10" 2
+    [[ $TIME_SCALE == 1 || ! ${SHAPE:-} =~ ^(trace|constant|poisson|arrivals): ]] ||
+        fail "SHAPE=$SHAPE is in real seconds: it goes with TIME_SCALE=1" 2
     [[ ${ENGINE:-local} == local ]] || fail "--rehearse-paper goes with ENGINE=local" 2
     setting CALIBRATION published
     CALIBRATION=$(absolute "$CALIBRATION")

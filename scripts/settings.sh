@@ -118,12 +118,13 @@ use_other_defaults() {
     setting N 200
 }
 
-preflight_settings=AVAILABLE_GPUS,MAX_MPL_PER_GPU,MIN_MPL,MAX_MPL,STEP_SIZE,INTERVAL,OUTER_REPEATS,N,PORT,CLIENT,MPS,SUDO
+preflight_settings=AVAILABLE_GPUS,MAX_MPL_PER_GPU,MIN_MPL,MAX_MPL,STEP_SIZE,INTERVAL,OUTER_REPEATS,N,PORT,CLIENT,MPS,SUDO,KAAS_TRANSPORT
 
 # Hand the settings to a program that reads them in its environment.
 export_settings() {
     export AVAILABLE_GPUS MAX_MPL_PER_GPU MIN_MPL MAX_MPL STEP_SIZE INTERVAL OUTER_REPEATS N PORT CLIENT BACKOFF
-    export POLICY WHEN_FULL IDLE_TIMEOUT CALL_TIMEOUT SHAPE
+    export POLICY WHEN_FULL IDLE_TIMEOUT CALL_TIMEOUT SHAPE ENGINE
+    [[ -z ${TIME_SCALE:-} ]] || export TIME_SCALE CALIBRATION
 }
 
 # Look at everything that a run needs, and change nothing; it says what it found, and all that would fail. Of RAY_ADDRESS
@@ -179,7 +180,7 @@ look_ahead() {
     setting DESCRIPTION none
     check_engine
     preflight || code=$?
-    use_found
+    [[ $code -ne 0 ]] || use_found
     [[ $code -ne 0 ]] || ! command -v "$python" >/dev/null || check_settings
     [[ $asked != --dry-run ]] || tell_plan
     exit "$code"
@@ -294,7 +295,8 @@ in_settings() {
 
 name_commands() {
     local message_size='' # of a matrix in a message, and a line before it; the server's own is enough for N up to 2896
-    if [[ ($KAAS_TRANSPORT == inline || -n $over_nodes) && $N =~ ^[0-9]{4,7}$ ]] && ((10#$N > 2896)); then
+    if [[ ($KAAS_TRANSPORT == inline || ($KAAS_TRANSPORT == auto && -n $over_nodes)) && $N =~ ^[0-9]{4,7}$ ]] &&
+        ((10#$N > 2896)); then
         message_size=$((10#$N * 10#$N * 8 + 200))
     fi
     local host='' monitor_port='' load_port='' # the address of this machine for the nodes, where they are others
@@ -322,7 +324,8 @@ name_commands() {
         ${SHAPE:+--shape="$SHAPE"} ${MAX_FAILED:+--max-failed "$MAX_FAILED"} ${MAX_LATE:+--max-late "$MAX_LATE"} ${KEEP_GOING:+--keep-going})
     if [[ -n $over_nodes ]]; then
         monitor_command+=(--engine ray ${host:+--link-host "$host"} ${monitor_port:+--link-port "$monitor_port"})
-        load_command+=(--engine ray ${host:+--link-host "$host"} ${load_port:+--link-port "$load_port"})
+        # An open loop is sent from one machine.
+        [[ ${SHAPE:-} =~ ^(constant|poisson|arrivals): ]] || load_command+=(--engine ray ${host:+--link-host "$host"} ${load_port:+--link-port "$load_port"})
     elif [[ -n $gpu_ids ]]; then
         monitor_command+=(--gpu-ids "$gpu_ids")
     fi

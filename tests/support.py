@@ -300,6 +300,8 @@ class Frames:
 
     def __init__(self, address: str) -> None:
         self.socket = socket.create_connection(split_address(address), timeout=LIMIT)
+        # However much the system likes to hold of what a test does not take (33 MB have been seen), it is little.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 128 * 1024)
         self._decoder = wire.reply_decoder()
         self._replies: dict[int, Reply] = {}  # in the order in which they came
 

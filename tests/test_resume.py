@@ -55,6 +55,8 @@ def test_complete_repeats_stay_as_they_are_and_what_there_is_of_others_is_put_as
         ({"INTERVAL": "5"}, "RESUME: INTERVAL is 5, but the repeats in .* had 3"),
         ({"CLIENT": "another"}, "CLIENT is another, but the repeats in .* had mine"),
         ({"WHEN_FULL": "queue"}, "WHEN_FULL is queue, but the repeats in .* had reject"),
+        ({"ENGINE": "ray"}, "ENGINE is ray, but the repeats in .* had local"),
+        ({"CALIBRATION": "/my/own.toml"}, "CALIBRATION is own, but the repeats in .* had none"),
         ({"IDLE_TIMEOUT": "0"}, "IDLE_TIMEOUT is 0, but the repeats in .* had 60.0"),
         ({"SHAPE": "updown"}, "SHAPE is updown, but the repeats in .* had steps"),
     ],
@@ -83,4 +85,7 @@ def test_what_is_not_set_is_what_the_server_takes_then() -> None:
         "WHEN_FULL": Settings.when_full,
         "IDLE_TIMEOUT": f"{Settings.idle_timeout:g}",
         "CALL_TIMEOUT": f"{Settings.call_timeout:g}",
+        "ENGINE": "local",
+        "TIME_SCALE": "1",
+        "CALIBRATION": "none",
     }

@@ -485,7 +485,7 @@ def test_help_shows_the_settings_and_an_argument_is_refused(project: Project) ->
     assert "there is no argument such as 'now': settings stand before the command" in said
     for typed, complaint in ("--chek", ": did you mean --check?"), ("-v", "."):
         code, said = project.run("autoscale-cpu.sh", typed)
-        there_are = "There are --check --dry-run --help --version"
+        there_are = "There are --check --dry-run --rehearse-paper --help --version"
         assert (code, said) == (2, f"autoscale-cpu.sh: there is no option {typed}{complaint} {there_are}\n")
 
 

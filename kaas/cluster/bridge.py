@@ -86,10 +86,10 @@ class _Bridge:
             await actor.run.remote(module, orders)
         except Exception as error:  # Ray has very many, its own and those of the agent's code
             why = _first_words(error)
-        finally:
+        if self._running.get(node) is asyncio.current_task():  # else another has been started there since
             self._actors.pop(node, None)
             del self._running[node]
-        self._program.send({"ended": node, "why": why})
+            self._program.send({"ended": node, "why": why})
 
     async def _watch_nodes(self) -> None:
         while True:

@@ -158,6 +158,7 @@ class Members:
             async with asyncio.timeout(self._limit):
                 await member.greet()
         except TimeoutError:
+            self.cluster.kill_agent(node)
             member.gone("")
             raise ProcessFailed(f"node {node.label}: no agent within {self._limit:g} s") from None
         except KaasError:

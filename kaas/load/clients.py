@@ -127,7 +127,9 @@ def _open_loop(link: socket.socket, asking: _Asking) -> None:
         (due,) = DUE.unpack(told)
         if _ended(link, max(due - time.monotonic(), 0.0)):
             return
-        asking.ask(asking.clock.at(due), due, max(time.monotonic() - due, 0.0))
+        status = asking.ask(asking.clock.at(due), due, max(time.monotonic() - due, 0.0))
+        if status not in {"ok", "rejected"}:
+            time.sleep(_AFTER_FAILURE)
         # Said before: whoever is killed in between has its row, and is not taken to be free.
         link.sendall(DONE)
         asking.done()

@@ -5,7 +5,6 @@ open loop each client that is free has the next arrival, due or not: so it is se
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -71,7 +70,6 @@ class Crew:
         self._clients: dict[int, Client] = {}
         self.elsewhere = 0  # clients of the run that send requests on other machines
         self._due: Due | None = None
-        self._drained = asyncio.Event()
         self.finishing = False
         self.failure = ""  # why the run cannot go on, once a client has found that
         self.changed = asyncio.Event()  # set when a client has said something, or has ended
@@ -125,11 +123,10 @@ class Crew:
         """Have the clients send what arrives, from now on."""
         self._due = due
 
-    async def drain(self, limit: float) -> None:
-        """Wait until all that arrives has been sent and answered, `limit` seconds at most; not in a closed loop."""
-        if self._due is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._drained.wait(), limit)
+    @property
+    def drained(self) -> bool:
+        """Whether all that arrives has been sent and answered; in a closed loop nothing arrives."""
+        return self._due is None or (self._due.is_empty and all(one.due is None for one in self._clients.values()))
 
     def unsent(self, now: float) -> Iterator[float]:
         """Give what was due by now (`time.monotonic`) and was not sent, once no client is left."""
@@ -199,12 +196,8 @@ class Crew:
             return
         if (due := self._due.take()) is not None:
             client.send(due)
-        else:
-            self._look_whether_drained()
-
-    def _look_whether_drained(self) -> None:
-        if self._due is not None and self._due.is_empty and all(one.due is None for one in self._clients.values()):
-            self._drained.set()
+        elif self.drained:
+            self.changed.set()
 
     def _ended(self, child: int, code: int | None) -> None:
         client = self._clients.pop(child)
@@ -237,4 +230,3 @@ class Crew:
             for other in self._clients.values():
                 if other.begun and other.due is None:
                     self._feed(other)
-        self._look_whether_drained()

@@ -161,16 +161,17 @@ class Generator:
             elapsed = self._elapsed()
             if early := self._show_steps(elapsed, crew.running) or crew.failure:
                 return early
-            if elapsed >= self._settings.shape.duration:
-                if self._open is not None:
-                    await self._open.drain(self._settings.finish_timeout)
-                return crew.failure
+            end = self._settings.shape.duration
+            if elapsed >= end and (
+                self._open is None or self._open.drained or elapsed >= end + self._settings.finish_timeout
+            ):
+                return ""
             crew.have(pacer.wanted)
             crew.begin(pacer.step.clients)
             pacer.have(self._elapsed(), crew.running)
             self._show(elapsed, crew.running)
             changed = asyncio.create_task(crew.changed.wait())
-            wait = min(max(pacer.step.end - self._elapsed(), 0.0), _TICK)
+            wait = min(max(pacer.step.end - self._elapsed(), 0.0), _TICK) if elapsed < end else _TICK
             await asyncio.wait((following, changed), timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
             if following.done():

@@ -36,6 +36,7 @@ class Pacer:
         self.step = self._step_at(0.0)
         self.late: list[str] = []
         self._incomplete = True
+        self._is_over = False
 
     @property
     def wanted(self) -> int:
@@ -47,12 +48,13 @@ class Pacer:
         return self.step.end - self.step.begin
 
     def over(self, elapsed: float, running: int) -> Iterator[Step]:
-        """Go on to the step that it is now; give those that are over, the last one included."""
-        while elapsed >= self.step.end:
+        """Go on to the step that it is now; give those that are over, the last one included, once each."""
+        while elapsed >= self.step.end and not self._is_over:
             if self._incomplete and (self._max_late is None or self._length > self._max_late):
                 self._note(f"never had its {self.step.clients} clients: {running} were running")
             yield self.step
-            if self.step.end >= self._shape.duration:
+            self._is_over = self.step.end >= self._shape.duration
+            if self._is_over:
                 return
             self.step, self._incomplete = self._step_at(self.step.end), True
 

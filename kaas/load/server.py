@@ -107,6 +107,6 @@ class ServerWatch:
 
 def _parameters(status: dict[str, Any]) -> dict[str, object]:
     own = {"Kernel": status["kernel"], "number of GPUs": status["gpus"], "Workers per GPU": status["workers_per_gpu"]}
-    return {"Transport used": transport.chosen(status)} | {
+    return {"Transport of matrices": transport.chosen(status)} | {
         f"Server {name[0].lower()}{name[1:]}": value for name, value in (own | status["settings"]).items()
     }

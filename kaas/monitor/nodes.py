@@ -16,6 +16,7 @@ from kaas.clock import Clock
 from kaas.cluster.cluster import Joining
 from kaas.cluster.lines import Message
 from kaas.cluster.members import Member, Members
+from kaas.cluster.nodes import Node
 from kaas.errors import KaasError, UsageError
 from kaas.monitor.agent import CPU_INTERVAL_MS
 from kaas.samples import Sample
@@ -145,13 +146,12 @@ class NodesMonitor:
             each = found["id"]
             is_due = time.monotonic() >= self._not_before.get(each, 0.0)
             if each in nodes and each not in self._members.there and each not in self._coming and is_due:
-                task = asyncio.create_task(self._bring_up(each, found))
+                task = asyncio.create_task(self._bring_up(nodes[each], found))
                 self._coming[each] = task
 
-    async def _bring_up(self, each: str, found: dict[str, Any]) -> None:
+    async def _bring_up(self, node: Node, found: dict[str, Any]) -> None:
         assert self._members is not None
         orders = {"source": self._source, "interval_ms": self._interval_ms}
-        (node,) = (node for node in self._members.cluster.nodes if node.id == each)
         try:
             await self._members.add(node, orders | {name: found[name] for name in ("node", "gpus", "devices")})
         except KaasError as error:
@@ -159,8 +159,8 @@ class NodesMonitor:
                 raise
             self._say(f"no samples of node {node.label}: {error}")
         finally:
-            self._not_before[each] = time.monotonic() + _AGAIN
-            del self._coming[each]
+            self._not_before[node.id] = time.monotonic() + _AGAIN
+            del self._coming[node.id]
 
     def _told(self, member: Member, message: Message) -> None:
         for cells in message["samples"]:

@@ -130,7 +130,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._held = self._refused
         self.buffer_updated(0)
         self._read()
-        if self._turns is not None:
+        if self._turns is not None and not self._held:
             self._turns.resume()
 
     def pause_reading(self) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -65,14 +66,15 @@ def test_clients_are_spread_over_the_nodes_and_their_rows_are_on_the_runs_clock(
     by_client = defaultdict(list)
     for row in rows:
         by_client[row.copy].append(row)
+    facts = description.read(load.rows_file.with_suffix(".md"))
+    known_to = max(map(float, re.findall(r"known to (\S+) ms", facts["Load nodes"]))) / 1000
     for of_one in by_client.values():
         for one, following in itertools.pairwise(sorted(of_one)):
-            assert following.timestamp > one.timestamp + one.outer_time_ms / 1000 - 0.005
-    facts = description.read(load.rows_file.with_suffix(".md"))
+            assert following.timestamp > one.timestamp + one.outer_time_ms / 1000 - 2 * known_to
     assert facts["Requests ok"] == str(len(rows))
     nodes = sorted(facts["Load nodes"].split("; "))
     assert [line.partition(":")[0] for line in nodes] == ["simulated-1", "simulated-2"]
-    assert all(": its clock is known to 0." in line and line.endswith(" ms") for line in nodes), nodes
+    assert all(re.search(r": its clock is known to \d+\.\d+ ms$", line) for line in nodes), nodes
 
 
 def test_of_a_node_that_is_lost_the_rows_stay_its_clients_are_told_and_the_others_have_as_many_more(
