@@ -227,7 +227,7 @@ def test_a_reply_that_waits_for_its_turn_can_be_answered_timeout(watch: StartWat
     assert {client.reply(number).status for number in asked} == {"ok"}
     _, later = (worker["pid"] for worker in one.wait_until_idle(2))
     os.kill(later, signal.SIGSTOP)
-    first, second = client.ask(LARGE_REPLY), client.ask(LARGE_REPLY, timeout=1.0)
+    first, second = client.ask_together((LARGE_REPLY, 0.0), (LARGE_REPLY, 1.0))
     one.wait_until_busy(2)
     client.socket.recv(1000, socket.MSG_PEEK)
     os.kill(later, signal.SIGCONT)

@@ -43,6 +43,17 @@ class Client(Frames):
         self.invoke(payload.encode() if isinstance(payload, str) else payload, number, timeout)
         return number
 
+    def ask_together(self, *asked: tuple[str, float]) -> list[int]:
+        """Send several invocations, each with its timeout, in one piece: none waits till replies are taken."""
+        numbers = [next(self._ids) for _ in asked]
+        self.asked.update(numbers)
+        requests = [
+            Request(wire.INVOKE, payload.encode(), number, timeout)
+            for number, (payload, timeout) in zip(numbers, asked, strict=True)
+        ]
+        self.socket.sendall(b"".join(map(wire.encode_request, requests)))
+        return numbers
+
     def begin(self, payload: bytes, sent: int, timeout: float = 0.0) -> tuple[int, bytes]:
         """Send an invocation with so much of its payload; return its id and what is to follow."""
         number = next(self._ids)
