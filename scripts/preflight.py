@@ -69,7 +69,7 @@ def main() -> int:
             check_python(settings, report)
             if nodes:
                 report.ok(f"Python {platform.python_version()}")
-        check_room(settings, gpus, report, clients=0 if head else -(-settings.shape.most // max(nodes, 1)))
+        check_room(settings, gpus, report, clients=0 if head else sharing_clients(settings, max(nodes, 1)))
         if not nodes:
             check_port(settings, report)
             tell_duration(settings, report)
@@ -116,10 +116,16 @@ def check_python(settings: Settings, report: Report) -> None:
         report.note("Python: numba-cuda is not installed, only Numba's old built-in part: run scripts/setup --gpu")
 
 
+def sharing_clients(settings: Settings, nodes: int) -> int:
+    """Tell how many clients a node has whose matrices are in shared memory; over several, they travel in messages."""
+    how = os.environ.get("KAAS_TRANSPORT") or "auto"
+    return -(-settings.shape.most // nodes) if how == "shm" or (how == "auto" and nodes == 1) else 0
+
+
 def check_room(settings: Settings, gpus: Sequence[Gpu], report: Report, *, clients: int) -> None:
     """See that matrices and results fit: on disk, in shared memory of so many clients, on each GPU."""
     matrix, both = settings.matrices_bytes // 2, settings.matrices_bytes
-    shared = 0 if os.environ.get("KAAS_TRANSPORT") == "inline" else clients * both
+    shared = clients * both
     libraries = sum(LIBRARIES_BYTES[: 1 if settings.virtual else 2]) * (shutil.which(settings.python) is None)
     for what, folder, wanted in (
         ("libraries, set up once", bare_kaas.ROOT, libraries),

@@ -254,3 +254,15 @@ def test_a_variable_that_is_nearly_a_setting_is_told(preflight: Preflight) -> No
 
     told = [line.split()[1:] for line in said.splitlines() if "is no setting" in line]
     assert {name: words[3] for name, *words in told} == near
+
+
+@pytest.mark.parametrize(
+    ("how", "nodes", "shares"),
+    [("auto", 0, True), ("shm", 0, True), ("inline", 0, False), ("auto", 2, False), ("shm", 2, True)],
+)
+def test_shared_memory_is_asked_for_where_matrices_are_in_it(
+    preflight: Preflight, how: str, nodes: int, shares: bool
+) -> None:
+    where = ("--node", str(nodes)) if nodes else ()
+    said = preflight.run("--virtual", *where, KAAS_TRANSPORT=how, N=2_000_000).stdout
+    assert ("matrices in shared memory" in said) == shares
