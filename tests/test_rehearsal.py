@@ -88,6 +88,7 @@ def test_without_anything_else_it_is_the_papers_setting(project: Project) -> Non
             {"CALIBRATION": "mine"},
             "no calibration mine (No such file or directory): give a TOML file",
         ),
+        ("autoscale-cpu.sh", {"TIME_SCALE": 10, "SHAPE": "poisson:8"}, "SHAPE=poisson:8 is in real seconds"),
         ("autoscale-cpu.sh", {"ENGINE": "ray"}, "--rehearse-paper goes with ENGINE=local"),
         ("autoscale.sh", {}, "there is no option --rehearse-paper"),
     ],

@@ -321,6 +321,8 @@ def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -
         ),
         ({"SHAPE": "trace:nowhere.csv"}, "SHAPE is 'trace:nowhere.csv': nowhere.csv: No such file"),
         ({"SHAPE": "poisson:0"}, "SHAPE is 'poisson:0': '0' is not a number of arrivals a second above 0"),
+        ({"TIME_SCALE": "10"}, "TIME_SCALE goes with --rehearse-paper"),
+        ({"CALIBRATION": "published-1"}, "CALIBRATION goes with --rehearse-paper"),
         ({"WHEN_FULL": "never"}, "WHEN_FULL: invalid choice: 'never'"),
         ({"MIN_MPL": 5, "MAX_MPL": 2}, "a ramp from 5 clients to 2 goes down, not up (MIN_MPL, MAX_MPL)"),
         ({"EXPERIMENT": "a/b"}, "EXPERIMENT: 'a/b' cannot name a file"),
@@ -524,6 +526,14 @@ def test_where_matrices_travel_in_messages_the_server_takes_them_as_large(
 ) -> None:
     code, said = project.run("autoscale-cpu.sh", "--dry-run", N=4000, KAAS_PYTHON="", **settings)
     assert (code, "--message-size 128000200 " in said) == (0, True), said
+
+
+@pytest.mark.parametrize(("shape", "spread"), [("updown", True), ("poisson:8", False)])
+def test_over_several_nodes_an_open_loop_is_sent_from_this_machine(project: Project, shape: str, spread: bool) -> None:
+    settings: dict[str, Any] = {"ENGINE": "ray", "RAY_NODES": 2, "SHAPE": shape, "KAAS_PYTHON": ""}
+    code, said = project.run("autoscale-cpu.sh", "--dry-run", **settings)
+    (load,) = (line for line in said.splitlines() if " load.py " in line)
+    assert (code, "--engine ray" in load) == (0, spread), said
 
 
 def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:
