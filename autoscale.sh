@@ -107,10 +107,7 @@ before_run() {
     # shellcheck disable=SC2086 # UUIDs, with spaces between them
     SUDO=${SUDO:-} "$any_python" scripts/gpu_guard.py hold --supervised $$ --ready "$ready" --logs "$folder" ${gpu_ids//,/ } &
     guard_pid=$!
-    until [[ -e $ready ]]; do
-        is_running "$guard_pid" || fail "the GPUs could not be prepared: see above"
-        sleep 0.1
-    done
+    wait_until_ready "$guard_pid" "$ready" "the GPUs could not be prepared: see above"
     CUDA_MPS_PIPE_DIRECTORY=$(cat "$ready")
     export CUDA_MPS_PIPE_DIRECTORY
     # What a site sets for a daemon of its own is none of the guard's.

@@ -260,6 +260,14 @@ is_running() {
     [[ -n $1 && $'\n'$(jobs -r -p)$'\n' == *$'\n'$1$'\n'* ]]
 }
 
+# Wait until a process that this script has started writes a file, which says that it is ready; fail if it ends before.
+wait_until_ready() {
+    until [[ -e $2 ]]; do
+        is_running "$1" || fail "$3"
+        sleep 0.1
+    done
+}
+
 # Send a signal to a process that this script has started, if it still runs.
 tell() {
     ! is_running "$2" || kill "-$1" "$2" 2>/dev/null || true

@@ -41,10 +41,7 @@ before_run() {
     local ready=$folder/.emulator
     "${emulator_command[@]}" --ready "$ready" &
     emulator_pid=$!
-    until [[ -e $ready ]]; do
-        is_running "$emulator_pid" || fail "there is no emulator: see above"
-        sleep 0.1
-    done
+    wait_until_ready "$emulator_pid" "$ready" "there is no emulator: see above"
     KAAS_EMULATOR=$(cat "$ready")
     export KAAS_EMULATOR
     rm -f "$ready"

@@ -19,7 +19,7 @@ from kaas import cli
 from kaas.cluster.cluster import Joining
 from kaas.cluster.lines import Message
 from kaas.cluster.members import Member, Members
-from kaas.errors import ProcessFailed, UsageError
+from kaas.errors import ProcessFailed
 
 _LIMIT = 60.0
 _PATIENCE = 300.0
@@ -37,9 +37,7 @@ class _Everywhere:
         """Run the script on each node; say what it said, and return the largest exit code."""
         await self._members.start()
         try:
-            nodes = sorted(self._members.cluster.nodes, key=lambda node: (node.address, node.label))
-            if not nodes:
-                raise UsageError("Ray has no nodes with GPUs: `ray start --num-gpus N` says how many a node has")
+            nodes = self._members.nodes()
             filled = [word.replace("{nodes}", str(len(nodes))) for word in command]
             loop = asyncio.get_running_loop()
             self._answers = {node.id: loop.create_future() for node in nodes}

@@ -145,6 +145,16 @@ class Members:
         """Join Ray, or start one; raises what Cluster.start does."""
         await self.cluster.start()
 
+    def nodes(self) -> list[Node]:
+        """Give the nodes that Ray has, in a stable order.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self.cluster.nodes:
+            raise UsageError("Ray has no nodes with GPUs: `ray start --num-gpus N` says how many a node has")
+        return sorted(self.cluster.nodes, key=lambda node: (node.address, node.label))
+
     async def add(self, node: Node, orders: dict[str, Any]) -> Member:
         """Have an agent on a node, measure its clock, and give it its orders.
 

@@ -94,9 +94,7 @@ class NodesCrew:
             joining, "kaas.load.agent", told=self._told, lost=self._lost, say=self._problem, limit=_AGENT_LIMIT
         )
         await members.start()
-        nodes = sorted(members.cluster.nodes, key=lambda node: (node.address, node.label))
-        if not nodes:
-            raise UsageError("Ray has no nodes with GPUs: `ray start --num-gpus N` says how many a node has")
+        nodes = members.nodes()
         is_ours = self._server is None or addresses.is_loopback(split_address(self._server)[0], "--server")
         if self._server and is_ours and any(node.address != members.cluster.ours for node in nodes):
             raise UsageError(f"--server {self._server} is this machine's only: start it with --host, for all nodes")

@@ -212,12 +212,9 @@ class Slot:
             self._kill_later(self._worker)
 
     def _overdue(self, invocation: Invocation) -> None:
-        # Broken first: what is told of the invocation may cut its worker off, which is then no news.
-        self.broken(f"its call took longer than {self._pool.settings.call_timeout:g} s (--call-timeout)")
-        try:
-            self._pool.overdue(self, invocation)
-        finally:
-            self._fail("")
+        # Failed first: what is told of the invocation may cut its worker off, which is then no news.
+        self._fail(f"its call took longer than {self._pool.settings.call_timeout:g} s (--call-timeout)")
+        self._pool.overdue(self, invocation)
 
     def _fail(self, reason: str) -> None:
         assert self._worker is not None
