@@ -1,7 +1,8 @@
 """Large payloads on their way through the server: handed on in pieces as they come, and never held as a whole.
 
 A large frame is known when its header has come, with the first piece of its payload; the rest is a `Passing`. It comes
-no faster than whoever takes it can: until then its source, which is read in the same loop, is not read.
+no faster than whoever takes it can: until then its source, which is read in the same loop, is not read. And it takes
+turns with the others: a source that always has more to read would have the loop for megabytes at a time.
 """
 
 from collections import deque
@@ -10,6 +11,8 @@ from typing import Protocol
 
 PIECE = 128 * 1024
 """Bytes that are handed on at a time, at most."""
+_MOST_IN_TURN = 4 * PIECE
+"""Bytes that are handed on in one turn where nobody else waits for one."""
 Piece = bytes | bytearray | memoryview
 
 _room = memoryview(bytearray(PIECE))  # an event loop reads here; what is handed on is a copy
@@ -35,6 +38,17 @@ class Sink(Protocol):
         """Tell whether nothing more can be sent."""
 
 
+class Queue(Protocol):
+    """Where those wait that pass at the same time (kaas.line)."""
+
+    @property
+    def is_taken(self) -> bool:
+        """Tell whether anybody waits."""
+
+    def wait(self, turn: Callable[[], object]) -> None:
+        """Call `turn` when it is this one's."""
+
+
 class Passing:
     """The rest of a large payload: it waits for somebody to take it, and is handed on or dropped.
 
@@ -50,12 +64,20 @@ class Passing:
         self.cut: Callable[[], object] = _nothing
         """Called when it is dropped and has begun: who takes it has a part, and gets no more."""
         self._source: Source | None = None
+        self._line: Queue
         self._sink: Sink | None = None
         self._full = False  # the sink is
+        self._in_line = False  # it has had its turn, and waits for the next
+        self._since_turn = 0  # bytes that have come in this one
 
-    def come_from(self, source: Source) -> None:
-        """Wait: the source is not read until somebody takes what comes, or nobody wants it."""
-        self._source = source
+    def come_from(self, source: Source, line: Queue) -> None:
+        """Wait: the source is not read until somebody takes what comes, or nobody wants it.
+
+        Args:
+            source: of it.
+            line: where it waits for its next turn.
+        """
+        self._source, self._line = source, line
         source.pause_reading()
 
     def hand_on(self, sink: Sink) -> None:
@@ -96,9 +118,21 @@ class Passing:
             self._sink.write(bytes(_room[:number]))
         if not self.left:
             self.done()
+        elif self._source is not None:
+            self._since_turn += number
+            if self._line.is_taken or self._since_turn >= _MOST_IN_TURN:
+                self._source.pause_reading()
+                self._in_line = True
+                self._line.wait(self._have_turn)
+
+    def _have_turn(self) -> None:
+        self._in_line = False
+        self._since_turn = 0
+        if not self._full or self.dropped:
+            self._read_on()
 
     def _read_on(self) -> None:
-        if self._source is not None and self.left:
+        if self._source is not None and self.left and not self._in_line:
             self._source.resume_reading()
 
 

@@ -1,8 +1,12 @@
 """A large payload that passes: it comes no faster than it is taken, and whoever has a part of it is told of its end."""
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 
-from kaas.passing import Passing, Piece, Turns
+from kaas.line import Line
+from kaas.passing import PIECE, Passing, Piece, Turns
 
 
 class Source:
@@ -14,6 +18,19 @@ class Source:
 
     def resume_reading(self) -> None:
         self.reading = True
+
+
+class Queue:
+    """A line in which nobody waits any longer than until `go_on`."""
+
+    def __init__(self) -> None:
+        self.is_taken = True
+        self.turns: list[Callable[[], object]] = []
+        self.wait = self.turns.append
+
+    def go_on(self) -> None:
+        while self.turns:
+            self.turns.pop(0)()
 
 
 class Sink:
@@ -32,15 +49,17 @@ class Way:
     """A payload, where it comes from, where it goes to, and what was told of it."""
 
     def __init__(self, size: int) -> None:
-        self.rest, self.source, self.sink = Passing(size), Source(), Sink()
+        self.rest, self.source, self.sink, self.line = Passing(size), Source(), Sink(), Queue()
         self.told: list[str] = []
         self.rest.done = lambda: self.told.append("done")
         self.rest.cut = lambda: self.told.append("cut")
-        self.rest.come_from(self.source)
+        self.rest.come_from(self.source, self.line)
 
-    def come(self, data: bytes) -> None:
+    def come(self, data: bytes, waits: bool = False) -> None:
         self.rest.room()[: len(data)] = data
         self.rest.received(len(data))
+        if not waits:
+            self.line.go_on()
 
 
 def test_nothing_is_read_before_somebody_takes_it_and_then_all_is_handed_on() -> None:
@@ -67,6 +86,55 @@ def test_it_waits_while_who_takes_it_can_take_no_more() -> None:
     way.rest.resume()
     way.come(b"e")
     assert way.sink.got == b"abcde"
+
+
+def test_it_waits_for_its_turn_whatever_else_becomes_of_it() -> None:
+    way = Way(4)
+    way.rest.hand_on(way.sink)
+    way.come(b"a", waits=True)
+    way.rest.resume()
+    assert not way.source.reading
+    way.rest.drop()
+    assert not way.source.reading
+    way.line.go_on()
+    assert way.source.reading
+
+
+def test_a_turn_is_longer_where_nobody_waits_and_has_an_end_all_the_same() -> None:
+    way = Way(10 * PIECE)
+    way.line.is_taken = False
+    way.rest.hand_on(way.sink)
+    turns = 0
+    for _ in range(9):
+        way.come(bytes(PIECE), waits=True)
+        turns += not way.source.reading
+        way.line.go_on()
+    assert turns == 2
+
+
+def test_all_that_pass_at_once_have_a_piece_each_and_others_a_turn_of_the_loop_between_any_two() -> None:
+    said: list[str] = []
+
+    async def run() -> None:
+        line, done = Line(), asyncio.Event()
+
+        def go_on(name: str, left: int) -> None:
+            said.append(name)
+            if left:
+                line.wait(lambda: go_on(name, left - 1))
+
+        def somebody_else() -> None:
+            said.append("-")
+            asyncio.get_running_loop().call_soon(somebody_else) if len(said) < 14 else done.set()
+
+        for name in "ab":
+            line.wait(lambda name=name: go_on(name, 2))  # type: ignore[misc]
+        somebody_else()
+        await done.wait()
+
+    asyncio.run(run())
+
+    assert "".join(said).strip("-") == "a-b-a-b-a-b"
 
 
 def test_the_last_piece_leaves_its_source_to_whatever_comes_next() -> None:

@@ -11,6 +11,7 @@ from typing import cast
 from kaas import wire
 from kaas.decoder import LARGE
 from kaas.errors import FrameError
+from kaas.line import Line
 from kaas.passing import Passing, Turns
 from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
@@ -42,6 +43,7 @@ class Connections(set["ClientConnection"]):
 
     def __init__(self, most: int) -> None:
         super().__init__()
+        self.line = Line()  # of their large requests
         self._most_strangers = max(most // _STRANGERS, 1)
         self._strangers: dict[ClientConnection, None] = {}  # oldest first
         self._many = Sparing(log, time.monotonic, 60.0)
@@ -168,7 +170,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             invocation = Invocation(request, self._answer)
             self._invocations.add(invocation)
             if request.rest is not None:
-                request.rest.come_from(self)
+                request.rest.come_from(self, self._connections.line)
             self._pool.submit(invocation)
         elif request.kind == wire.STATUS:
             self._status = self._status or json.dumps(status(self._pool)).encode()

@@ -6,6 +6,7 @@ from itertools import count
 from random import Random
 
 from kaas import wire
+from kaas.line import Line
 from kaas.passing import Passing, Piece
 from kaas.pool.engine import Tell
 from kaas.pool.settings import Settings
@@ -29,7 +30,7 @@ class Stream:
         self.engine, self.stalls, self.last = engine, stalls, last
         self.rest = Passing(engine.random.randint(1, 4))
         self.reading, self.ceased = True, False
-        self.rest.come_from(self)
+        self.rest.come_from(self, engine.line)
         self.come()
 
     def pause_reading(self) -> None:
@@ -216,6 +217,7 @@ class StormyEngine:
     def __init__(self, random: Random, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self.random, self.settings, self.now, self.later = random, settings, loop.time, loop.call_later
         self.alive: set[Worker] = set()
+        self.line = Line()
         self.numbers = count(1)
         self.calm = False
         self.broken_gpus = [random.choice((0.0, 0.0, 0.2, 0.5, 0.95)) for _ in range(settings.gpus)]

@@ -14,6 +14,7 @@ from kaas import kernels, wire
 from kaas.children import ForkServer, describe
 from kaas.errors import FrameError
 from kaas.forkserver import Config
+from kaas.line import Line
 from kaas.passing import Passing
 from kaas.pool.engine import Tell
 from kaas.pool.settings import Settings
@@ -33,6 +34,7 @@ class LocalEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._workers: dict[int, LinkedWorker] = {}  # by the fork server's numbers
+        self._line = Line()
         self._forkserver = ForkServer(
             "kaas.server.worker",
             preloaded(settings.kernel),
@@ -62,7 +64,7 @@ class LocalEngine:
         ids = self._settings.gpu_ids
         config = worker_config(self._settings, number, gpu, ids[gpu] if ids else str(gpu))
         child, link = self._forkserver.spawn(config)
-        self._workers[child] = worker = LinkedWorker(tell, partial(self._forkserver.kill, child))
+        self._workers[child] = worker = LinkedWorker(tell, partial(self._forkserver.kill, child), self._line)
         worker.connect(link)
         return worker
 
@@ -102,14 +104,21 @@ def worker_config(settings: Settings, number: int, gpu: int, device: str) -> Con
 
 
 class LinkedWorker(asyncio.BufferedProtocol):
-    """A worker process and the server's end of its link. Its first frame says whether it is ready (engine.Worker)."""
+    """A worker process and the server's end of its link. Its first frame says whether it is ready (engine.Worker).
+
+    Args:
+        tell: is told of it.
+        kill: kills it.
+        line: of the workers' large replies.
+    """
 
     last_words = _LAST_WORDS
 
-    def __init__(self, tell: Tell, kill: Callable[[], None]) -> None:
+    def __init__(self, tell: Tell, kill: Callable[[], None], line: Line) -> None:
         self.pid: int | None = None
         self.kill = kill
         self._tell = tell
+        self._line = line
         self._decoder = wire.reply_frames()
         self.get_buffer = self._decoder.buffer  # type: ignore[method-assign] # asked for at every read
         self._asked = b""  # the id of its invocation
@@ -169,7 +178,7 @@ class LinkedWorker(asyncio.BufferedProtocol):
                     self._break("its link is damaged: a reply that nobody waits for")
                 else:
                     if reply.rest is not None and self._transport is not None:
-                        reply.rest.come_from(self._transport)
+                        reply.rest.come_from(self._transport, self._line)
                     self._tell.replied(reply)
         except FrameError as error:
             self._break(f"its link is damaged: {error}")

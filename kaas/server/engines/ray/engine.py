@@ -9,6 +9,7 @@ from typing import Any
 from kaas.cluster.cluster import Cluster, Joining
 from kaas.cluster.nodes import Node, place_of
 from kaas.errors import KaasError, UsageError
+from kaas.line import Line
 from kaas.pool.engine import Fleet, Tell
 from kaas.pool.settings import Settings
 from kaas.server.engines.local import LinkedWorker
@@ -37,6 +38,7 @@ class RayEngine:
         self._failed = failed
         self._numbering = Numbering(settings.gpus or None)
         self._agents: dict[str, NodeAgent] = {}  # of the nodes by their ids, from their starts to their ends
+        self.line = Line()  # of the workers' large replies
         self._agent_of: dict[int, NodeAgent] = {}  # of each GPU
         self._pauses: dict[str, float] = {}  # of each node whose agent has ended, the last one
         self._pausing: set[str] = set()

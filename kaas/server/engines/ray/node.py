@@ -109,7 +109,7 @@ class NodeAgent:
         name = self._devices[device] if device < len(self._devices) else str(device)
         config = worker_config(self._engine.settings, number, gpu, name) | {"kernel": self._kernel}
         self._spawned = child = self._spawned + 1
-        self._workers[child] = worker = _NodeWorker(tell, partial(self._kill, child))
+        self._workers[child] = worker = _NodeWorker(tell, partial(self._kill, child), self._engine.line)
         worker.secret = self._engine.cluster.links.expect(lambda: worker)
         self._link.send({"spawn": child, "secret": worker.secret, "config": config})
         return worker

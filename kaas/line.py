@@ -1,0 +1,31 @@
+"""A line for those who would hold up everybody else in an event loop if they went on as long as they could."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+
+class Line:
+    """First come, first served: one of those that wait has its turn in each turn of the running loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    @property
+    def is_taken(self) -> bool:
+        """Tell whether anybody waits."""
+        return bool(self._waiting)
+
+    def wait(self, turn: Callable[[], object]) -> None:
+        """Have `turn` called when all those before have had theirs, and never at once."""
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            self._go_on_soon()
+
+    def _go_on(self) -> None:
+        self._waiting.popleft()()
+        if self._waiting:
+            self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._go_on)
