@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
-"""Do clients that are connected and silent cost those anything that are at work?
+"""Do clients cost others anything that are connected and silent, or that send large payloads?
 
 32 client processes make requests of a no-op kernel in a loop, on 8 GPUs x 4, without and with 1,000 connections beside
-them on which nothing is ever sent, all of which are still open at the end.
+them on which nothing is ever sent, all of which are still open at the end. And one client makes small requests, alone,
+then beside 8 that send 64 MiB again and again and take them back, of the same server or of another one: what the latter
+costs it are the cores.
 """
 
 import contextlib
+import multiprocessing
 import select
+import signal
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 import clients
 import common
@@ -18,17 +24,18 @@ from relay import MESSAGE
 from serving import Server
 
 from kaas import descriptors
-from kaas.client import split_address
+from kaas.client import Connection, split_address
 from kaas.errors import KaasError
 
 GPUS, WORKERS_PER_GPU = 8, 4
 IDLE = 1000
+SENDERS, SIZE = 8, 64 * 2**20
 
 
 def measure(options: Options) -> Report:
-    """Measure without and with idle connections, in turns."""
+    """Measure without and with others beside, in turns."""
     assert __doc__ is not None
-    report = Report("Idle connections", __doc__.partition("\n\n")[2])
+    report = Report("Beside others", __doc__.partition("\n\n")[2])
     gpus, seconds, idle = (1, 0.05, 50) if options.quick else (GPUS, 2.0, IDLE)
     busy = gpus * WORKERS_PER_GPU
     descriptors.raise_limit()
@@ -47,7 +54,60 @@ def measure(options: Options) -> Report:
     report.add(f"{busy} clients beside {idle} idle connections", "x without", shares, Target(0.9, at_least=True))
     report.add("requests/s without", "1/s", rates["without"])
     report.add("requests/s with", "1/s", rates["with"])
+    senders, size = (2, 2**20) if options.quick else (SENDERS, SIZE)
+    workers = ("-m", str(senders + 1), "--idle-timeout", "0", "--when-full", "queue")
+    with (
+        serving.started(MODULES / "echo.py", *workers) as server,
+        serving.started(MODULES / "echo.py", *workers) as other,
+    ):
+        found = common.alternate(
+            {
+                "alone": lambda: clients.one_each(server, 1, seconds),
+                "beside": lambda: _beside_large(server, server, senders, size, seconds),
+                "beside another server's": lambda: _beside_large(server, other, senders, size, seconds),
+            },
+            options.rounds,
+        )
+    p50s = {name: [load.percentile_ms(50) for load in loads] for name, loads in found.items()}
+    report.add("a small request alone: p50", "ms", p50s["alone"])
+    for name, target in (("beside", Target(2)), ("beside another server's", None)):
+        shares = common.ratios(p50s[name], p50s["alone"])
+        report.add(f"a small request {name} {senders} clients with large payloads: p50", "x alone", shares, target)
     return report
+
+
+def _beside_large(server: Server, large: Server, senders: int, size: int, seconds: float) -> Load:
+    with _sending(large, senders, size):
+        return clients.one_each(server, 1, seconds)
+
+
+@contextlib.contextmanager
+def _sending(server: Server, number: int, size: int) -> Iterator[None]:
+    """Have so many processes send payloads of that size on and on."""
+    context = multiprocessing.get_context("fork")
+    begun = context.Semaphore(0)
+    processes = [context.Process(target=_send, args=(server.address, size, begun), daemon=True) for _ in range(number)]
+    try:
+        for process in processes:
+            process.start()
+        for _ in processes:
+            if not begun.acquire(timeout=60.0):
+                raise KaasError("a large payload did not come back within 60 s")
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+
+
+def _send(address: str, size: int, begun: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the benchmark's to handle
+    payload = bytes(size)
+    with Connection(address) as kaas:
+        while True:
+            serving.check_served(kaas.invoke(payload, 60.0), size)
+            begun.release()
 
 
 def _with_idle_connections(server: Server, idle: int, busy: int, seconds: float) -> Load:

@@ -11,11 +11,6 @@ class Line:
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], object]] = deque()
 
-    @property
-    def is_taken(self) -> bool:
-        """Tell whether anybody waits."""
-        return bool(self._waiting)
-
     def wait(self, turn: Callable[[], object]) -> None:
         """Have `turn` called when all those before have had theirs, and never at once."""
         self._waiting.append(turn)

@@ -11,8 +11,6 @@ from typing import Protocol
 
 PIECE = 128 * 1024
 """Bytes that are handed on at a time, at most."""
-_MOST_IN_TURN = 4 * PIECE
-"""Bytes that are handed on in one turn where nobody else waits for one."""
 Piece = bytes | bytearray | memoryview
 
 _room = memoryview(bytearray(PIECE))  # an event loop reads here; what is handed on is a copy
@@ -41,10 +39,6 @@ class Sink(Protocol):
 class Queue(Protocol):
     """Where those wait that pass at the same time (kaas.line)."""
 
-    @property
-    def is_taken(self) -> bool:
-        """Tell whether anybody waits."""
-
     def wait(self, turn: Callable[[], object]) -> None:
         """Call `turn` when it is this one's."""
 
@@ -67,15 +61,14 @@ class Passing:
         self._line: Queue
         self._sink: Sink | None = None
         self._full = False  # the sink is
-        self._in_line = False  # it has had its turn, and waits for the next
-        self._since_turn = 0  # bytes that have come in this one
+        self._in_line = False  # it has handed on a piece, and waits for its next turn
 
     def come_from(self, source: Source, line: Queue) -> None:
         """Wait: the source is not read until somebody takes what comes, or nobody wants it.
 
         Args:
             source: of it.
-            line: where it waits for its next turn.
+            line: where it waits for its turn after each piece.
         """
         self._source, self._line = source, line
         source.pause_reading()
@@ -119,15 +112,12 @@ class Passing:
         if not self.left:
             self.done()
         elif self._source is not None:
-            self._since_turn += number
-            if self._line.is_taken or self._since_turn >= _MOST_IN_TURN:
-                self._source.pause_reading()
-                self._in_line = True
-                self._line.wait(self._have_turn)
+            self._source.pause_reading()
+            self._in_line = True
+            self._line.wait(self._have_turn)
 
     def _have_turn(self) -> None:
         self._in_line = False
-        self._since_turn = 0
         if not self._full or self.dropped:
             self._read_on()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from kaas.line import Line
-from kaas.passing import PIECE, Passing, Piece, Turns
+from kaas.passing import Passing, Piece, Turns
 
 
 class Source:
@@ -24,7 +24,6 @@ class Queue:
     """A line in which nobody waits any longer than until `go_on`."""
 
     def __init__(self) -> None:
-        self.is_taken = True
         self.turns: list[Callable[[], object]] = []
         self.wait = self.turns.append
 
@@ -88,7 +87,7 @@ def test_it_waits_while_who_takes_it_can_take_no_more() -> None:
     assert way.sink.got == b"abcde"
 
 
-def test_it_waits_for_its_turn_whatever_else_becomes_of_it() -> None:
+def test_after_each_piece_it_waits_for_its_turn_whatever_else_becomes_of_it() -> None:
     way = Way(4)
     way.rest.hand_on(way.sink)
     way.come(b"a", waits=True)
@@ -98,18 +97,6 @@ def test_it_waits_for_its_turn_whatever_else_becomes_of_it() -> None:
     assert not way.source.reading
     way.line.go_on()
     assert way.source.reading
-
-
-def test_a_turn_is_longer_where_nobody_waits_and_has_an_end_all_the_same() -> None:
-    way = Way(10 * PIECE)
-    way.line.is_taken = False
-    way.rest.hand_on(way.sink)
-    turns = 0
-    for _ in range(9):
-        way.come(bytes(PIECE), waits=True)
-        turns += not way.source.reading
-        way.line.go_on()
-    assert turns == 2
 
 
 def test_all_that_pass_at_once_have_a_piece_each_and_others_a_turn_of_the_loop_between_any_two() -> None:

@@ -16,6 +16,7 @@ from kaas.cluster import facts
 from kaas.cluster.links import LinkPort
 from kaas.cluster.nodes import Node
 from kaas.errors import ProcessFailed, UsageError
+from kaas.line import Line
 from kaas.pool.settings import Settings
 from kaas.server.engines.ray.node import NodeAgent
 from kaas.wire import ReplyFrame, Request
@@ -59,6 +60,7 @@ class StandIn:
         self.settings = Settings(kernel, boot_timeout=LIMIT, **settings)
         self.cluster = self
         self.links = LinkPort()
+        self.line = Line()
         self._port = self.links.listen(["127.0.0.1"])
         self.agent = NodeAgent(self, Node("id", "127.0.0.1", "node-1", 2), [4, 7])  # type: ignore[arg-type]
         self.why: list[str] = []
