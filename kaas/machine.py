@@ -27,7 +27,7 @@ def describe() -> dict[str, str]:
         "CPU turbo": _turbo(),
         "CPU load before the run": ", ".join(f"{load:.2f}" for load in os.getloadavg()) + " (of 1, 5 and 15 minutes)",
         "Memory": _memory(),
-        "GPUs": _gpus(),
+        "GPUs": _gpus() or "none found",
         "Python": f"{platform.python_version()} ({sys.executable})",
     }
     from importlib import metadata  # noqa: PLC0415 - the monitor needs none of it, and it takes long

@@ -68,3 +68,8 @@ def test_the_clock_of_the_cpu_is_described(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "intel_pstate").mkdir()
     (tmp_path / "intel_pstate" / "no_turbo").write_text("1\n")
     assert machine.describe()["CPU turbo"] == "off"
+
+
+def test_a_machine_without_gpus_is_described_as_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.describe()["GPUs"] == "none found"
