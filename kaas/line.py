@@ -18,9 +18,11 @@ class Line:
             self._go_on_soon()
 
     def _go_on(self) -> None:
-        self._waiting.popleft()()
-        if self._waiting:
-            self._go_on_soon()
+        try:
+            self._waiting.popleft()()
+        finally:  # whatever one does with its turn, the next has its own
+            if self._waiting:
+                self._go_on_soon()
 
     def _go_on_soon(self) -> None:
         asyncio.get_running_loop().call_soon(self._go_on)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from support import LIMIT
 
 from kaas.line import Line
 from kaas.passing import Passing, Piece, Turns
@@ -122,6 +123,18 @@ def test_all_that_pass_at_once_have_a_piece_each_and_others_a_turn_of_the_loop_b
     asyncio.run(run())
 
     assert "".join(said).strip("-") == "a-b-a-b-a-b"
+
+
+def test_one_that_fails_in_its_turn_keeps_nobody_from_theirs() -> None:
+    async def run() -> None:
+        line, done, failed = Line(), asyncio.Event(), list[dict[str, object]]()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+        line.wait(lambda: 1 / 0)
+        line.wait(done.set)
+        await asyncio.wait_for(done.wait(), LIMIT)
+        assert len(failed) == 1
+
+    asyncio.run(run())
 
 
 def test_the_last_piece_leaves_its_source_to_whatever_comes_next() -> None:
