@@ -10,19 +10,21 @@ class Line:
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], object]] = deque()
+        self._is_due = False  # the first one's turn, in the loop's next
 
     def wait(self, turn: Callable[[], object]) -> None:
         """Have `turn` called when all those before have had theirs, and never at once."""
         self._waiting.append(turn)
-        if len(self._waiting) == 1:
-            self._go_on_soon()
+        self._go_on_soon()
 
     def _go_on(self) -> None:
+        self._is_due = False
         try:
             self._waiting.popleft()()
         finally:  # whatever one does with its turn, the next has its own
-            if self._waiting:
-                self._go_on_soon()
+            self._go_on_soon()
 
     def _go_on_soon(self) -> None:
-        asyncio.get_running_loop().call_soon(self._go_on)
+        if self._waiting and not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._go_on)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from support import LIMIT
@@ -100,7 +101,10 @@ def test_after_each_piece_it_waits_for_its_turn_whatever_else_becomes_of_it() ->
     assert way.source.reading
 
 
-def test_all_that_pass_at_once_have_a_piece_each_and_others_a_turn_of_the_loop_between_any_two() -> None:
+@pytest.mark.parametrize(("names", "expected"), [("ab", "a-b-a-b-a-b"), ("a", "a-a-a")])
+def test_all_that_pass_at_once_have_a_piece_each_and_others_a_turn_of_the_loop_between_any_two(
+    names: str, expected: str
+) -> None:
     said: list[str] = []
 
     async def run() -> None:
@@ -109,20 +113,20 @@ def test_all_that_pass_at_once_have_a_piece_each_and_others_a_turn_of_the_loop_b
         def go_on(name: str, left: int) -> None:
             said.append(name)
             if left:
-                line.wait(lambda: go_on(name, left - 1))
+                line.wait(partial(go_on, name, left - 1))
 
         def somebody_else() -> None:
             said.append("-")
             asyncio.get_running_loop().call_soon(somebody_else) if len(said) < 14 else done.set()
 
-        for name in "ab":
-            line.wait(lambda name=name: go_on(name, 2))  # type: ignore[misc]
+        for name in names:
+            line.wait(partial(go_on, name, 2))
         somebody_else()
         await done.wait()
 
     asyncio.run(run())
 
-    assert "".join(said).strip("-") == "a-b-a-b-a-b"
+    assert "".join(said).strip("-") == expected
 
 
 def test_one_that_fails_in_its_turn_keeps_nobody_from_theirs() -> None:
