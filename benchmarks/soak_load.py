@@ -73,9 +73,10 @@ class Load:
         left = [*self._scratch.iterdir(), *(segments_of(self._run) if self._run else ())]
         problems += [f"load.py leaves {path}" for path in left]
         said, rows = self._said.read_text(errors="replace"), self.rows()
-        described = self._rows.with_suffix(".md")
-        if ended_by_itself and "Ended: at the end of the ramp\n" not in described.read_text():
-            problems.append(f"load.py ends before its time: {said} {described.read_text()}")
+        file = self._rows.with_suffix(".md")
+        described = file.read_text() if file.exists() else "no description"
+        if ended_by_itself and "Ended: at the end of the ramp\n" not in described:
+            problems.append(f"load.py ends before its time: {said} {described}")
         if len(rows) > len({(row.copy, row.timestamp) for row in rows}):
             problems.append(f"{self._rows.name}: requests have more than one row")
         # A Ctrl-C that comes while it is still importing is Python's to report.

@@ -88,7 +88,7 @@ run_experiment() {
     drawing=''
     tell_earlier_runs
     see_what_was_expected || worst=$?
-    [[ $worst -ne 4 ]] || fail "the run is not what it was to be: see above" 4
+    [[ $worst -ne 4 ]] || fail "the run does not keep what EXPECT or REPEAT_UNTIL asks for: see above" 4
     [[ $worst -eq 0 ]] || fail "the run was not a clean one: see above" "$worst"
     exit 0
 }

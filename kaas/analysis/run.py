@@ -24,7 +24,7 @@ class Run:
     `zone_offset_h` is by how many hours the clock of the monitoring was ahead of UTC; None where its times are UTC.
     `checks` is what was checked of the files; what could be mended is mended in the frames. `timed` is whether the time
     stamps of the requests can be right: if not, only durations of single requests are to be given. `files` are those
-    that were read.
+    that were read. `knows_waits` is whether the requests' file says which waited for a boot.
     """
 
     task: str
@@ -39,6 +39,7 @@ class Run:
     checks: tuple[Check, ...] = ()
     timed: bool = True
     files: tuple[Path, ...] = ()
+    knows_waits: bool = True
 
     @cached_property
     def duration(self) -> float:

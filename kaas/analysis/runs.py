@@ -111,7 +111,8 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
         notes.append(f"{files.requests.name} has no request that was served: there are no completion times to show.")
     notes += described
     # The original counted the clients when it wrote a row, at the request's end; ours when the request is sent.
-    at_end = "status" not in reading.first_line(files.requests)
+    columns = reading.first_line(files.requests)
+    at_end = "status" not in columns
 
     log, path = (_beside(wanted, files.task, tasks) for wanted in (files.serverlogs, files.monitoring))
     if shorter := [taken.name for taken in (log, path) if not taken.name.startswith(files.task)]:
@@ -158,6 +159,7 @@ def _read_run(files: results.RunFiles, tasks: list[str]) -> Run:
         tuple(checks),
         timed,
         tuple(read_from for read_from in (files.requests, files.description, log, path) if read_from.is_file()),
+        "waited_for_boot" in columns,
     )
 
 

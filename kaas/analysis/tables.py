@@ -214,6 +214,7 @@ def _numbers(run: Run) -> Mapping[str, float | str]:
     status = requests["status"].value_counts()
     served, refused = int(status.get("ok", 0)), int(status.get("rejected", 0))
     failed = status.drop(["ok", "rejected"], errors="ignore")
+    waited = int((requests["waited_for_boot"] & ~requests["cold_start"]).sum())
     step = statistics.last_step(run)
     return {
         "requests": len(requests),
@@ -222,7 +223,7 @@ def _numbers(run: Run) -> Mapping[str, float | str]:
         "failed": int(failed.sum()),
         **{f"failed: {name}": int(number) for name, number in failed.items()},
         "cold starts": int(requests["cold_start"].sum()),
-        "waited for a boot besides": int((requests["waited_for_boot"] & ~requests["cold_start"]).sum()),
+        "waited for a boot besides": waited if run.knows_waits else statistics.NAN,
         "duration [s]": run.duration if run.timed else statistics.NAN,
         **_percentiles({"warm": _warm(run), "cold": _cold(run)}),
         "throughput [1/s]": served / run.duration if run.duration and run.timed else statistics.NAN,

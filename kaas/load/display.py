@@ -145,7 +145,8 @@ class Display:
         progress = Table.grid(padding=(0, 1), expand=True)
         done = min(now.elapsed, self._shape.duration)
         bar = ProgressBar(self._shape.duration, done, complete_style="default", finished_style="default")
-        progress.add_row(Text(f"{in_words(self._shape.duration - done)} left", no_wrap=True), bar)
+        # With room for the ^C that a terminal echoes: a line that wraps would be one more than is taken away.
+        progress.add_row(Text(f"{in_words(self._shape.duration - done)} left", no_wrap=True), bar, Text("  "))
         shown.add_row(progress)
         self._live.update(shown, refresh=True)
 

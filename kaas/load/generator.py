@@ -169,7 +169,8 @@ class Generator:
             crew.have(pacer.wanted)
             crew.begin(pacer.step.clients)
             pacer.have(self._elapsed(), crew.running)
-            self._show(elapsed, crew.running)
+            if elapsed < end:
+                self._show(elapsed, crew.running)
             changed = asyncio.create_task(crew.changed.wait())
             wait = min(max(pacer.step.end - self._elapsed(), 0.0), _TICK) if elapsed < end else _TICK
             await asyncio.wait((following, changed), timeout=wait, return_when=asyncio.FIRST_COMPLETED)

@@ -58,7 +58,7 @@ def line(x: Floats, y: Floats) -> tuple[float, float, float]:
     slope = intercept = spread = 0.0
     for _ in range(2):
         flat = not kept.any() or np.ptp(x[kept]) == 0
-        slope, intercept = (0.0, float(np.median(y))) if flat else np.polyfit(x[kept], y[kept], 1)
+        slope, intercept = (0.0, median(y)) if flat else np.polyfit(x[kept], y[kept], 1)
         off = y - intercept - slope * x
         spread = robust(off)
         kept = np.abs(off) <= max(4 * spread, 1e-9)

@@ -45,9 +45,10 @@ YES, NO = "yes", "no"
 SEEDS_AT_LEAST = 11
 """Of two policies that differ in each of fewer seeds, chance makes such a difference too often among 45."""
 HOW_TO_READ = (
-    "Means over {seeds} simulated runs, 95 % intervals. *: it differs from the first policy by more than chance, "
-    f"all of\nthem looked at together (Holm's correction, p < {ALPHA:g}; from {SEEDS_AT_LEAST} seeds on)"
+    "Means over {seeds} simulated runs, +- half of a 95 % interval. *: it differs from\nthe first policy by more than "
+    f"chance, all of them looked at together (Holm's\ncorrection, p < {ALPHA:g}; from {SEEDS_AT_LEAST} seeds on)"
 )
+_BESIDE_EACH_OTHER = 3
 _MOST_SIGNS = 14
 _DRAWS = 2000
 _CONFIDENCE = 0.95
@@ -126,15 +127,21 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def table(found: list[Compared]) -> str:
-    """Write means over seeds with their intervals, a column for each policy; `*` where it differs from the first."""
-    text = [["policy", *MEASURES]]
-    for one in found:
-        cells = []
-        for values, p in zip(one.values.T, one.p_all, strict=True):
-            low, high = interval(values)
-            cells.append(f"{values.mean():.4g} ({low:.4g} to {high:.4g}){'*' if p < ALPHA else ' '}")
-        text.append([one.name, *cells])
-    return ways.columns(list(map(list, zip(*text, strict=True))))
+    """Write means over seeds +- half of their intervals, a column for each policy; `*` where it differs from the first.
+
+    They are so many that only some stand beside each other.
+    """
+    text = []
+    for begin in range(0, len(found), _BESIDE_EACH_OTHER):
+        columns = [["", *MEASURES]]
+        for one in found[begin : begin + _BESIDE_EACH_OTHER]:
+            cells = []
+            for values, p in zip(one.values.T, one.p_all, strict=True):
+                low, high = interval(values)
+                cells.append(f"{values.mean():.4g} +- {(high - low) / 2:.2g}{'*' if p < ALPHA else ' '}")
+            columns.append([f"{one.name} ", *cells])
+        text.append(ways.columns(list(map(list, zip(*columns, strict=True)))))
+    return "\n\n".join(text)
 
 
 def write(found: list[Compared], path: Path) -> None:

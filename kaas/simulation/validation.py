@@ -44,7 +44,7 @@ def validate(folder: Path, seeds: range) -> str:
     lines = [["", "fitted to", "predicted", "measured", "error"]]
     for name, figure in _figures(setting).items():
         values = [np.array([figure(run) for run in runs], dtype=float) for runs in ([first], predicted, others)]
-        cells = [ways.mean(one, ".4g") for one in values]
+        cells = [ways.mean(one, ".4g", ".2g") for one in values]
         lines.append([name, *cells, _error(*(_mean(one) for one in values[1:]))])
     return (
         f"{ways.columns(lines)}\n{_steps(predicted, others)}\nFitted to {first.name}; measured: "

@@ -137,11 +137,11 @@ def columns(text: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def mean(values: Floats, form: str = ".1f") -> str:
+def mean(values: Floats, form: str = ".1f", form_of_spread: str = "") -> str:
     """Write the mean of those values that are known, +- their standard deviation, and of how many of them that is."""
     known = values[~np.isnan(values)]
     if not len(known):
         return "never"
-    spread = f" +- {known.std(ddof=1):{form}}" if len(known) > 1 else ""
+    spread = f" +- {known.std(ddof=1):{form_of_spread or form}}" if len(known) > 1 else ""
     some = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
     return f"{known.mean():{form}}{spread}{some}"

@@ -1,5 +1,6 @@
 """Policies side by side: the same load for each, and only what is not by chance is called a difference."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,9 +70,11 @@ def test_an_interval_holds_the_mean_and_is_narrower_with_more_seeds() -> None:
 
 def test_the_comparison_is_a_table_and_a_file(found: dict[str, Compared], tmp_path: Path) -> None:
     text = policies.table(list(found.values()))
-    assert text.splitlines()[0].split("  ")[0] == "policy"
-    assert [line.split("  ")[0] for line in text.splitlines()[1:]] == list(MEASURES)
-    assert "0 (0 to 0)*" in text
+    for block in text.split("\n\n"):
+        assert [line.split("  ")[0] for line in block.splitlines()] == ["", *MEASURES]
+        assert max(map(len, block.splitlines())) <= 80
+    assert re.findall(r"\b(?:paper|packing|ahead)(?:, queue)?", text) == list(found)
+    assert "0 +- 0*" in text
     policies.write(list(found.values()), tmp_path / "policies.csv")
     lines = (tmp_path / "policies.csv").read_text().splitlines()
     assert lines[0] == 'policy,measure,simulated seeds,mean,low,high,p,"p, all lines",differs'
