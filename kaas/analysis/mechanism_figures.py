@@ -14,7 +14,7 @@ HOW_TO_READ_PLACES = (
     "The blue line is how many places the requests of this run needed (the highest number in each second), from when "
     "they came to the server until their place was given back. The green line is the workers of all booted GPUs; a "
     "dashed line marks each boot. The rule of placement boots a GPU when the blue line goes beyond the green one. The"
-    " red line is the places of requests that never had a reply. These places are taken for ever, so the last boot "
+    " orange line is the places of requests that never had a reply. These places are taken for ever, so the last boot "
     "comes while fewer requests are in flight."
 )
 HOW_TO_READ_HOST = (

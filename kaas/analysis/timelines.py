@@ -16,7 +16,7 @@ HOW_TO_READ_ARRIVALS = (
     "At the top, how many requests arrived each second, how many of them the clients sent and how many were served. In "
     "the middle, the requests that had arrived and had no reply yet. At the bottom, how long each had waited for a "
     "client when it was sent. From where the lines at the top part, the load generator is behind: all its clients are "
-    f"in requests. The red line is the first moment at which most requests were sent more than {SENT_LATE_MS:g} ms late"
+    f"in requests. The orange line is the first moment when most requests were sent more than {SENT_LATE_MS:g} ms late"
     ". The completion times in all other pictures and tables count from the arrival, so nothing is left out."
 )
 
