@@ -1,11 +1,11 @@
 """Which repeats of an experiment are there already, for a run that goes on with the others.
 
-    python -m kaas.resume FOLDER ASIDE TASK
+    python -m kaas.resume FOLDER TASK [ASIDE]
 
 TASK is the name of a repeat's files but for its number. Says what is kept and, in the last two lines (`worst: 3`,
 `complete: 1 2`), the worst exit code of the complete repeats, and their numbers; what there is of others is moved into
-ASIDE. The settings of the run come in the
-environment: they must be those of the repeats that are there.
+ASIDE, if that is given. The settings of the run come in the environment: they must be those of the repeats that are
+there.
 """
 
 import os
@@ -120,12 +120,12 @@ def _number(name: str, task: str) -> int | None:
 
 def main() -> None:
     """Do what the command line says."""
-    folder, aside, task = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    folder, task, *aside = Path(sys.argv[1]), sys.argv[2], *map(Path, sys.argv[3:])
     kept = complete(folder, task, os.environ)
-    moved = put_aside(folder, aside, task, kept)
+    moved = put_aside(folder, aside[0], task, kept) if aside else []
     print(f"Complete in {folder}: repeat {_words(kept)}" if kept else f"No repeat in {folder} is complete")  # noqa: T201
     if moved:
-        print(f"What there was of repeat {_words(moved)} is now in {aside}")  # noqa: T201
+        print(f"What there was of repeat {_words(moved)} is now in {aside[0]}")  # noqa: T201
     noted = [description.read(RunFiles(folder, f"{task}-{number}").description) for number in kept]
     print("worst:", max((int(of.get(EXIT_CODE, 0)) for of in noted), default=0))  # noqa: T201
     print("complete:", *kept)  # noqa: T201

@@ -175,7 +175,7 @@ make_folder() {
     while [[ -e $aside ]]; do aside=$aside+; done
     if [[ -d $wanted && -n ${RESUME:-} ]]; then
         export_settings
-        said=$("$python" -m kaas.resume "$wanted" "$aside" "${task%-*}" 2>&1) || fail "$(in_settings "$said")" 2
+        said=$("$python" -m kaas.resume "$wanted" "${task%-*}" "$aside" 2>&1) || fail "$(in_settings "$said")" 2
         complete="${said##*complete:} "
         said=${said%complete:*}
         worst=${said##*worst: }

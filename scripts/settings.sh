@@ -181,9 +181,24 @@ look_ahead() {
     check_engine
     preflight || code=$?
     [[ $code -ne 0 ]] || use_found
-    [[ $code -ne 0 ]] || ! command -v "$python" >/dev/null || check_settings
+    if [[ $code -eq 0 ]] && command -v "$python" >/dev/null; then
+        check_settings
+        look_at_resumed
+    fi
     [[ $asked != --dry-run ]] || tell_plan
     exit "$code"
+}
+
+# Say what a run would go on with, which must have been of the same settings.
+look_at_resumed() {
+    local wanted said
+    flag RESUME
+    name_results
+    name_task 1
+    [[ -n $RESUME && -d $wanted ]] || return 0
+    export_settings
+    said=$("$python" -m kaas.resume "$wanted" "${task%-*}" 2>&1) || fail "$(in_settings "$said")" 2
+    say "  RESUME   ${said%%$'\n'*}"
 }
 
 tell_plan() {

@@ -181,6 +181,10 @@ def test_a_killed_script_leaves_nothing_running_and_no_torn_row(project: Project
     kept = {path: path.read_bytes() for path in project.results.iterdir()}
     code, said = project.run(**MATRICES | QUICK, RESUME=1)
     assert (code, "Complete in results-autoscaling: repeat 1" in said, "Repeat 1" in said) == (3, True, False), said
+    code, said = project.run("autoscale-cpu.sh", "--check", **MATRICES | QUICK, RESUME=1)
+    assert (code, "Complete in results-autoscaling: repeat 1" in said) == (0, True), said
+    code, said = project.run("autoscale-cpu.sh", "--check", **MATRICES | QUICK | {"MAX_MPL": 2}, RESUME=1)
+    assert (code, "RESUME: MAX_MPL is 2, but the repeats in results-autoscaling had 1" in said) == (2, True), said
     assert {path: path.read_bytes() for path in project.results.iterdir()} == kept
 
 
