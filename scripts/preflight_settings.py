@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -53,17 +55,24 @@ class Report:
         print(text, file=self._file)
 
     def ok(self, text: str) -> None:
-        print(f"  ok       {text}", file=self._file)
+        self._print("ok", text)
 
     def note(self, text: str) -> None:
-        print(f"  note     {text}", file=self._file)
+        self._print("note", text)
 
     def problem(self, text: str) -> None:
         self.problems += 1
-        print(f"  PROBLEM  {text}", file=self._file)
+        self._print("PROBLEM", text)
 
     def check(self, holds: bool, good: str, bad: str) -> None:
         (self.ok if holds else self.problem)(good if holds else bad)
+
+    def _print(self, word: str, text: str) -> None:
+        lines, head = [text], f"  {word:9}"
+        if self._file.isatty():  # which would break a long line in the middle of a word
+            width = max(shutil.get_terminal_size().columns - len(head), 20)
+            lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        print(head + f"\n{'':{len(head)}}".join(lines), file=self._file)
 
 
 class NodeReport(Report):

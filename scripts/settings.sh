@@ -26,7 +26,7 @@ read_option() {
             exit 0
             ;;
         -h | --help)
-            sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
+            sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script" | as_wide_as_the_terminal
             exit 0
             ;;
         -*)
@@ -38,6 +38,28 @@ read_option() {
     esac
     [[ $# -eq 0 ]] ||
         fail "there is no argument such as '$1': settings stand before the command, as in N=200 ./${script##*/}" 2
+}
+
+# Break lines that the terminal would break in the middle of a word; what describes a setting stays in its column.
+as_wide_as_the_terminal() {
+    local width=100000
+    [[ ! -t 1 ]] || width=$(tput cols 2>/dev/null) || width=80
+    awk -v width="$width" '
+        length($0) <= width { print; next }
+        {
+            indent = match($0, /[^ ]  +[^ ]/) && RSTART > 2 ? RSTART + RLENGTH - 2 : match($0, /[^ ]/) - 1
+            line = substr($0, 1, indent)
+            number = split(substr($0, indent + 1), words, " ")
+            for (i = 1; i <= number; i++) {
+                if (i > 1 && length(line) + 1 + length(words[i]) > width) {
+                    print line
+                    line = sprintf("%" indent "s", "")
+                    separator = ""
+                } else separator = i > 1 ? " " : ""
+                line = line separator words[i]
+            }
+            print line
+        }'
 }
 
 # End a sentence about an option with the one that begins most like it, if any begins so.

@@ -1,13 +1,18 @@
 """The scripts as a user runs them: in a copy of the project, as subprocesses."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -552,6 +557,31 @@ def test_the_readmes_own_kernel_and_client_run(project: Project) -> None:
 
     assert code == 0, said
     assert {row.status for row in project.rows()} == {"ok"}
+
+
+@pytest.mark.parametrize("option", ["--help", "--check"])
+def test_on_a_terminal_no_line_is_broken_in_the_middle_of_a_word(project: Project, option: str) -> None:
+    environment = project.marked.environment | {"PORT": "0", "TERM": "xterm", "COLUMNS": "60"}
+    screen, terminal = pty.openpty()
+    try:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+        line = ["bash", "autoscale-cpu.sh", option]
+        shown = subprocess.Popen(line, cwd=project.folder, env=environment, stdin=terminal, stdout=terminal)
+        os.close(terminal)
+        read = b""
+        with contextlib.suppress(OSError):  # that is how a terminal ends
+            while part := os.read(screen, 65536):
+                read += part
+        assert shown.wait() == 0
+    finally:
+        os.close(screen)
+    told = subprocess.run(line, cwd=project.folder, env=environment, capture_output=True, text=True, check=True).stdout
+    lines = read.decode().splitlines()
+    assert [text for text in lines if len(text) > 60 and len(text.split()) > 1] == []  # a path may be as long
+    assert len(lines) > len(told.splitlines())
+    # What is free changes from one moment to the next.
+    words = [re.sub(r"[\d.]+ [GM]iB", "", " ".join(text.split())) for text in (read.decode(), told)]
+    assert words[0] == words[1]
 
 
 def test_what_the_readme_says_can_be_tested_is_there() -> None:
