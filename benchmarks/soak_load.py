@@ -56,7 +56,7 @@ class Load:
         return time.monotonic() >= self._end or self.process.poll() is not None
 
     def clients(self) -> list[psutil.Process]:
-        """Give its client processes, none before the load has begun: it does not begin without one that dies by then."""
+        """Give its client processes; none before the load has begun, which it does not if one of them dies by then."""
         if not self._rows.exists():
             return []
         with contextlib.suppress(psutil.Error):
