@@ -28,7 +28,7 @@ from kaas.client import Connection
 from kaas.errors import Refused
 
 SHORT: dict[str, Any] = {"INTERVAL": 0.5, "MAX_MPL": 4, "MAX_MPL_PER_GPU": 2, "N": 200, "AVAILABLE_GPUS": 2}
-QUICK: dict[str, Any] = {"INTERVAL": 0.1, "MAX_MPL": 1}
+QUICK: dict[str, Any] = {"INTERVAL": 0.5, "MAX_MPL": 1}
 LONG: dict[str, Any] = PLAIN | {"INTERVAL": 600, "MIN_MPL": 2, "MAX_MPL": 2, "AVAILABLE_GPUS": 1}
 
 
@@ -88,7 +88,7 @@ def test_an_earlier_run_is_moved_aside_and_nothing_of_it_is_lost(project: Projec
     project.results.mkdir()
     (project.results / "precious.csv").write_text("data")
 
-    code, said = project.run(INTERVAL=0.1, MAX_MPL=1, TZ="Asia/Tokyo", **PLAIN)
+    code, said = project.run(**QUICK, TZ="Asia/Tokyo", **PLAIN)
 
     assert code == 0, said
     (aside,) = project.folder.glob("results-autoscaling.*")
