@@ -143,8 +143,7 @@ def test_another_shape_is_noted_and_read_and_no_model_is_fitted_to_it(tmp_path: 
 def test_policies_side_by_side_are_a_table_and_a_figure(tmp_path: Path) -> None:
     done = simulate(tmp_path, *SMALL, "policies", "--seeds", "2")
     assert (done.returncode, done.stderr) == (0, "")
-    said = " ".join(done.stdout.split())
-    assert "all of them looked at together (Holm's correction, p < 0.05; from 11 seeds on)" in said
+    assert "all of them looked at together (Holm's\ncorrection, p < 0.05; from 11 seeds on)" in done.stdout
     assert "*" not in done.stdout.partition("Means over 2 simulated runs")[0], "two seeds tell nothing"
     assert {path.name for path in tmp_path.iterdir()} == {"policies.csv", "policies.pdf", "policies.png"}
     done = simulate(tmp_path, "policies")
