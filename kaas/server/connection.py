@@ -39,11 +39,12 @@ class Connections(set["ClientConnection"]):
 
     Args:
         most: how many there may be.
+        line: of their large requests.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, line: Line) -> None:
         super().__init__()
-        self.line = Line()  # of their large requests
+        self.line = line
         self._most_strangers = max(most // _STRANGERS, 1)
         self._strangers: dict[ClientConnection, None] = {}  # oldest first
         self._many = Sparing(log, time.monotonic, 60.0)

@@ -82,7 +82,7 @@ class _Server:
         if not isinstance(engine, LocalEngine):
             engine.fleet, self._pool.about_engine = Nodes(self._pool), engine.status
         self._most = descriptors.most_connections(2 * settings.gpus * settings.workers_per_gpu)
-        self._connections = Connections(self._most)
+        self._connections = Connections(self._most, engine.line)
 
     async def run(self) -> None:
         self._orders = orders = Orders(self._settings.supervised)

@@ -34,7 +34,7 @@ class LocalEngine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._workers: dict[int, LinkedWorker] = {}  # by the fork server's numbers
-        self._line = Line()
+        self.line = Line()  # of large payloads, whatever way they go
         self._forkserver = ForkServer(
             "kaas.server.worker",
             preloaded(settings.kernel),
@@ -64,7 +64,7 @@ class LocalEngine:
         ids = self._settings.gpu_ids
         config = worker_config(self._settings, number, gpu, ids[gpu] if ids else str(gpu))
         child, link = self._forkserver.spawn(config)
-        self._workers[child] = worker = LinkedWorker(tell, partial(self._forkserver.kill, child), self._line)
+        self._workers[child] = worker = LinkedWorker(tell, partial(self._forkserver.kill, child), self.line)
         worker.connect(link)
         return worker
 
@@ -109,7 +109,7 @@ class LinkedWorker(asyncio.BufferedProtocol):
     Args:
         tell: is told of it.
         kill: kills it.
-        line: of the workers' large replies.
+        line: of its large replies.
     """
 
     last_words = _LAST_WORDS

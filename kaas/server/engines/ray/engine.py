@@ -38,7 +38,7 @@ class RayEngine:
         self._failed = failed
         self._numbering = Numbering(settings.gpus or None)
         self._agents: dict[str, NodeAgent] = {}  # of the nodes by their ids, from their starts to their ends
-        self.line = Line()  # of the workers' large replies
+        self.line = Line()  # of large payloads, whatever way they go
         self._agent_of: dict[int, NodeAgent] = {}  # of each GPU
         self._pauses: dict[str, float] = {}  # of each node whose agent has ended, the last one
         self._pausing: set[str] = set()
