@@ -106,9 +106,9 @@ class Placement:
         self._idle[gpu] = idle = idle ^ worker
         self._in_flight[gpu] = load + 1
         self._taken += 1
-        self._by_load[load] ^= 1 << gpu
+        self._by_load[load] ^= (bit := 1 << gpu)
         if idle:
-            self._by_load[load + 1] ^= 1 << gpu
+            self._by_load[load + 1] ^= bit
         return gpu * self._workers_per_gpu + worker.bit_length() - 1
 
     def release(self, worker: int) -> int:
@@ -121,13 +121,13 @@ class Placement:
         load = self._in_flight.get(gpu, 0)
         if not load or self._idle[gpu] >> index & 1 or not self._usable[gpu] >> index & 1:
             raise ValueError(f"worker {worker} has no invocation to release")
-        idle = self._idle[gpu]
+        idle, bit = self._idle[gpu], 1 << gpu
         if idle:
-            self._by_load[load] ^= 1 << gpu
+            self._by_load[load] ^= bit
         self._idle[gpu] = idle | 1 << index
         self._in_flight[gpu] = load = load - 1
         self._taken -= 1
-        self._by_load[load] |= 1 << gpu
+        self._by_load[load] |= bit
         self._least_load = min(self._least_load, load)
         return load
 
