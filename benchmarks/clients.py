@@ -51,6 +51,10 @@ class Load(NamedTuple):
     server_bytes: int
     """The server's resident set, at the window's end."""
 
+    def __str__(self) -> str:
+        p50 = f", p50 {self.percentile_ms(50):.3g} ms" if self.times_ns else ""
+        return f"{self.rate:,.0f} replies/s{p50}"
+
     @property
     def rate(self) -> float:
         """Replies per second."""

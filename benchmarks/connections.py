@@ -30,6 +30,8 @@ from kaas.errors import KaasError
 GPUS, WORKERS_PER_GPU = 8, 4
 IDLE = 1000
 SENDERS, SIZE = 8, 64 * 2**20
+_LIMIT = 60.0
+"""Seconds that a large payload may take, there and back."""
 
 
 def measure(options: Options) -> Report:
@@ -85,28 +87,29 @@ def _beside_large(server: Server, large: Server, senders: int, size: int, second
 def _sending(server: Server, number: int, size: int) -> Iterator[None]:
     """Have so many processes send payloads of that size on and on."""
     context = multiprocessing.get_context("fork")
-    begun = context.Semaphore(0)
-    processes = [context.Process(target=_send, args=(server.address, size, begun), daemon=True) for _ in range(number)]
+    begun, enough = context.Semaphore(0), context.Event()
+    arguments = (server.address, size, begun, enough)
+    processes = [context.Process(target=_send, args=arguments, daemon=True) for _ in range(number)]
     try:
         for process in processes:
             process.start()
         for _ in processes:
-            if not begun.acquire(timeout=60.0):
-                raise KaasError("a large payload did not come back within 60 s")
+            if not begun.acquire(timeout=_LIMIT):
+                raise KaasError(f"a large payload did not come back within {_LIMIT:g} s")
         yield
     finally:
+        enough.set()  # not in the middle of a request, which would cost the server a worker
         for process in processes:
+            process.join(_LIMIT)
             process.kill()
-        for process in processes:
-            process.join()
 
 
-def _send(address: str, size: int, begun: Any) -> None:
+def _send(address: str, size: int, begun: Any, enough: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the benchmark's to handle
     payload = bytes(size)
     with Connection(address) as kaas:
-        while True:
-            serving.check_served(kaas.invoke(payload, 60.0), size)
+        while not enough.is_set():
+            serving.check_served(kaas.invoke(payload, _LIMIT), size)
             begun.release()
 
 
