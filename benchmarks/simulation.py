@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from kaas.ramp import Ramp
-from kaas.results import Row
+from kaas.row import Row
 from kaas.simulation import calibration, ways
 from kaas.simulation.experiment import simulate
 from kaas.simulation.setting import Setting

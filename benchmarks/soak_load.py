@@ -15,6 +15,7 @@ from support import Marked
 
 from kaas import results
 from kaas.errors import KaasError
+from kaas.row import Row
 
 CLIENTS_OF_LOAD = 3
 """How many there are at most."""
@@ -85,7 +86,7 @@ class Load:
         failed = "Traceback" in said and not said.rstrip().endswith("KeyboardInterrupt")
         return [*problems, f"load.py says: {said}"] if failed else problems
 
-    def rows(self) -> list[results.Row]:
+    def rows(self) -> list[Row]:
         """Read its rows; there are none if it was killed before it began."""
         return list(results.read_rows(self._rows)) if self._rows.exists() else []
 

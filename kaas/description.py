@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kaas.errors import ResultsError
-from kaas.results import COLUMNS
+from kaas.row import COLUMNS
 
 
 def begin(

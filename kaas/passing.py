@@ -36,7 +36,7 @@ class Sink(Protocol):
         """Tell whether nothing more can be sent."""
 
 
-class Queue(Protocol):
+class Waiting(Protocol):
     """Where those wait that pass at the same time (kaas.line)."""
 
     def wait(self, turn: Callable[[], object]) -> None:
@@ -58,12 +58,12 @@ class Passing:
         self.cut: Callable[[], object] = _nothing
         """Called when it is dropped and has begun: who takes it has a part, and gets no more."""
         self._source: Source | None = None
-        self._line: Queue
+        self._line: Waiting
         self._sink: Sink | None = None
         self._full = False  # the sink is
         self._in_line = False  # it has handed on a piece, and waits for its next turn
 
-    def come_from(self, source: Source, line: Queue) -> None:
+    def come_from(self, source: Source, line: Waiting) -> None:
         """Wait: the source is not read until somebody takes what comes, or nobody wants it.
 
         Args:

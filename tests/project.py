@@ -13,6 +13,7 @@ from typing import Any, Self
 from support import Marked
 
 from kaas import ROOT, results
+from kaas.row import Row
 
 NOTEBOOK = "plot-autoscaling.ipynb"
 NOT_COPIED = (".venv*", ".git", "results-*", ".*_cache", ".hypothesis")
@@ -109,7 +110,7 @@ class Project:
         said, _ = process.communicate()
         return process.returncode, said
 
-    def rows(self) -> list[results.Row]:
+    def rows(self) -> list[Row]:
         """Read the rows of the one repeat."""
         return results.read_rows(self._file(".csv"))
 

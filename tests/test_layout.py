@@ -20,6 +20,14 @@ ROOMS = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 PURE = {"placement.py", "policy.py", "ramp.py", "shapes.py", "arrivals.py"}
 MAY_IMPORT = {"server": {"pool", "cluster"}, "simulation": {"pool"}, "load": {"cluster"}, "monitor": {"cluster"}}
 """Of the rooms, beside their own."""
+SHORT = {
+    "kaas/pool/*.py": 250,
+    "kaas/server/**/*.py": 250,
+    "kaas/results.py": 299,
+    "scripts/gpu_guard.py": 299,
+    "scripts/preflight.py": 299,
+}
+"""Lines that a file may have which was two rooms once."""
 IMPURE = {"time", "datetime", "asyncio", "socket", "threading", "multiprocessing", "os", "subprocess", "signal"}
 
 
@@ -90,6 +98,13 @@ def test_there_is_something_to_walk() -> None:
 def test_a_room_imports_no_other_but_the_pool_and_what_lies_directly_under_kaas_imports_none(path: Path) -> None:
     room = own_room(path)
     assert rooms_of(path) <= ({room, *MAY_IMPORT.get(room, ())} if room else set())
+
+
+@pytest.mark.parametrize(("pattern", "most"), SHORT.items())
+def test_what_was_made_short_stays_short(pattern: str, most: int) -> None:
+    lines = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.glob(pattern)}
+    assert lines
+    assert {path: number for path, number in lines.items() if number > most} == {}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "pool").glob("*.py")), ids=relative)

@@ -22,7 +22,7 @@ class Source:
         self.reading = True
 
 
-class Queue:
+class Waiting:
     """A line in which nobody waits any longer than until `go_on`."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Way:
     """A payload, where it comes from, where it goes to, and what was told of it."""
 
     def __init__(self, size: int) -> None:
-        self.rest, self.source, self.sink, self.line = Passing(size), Source(), Sink(), Queue()
+        self.rest, self.source, self.sink, self.line = Passing(size), Source(), Sink(), Waiting()
         self.told: list[str] = []
         self.rest.done = lambda: self.told.append("done")
         self.rest.cut = lambda: self.told.append("cut")

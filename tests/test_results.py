@@ -13,7 +13,8 @@ from support import LIMIT
 
 from kaas import ROOT, description, results, wire
 from kaas.errors import ResultsError
-from kaas.results import Outcome, Row, RowReader, RowWriter, RunFiles
+from kaas.results import Outcome, RowReader, RowWriter, RunFiles
+from kaas.row import COLUMNS, OF_ARRIVALS, Row, encode_row, make_row
 
 patient = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=60
@@ -40,7 +41,7 @@ outcomes = st.builds(
     kernel_ms=times,
     error=texts,
 )
-rows = st.builds(results.make_row, timestamp=st.floats(0.0, 1e11), copy=numbers, concurrency=numbers, result=outcomes)
+rows = st.builds(make_row, timestamp=st.floats(0.0, 1e11), copy=numbers, concurrency=numbers, result=outcomes)
 
 ROW = Row(1_700_000_000.25, 50.0, 100.0, 1.0, cold_start=True, copy=3, concurrency=4, gpu=0, worker=2)
 
@@ -70,12 +71,12 @@ def test_the_first_seven_columns_are_the_originals_to_the_letter(tmp_path: Path)
     header = path.read_text()
     assert header.startswith(FIRST_SEVEN + ",")
     assert header.endswith("\n")
-    assert header.strip().split(",") == list(results.COLUMNS)
-    assert [*results.COLUMNS, *results.OF_ARRIVALS] == list(Row._fields)
+    assert header.strip().split(",") == list(COLUMNS)
+    assert [*COLUMNS, *OF_ARRIVALS] == list(Row._fields)
 
 
 def test_a_row_is_one_line_of_csv_to_the_letter() -> None:
-    assert results.encode_row(ROW) == b"1700000000.25,50.0,100.0,1.0,True,3,4,ok,False,0,2,0.0,0.0,\n"
+    assert encode_row(ROW) == b"1700000000.25,50.0,100.0,1.0,True,3,4,ok,False,0,2,0.0,0.0,\n"
 
 
 @patient
@@ -89,7 +90,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path, some: list[Row]) ->
 
 def test_an_error_text_of_several_lines_with_quotes_and_commas_stays_one_row(tmp_path: Path) -> None:
     outcome = Outcome(1.0, 0.0, 0.0, cold_start=False, status="failed", error='Error: "a",\n  b\r\n\u2028c')
-    write(tmp_path / "task.csv", results.make_row(1.0, 0, 1, outcome), ROW)
+    write(tmp_path / "task.csv", make_row(1.0, 0, 1, outcome), ROW)
     first, second = results.read_rows(tmp_path / "task.csv")
     assert first.error == 'Error: "a", b c'
     assert second == ROW
@@ -98,14 +99,14 @@ def test_an_error_text_of_several_lines_with_quotes_and_commas_stays_one_row(tmp
 def test_an_error_text_that_utf8_cannot_hold_is_a_row_all_the_same(tmp_path: Path) -> None:
     # Python names a file whose name is no UTF-8 with such characters, in the text of an exception.
     outcome = Outcome(1.0, 0.0, 0.0, cold_start=False, status="failed", error="no file caf\udce9")
-    write(tmp_path / "task.csv", results.make_row(1.0, 0, 1, outcome))
+    write(tmp_path / "task.csv", make_row(1.0, 0, 1, outcome))
     (row,) = results.read_rows(tmp_path / "task.csv")
     assert row.error.startswith("no file caf")
 
 
 def test_a_very_long_error_text_can_be_read_back(tmp_path: Path) -> None:
     outcome = Outcome(1.0, 0.0, 0.0, cold_start=False, status="kernel_error", error="x" * 200_000)
-    write(tmp_path / "task.csv", results.make_row(1.0, 0, 1, outcome), ROW)
+    write(tmp_path / "task.csv", make_row(1.0, 0, 1, outcome), ROW)
     first, second = results.read_rows(tmp_path / "task.csv")
     assert first.error.startswith("xxx")
     assert second == ROW
@@ -126,7 +127,7 @@ def test_a_very_long_error_text_can_be_read_back(tmp_path: Path) -> None:
 def test_a_plain_four_tuple_of_the_originals_kind_makes_a_row(
     result: tuple[float, float, float, bool], status: str, inner_ms: float
 ) -> None:
-    row = results.make_row(5.0, 7, 9, result)
+    row = make_row(5.0, 7, 9, result)
     expected = Row(5.0, inner_ms, 100.0, 1.0, bool(result[3]), copy=7, concurrency=9, status=status)
     assert row._replace(error="") == expected
     assert bool(row.error) == (status == "failed")
@@ -144,24 +145,24 @@ class OwnResult(NamedTuple):
 
 
 def test_a_users_own_named_tuple_may_carry_more() -> None:
-    row = results.make_row(5.0, 0, 1, OwnResult(100.0, 50.0, 1.0, first=True, gpu=3, error="", colour="blue"))
+    row = make_row(5.0, 0, 1, OwnResult(100.0, 50.0, 1.0, first=True, gpu=3, error="", colour="blue"))
     assert row == Row(5.0, 50.0, 100.0, 1.0, cold_start=True, copy=0, concurrency=1, status="ok", gpu=3)
 
 
 def test_a_users_own_named_tuple_without_a_status_has_failed_by_an_inner_time_of_zero() -> None:
-    row = results.make_row(5.0, 0, 1, OwnResult(100.0, 0.0, 1.0, first=False, gpu=3, error="full", colour="blue"))
+    row = make_row(5.0, 0, 1, OwnResult(100.0, 0.0, 1.0, first=False, gpu=3, error="full", colour="blue"))
     assert (row.status, row.error) == ("failed", "full")
 
 
 @pytest.mark.parametrize("status", [status for status in STATUSES if status != "ok"])
 def test_what_was_not_served_has_no_inner_time(status: str) -> None:
-    assert results.make_row(5.0, 0, 1, Outcome(100.0, 50.0, 1.0, cold_start=False, status=status)).inner_time_ms == 0.0
+    assert make_row(5.0, 0, 1, Outcome(100.0, 50.0, 1.0, cold_start=False, status=status)).inner_time_ms == 0.0
 
 
 @pytest.mark.parametrize("result", [None, (), (1.0, 2.0, 3.0), ("a", "b", "c", "d"), (None, None, None, None), 5])
 def test_a_result_that_is_none_is_a_value_or_type_error(result: tuple[float, ...]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        results.make_row(5.0, 0, 1, result)
+        make_row(5.0, 0, 1, result)
 
 
 # Files of rows
@@ -204,7 +205,7 @@ def test_rows_of_many_processes_never_mix(tmp_path: Path) -> None:
     results.create_requests(path)
     code = """
 import pathlib, sys
-from kaas.results import Row, RowWriter
+from kaas.results import RowWriter
 copy = int(sys.argv[2])
 writer = RowWriter(pathlib.Path(sys.argv[1]))
 sys.stdin.readline()
@@ -253,7 +254,7 @@ def test_a_row_is_in_the_file_as_soon_as_it_is_appended(tmp_path: Path) -> None:
 def test_a_torn_last_line_waits_until_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "task.csv"
     write(path, ROW)
-    line = results.encode_row(ROW._replace(copy=77, error="caf\u00e9"))
+    line = encode_row(ROW._replace(copy=77, error="caf\u00e9"))
     reader = RowReader(path)
     got = []
     with path.open("ab", buffering=0) as file:
@@ -371,7 +372,7 @@ def test_a_description_tells_the_whole_story_of_a_run(tmp_path: Path) -> None:
     assert "starting on 2023-09-20 14:29:27.500000+00:00.\n" in text
     assert "terminated on 2023-09-20 14:29:40.500000+00:00.\n" in text
     assert "The experiment ran for 12.346 s.\n" in text
-    for column in results.COLUMNS:
+    for column in COLUMNS:
         assert f"- `{column}`: " in text
     assert description.read(files.description) == {
         "Client": "cuda-matmul-client",

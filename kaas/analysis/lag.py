@@ -10,7 +10,7 @@ import pandas as pd
 from kaas.analysis import series
 from kaas.analysis.runs import Run
 from kaas.analysis.series import Floats
-from kaas.results import SENT_LATE_MS
+from kaas.row import SENT_LATE_MS
 
 FELL_BEHIND = "fell behind at [1/s]"
 _MOST = 0.5

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from kaas import events, results
+from kaas import events
 from kaas.analysis import cells, nvidia_logs
 from kaas.errors import ResultsError
+from kaas.row import COLUMNS
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # spreadsheets lead with it
 _LINES_BESIDE = 8
 """Lines with which a last one is compared that has no end."""
 
-FIRST_SEVEN = tuple(results.COLUMNS)[:7]
+FIRST_SEVEN = tuple(COLUMNS)[:7]
 """The columns that every file of requests has."""
 
 REQUEST_TYPES = {

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from kaas.analysis import drawing, energy, lag, palette, panels, series
 from kaas.analysis.runs import Run
 from kaas.analysis.series import Numbers
-from kaas.results import SENT_LATE_MS
+from kaas.row import SENT_LATE_MS
 
 HOW_TO_READ_ARRIVALS = (
     "At the top, how many requests arrived each second, how many of them the clients sent and how many were served. In "

@@ -21,12 +21,13 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from types import ModuleType
 
-from kaas import compiled, kernels, leftovers, results, segments
+from kaas import compiled, kernels, leftovers, segments
 from kaas.clock import Clock
 from kaas.errors import KaasError
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
-from kaas.results import Outcome, Row, RowWriter
+from kaas.results import Outcome, RowWriter
+from kaas.row import Row, from_arrival, make_row
 
 READY = b"ready\n"
 DONE = b"\0"
@@ -142,8 +143,8 @@ def failure(copy: int, request: Request, why: str) -> Row:
 
 
 def _row(copy: int, request: Request, result: object) -> Row:
-    row = results.make_row(request.timestamp, copy, request.concurrency, result)
-    return results.from_arrival(row, request.lag) if request.due else row
+    row = make_row(request.timestamp, copy, request.concurrency, result)
+    return from_arrival(row, request.lag) if request.due else row
 
 
 def _why(error: BaseException, module: ModuleType) -> str:

@@ -25,6 +25,7 @@ from kaas.load.server import ServerWatch
 from kaas.load.settings import Settings
 from kaas.load.tally import Tally
 from kaas.orders import Orders, ignore_signals
+from kaas.row import columns_of_run
 from kaas.shapes import OpenLoop
 
 _TICK = 0.25
@@ -136,7 +137,7 @@ class Generator:
         described = await asyncio.to_thread(machine.describe)
         open_loop = self._arrivals is not None
         results.create_requests(files.requests, open_loop=open_loop)
-        columns = results.columns(open_loop=open_loop)
+        columns = columns_of_run(open_loop=open_loop)
         # What a script has started is all of this run; by hand, who is to say which server is ours?
         use = machine.CpuUse(self._settings.supervised) if self._settings.supervised else None
         self._begun = time.monotonic() + _LEAD * open_loop

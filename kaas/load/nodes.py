@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kaas import addresses, results
+from kaas import addresses
 from kaas.client import Connection, split_address
 from kaas.clock import Clock
 from kaas.cluster.cluster import Joining
@@ -22,6 +22,7 @@ from kaas.cluster.members import Member, Members
 from kaas.cluster.nodes import place_of
 from kaas.errors import ProcessFailed, ResultsError, UsageError
 from kaas.results import Outcome, RowWriter
+from kaas.row import encode_row, make_row
 
 _AGENT_LIMIT = 60.0
 _STATUS_LIMIT = 5.0
@@ -240,7 +241,7 @@ class NodesCrew:
             begun = self._ended_at.get(copy, now)
             why = f"node {node} was lost, and its client"
             outcome = Outcome((now - begun) * 1000, 0.0, 0.0, False, "failed", error=why)
-            self._write(results.encode_row(results.make_row(begun, copy, running, outcome)))
+            self._write(encode_row(make_row(begun, copy, running, outcome)))
         if not part.started:
             self.failure = self.failure or f"node {node}: {member.why}"
         elif not self._parts:

@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from kaas import results
 from kaas.clock import Clock
 from kaas.load import clients
 from kaas.load.board import Request
 from kaas.load.tally import Tally
-from kaas.results import Outcome, Row, RowReader, RowWriter
+from kaas.results import Outcome, RowReader, RowWriter
+from kaas.row import Row, from_arrival, make_row
 
 
 class Rows:
@@ -61,8 +61,8 @@ class Rows:
             ResultsError: they cannot be written.
         """
         outcome = Outcome(0.0, 0.0, 0.0, False, "failed", error="no client was free to send it before the end")
-        rows = [(results.make_row(self._clock.at(one), 0, most, outcome), until - one) for one in due]
-        self._write([results.from_arrival(row, lag) for row, lag in rows])
+        rows = [(make_row(self._clock.at(one), 0, most, outcome), until - one) for one in due]
+        self._write([from_arrival(row, lag) for row, lag in rows])
 
     def close(self) -> None:
         """Close the file."""

@@ -6,7 +6,7 @@ from math import inf
 from statistics import quantiles
 from typing import NamedTuple
 
-from kaas.results import SENT_LATE_MS, Row
+from kaas.row import SENT_LATE_MS, Row
 
 SERVED, REFUSED = "ok", "rejected"
 ENOUGH_FOR_P95 = 20

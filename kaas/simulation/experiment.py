@@ -14,7 +14,7 @@ from kaas.events import Event
 from kaas.pool.invocations import Invocation
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
-from kaas.results import Row
+from kaas.row import Row
 from kaas.shapes import OpenLoop
 from kaas.simulation.chance import normals
 from kaas.simulation.gpus import Gpus

@@ -11,6 +11,7 @@ from kaas.emulator import NOT_MEASURED
 from kaas.errors import ResultsError
 from kaas.ramp import Ramp
 from kaas.results import RowWriter, RunFiles
+from kaas.row import columns_of_run
 from kaas.samples import Sample
 from kaas.shapes import OpenLoop
 from kaas.simulation.experiment import Simulated
@@ -47,7 +48,7 @@ def write(
             at = round(begun + row.timestamp, 6)
             rows.append(row._replace(timestamp=at, arrived=at if open_loop else None, **times))
     machine = f"SIMULATED (calibration {facts['Calibration']})"
-    parameters, columns = _parameters(run, files) | dict(facts), results.columns(open_loop=open_loop)
+    parameters, columns = _parameters(run, files) | dict(facts), columns_of_run(open_loop=open_loop)
     description.begin(files.description, files.requests, begun, parameters, {"Host": machine}, columns=columns)
     counts = Counter(row.status for row in run.rows)
     told: dict[str, object] = {f"Requests {status}": number for status, number in counts.items()}

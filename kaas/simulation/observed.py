@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kaas import description, results
 from kaas.errors import ResultsError
-from kaas.results import Row
+from kaas.row import COLUMNS, Row
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -201,7 +201,7 @@ def read(folder: Path) -> list[Observed]:
 def _is_of_requests(path: Path) -> bool:
     try:
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            return next(csv.reader(file), [])[:2] == list(results.COLUMNS)[:2]
+            return next(csv.reader(file), [])[:2] == list(COLUMNS)[:2]
     except OSError as error:
         raise ResultsError(f"{path}: {error.strerror}") from None
 

@@ -10,14 +10,15 @@ from matplotlib.lines import Line2D
 
 from kaas import description, events, results
 from kaas.events import Event
-from kaas.results import Outcome, Row, RunFiles
+from kaas.results import Outcome, RunFiles
+from kaas.row import Row, encode_row, make_row
 
 T0 = 1_700_000_000.0
 
 
 def request(at: float, outer_ms: float, status: str = "ok", *, cold: bool = False, waited: bool = False) -> Row:
     outcome = Outcome(outer_ms, outer_ms / 2, 1.0, cold, status, waited)
-    return results.make_row(T0 + at, 0, 1 + int(at // 10), outcome)
+    return make_row(T0 + at, 0, 1 + int(at // 10), outcome)
 
 
 ROWS = (
@@ -39,7 +40,7 @@ def write_run(
     files = RunFiles(folder, task)
     results.create_requests(files.requests)
     with files.requests.open("ab") as file:
-        file.writelines(results.encode_row(row) for row in rows)
+        file.writelines(encode_row(row) for row in rows)
     description.begin(files.description, files.requests, T0, {"Client": "a client"}, {"Host": "a host"})
     log = folder / f"{task}-server.log"
     log.write_text("".join(events.format(event) + "\n" for event in happened))

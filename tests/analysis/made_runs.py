@@ -8,7 +8,8 @@ import pytest
 
 from kaas import ROOT, description, events, results
 from kaas.events import Event
-from kaas.results import Outcome, Row, RunFiles
+from kaas.results import Outcome, RunFiles
+from kaas.row import Row, encode_row, make_row
 
 T0 = 1_700_000_000.0
 MONITORING_HEADER = "timestamp,gpu,bus_id,uuid,utilization_pct,power_w,energy_j,memory_mib,sm_clock_mhz,temperature_c\n"
@@ -28,9 +29,7 @@ def request(
     **more: Any,
 ) -> Row:
     """Give a request that begins `at` seconds after `T0`; `more` are further fields of its outcome."""
-    return results.make_row(
-        T0 + at, copy, concurrency, Outcome(outer_ms, outer_ms / 2, 1.0, cold, status, waited, **more)
-    )
+    return make_row(T0 + at, copy, concurrency, Outcome(outer_ms, outer_ms / 2, 1.0, cold, status, waited, **more))
 
 
 def booted(at: float, gpu: int, workers: int = 2) -> Event:
@@ -42,7 +41,7 @@ def write_requests(folder: Path, task: str, rows: Iterable[Row]) -> RunFiles:
     files = RunFiles(folder, task)
     results.create_requests(files.requests)
     with files.requests.open("ab") as file:
-        file.writelines(results.encode_row(row) for row in rows)
+        file.writelines(encode_row(row) for row in rows)
     return files
 
 
@@ -83,7 +82,7 @@ def closed_loop(folder: Path, task: str = "task-1", *, clients: int = 6, interva
             outer_ms = 1100.0 if cold else 520.0 + 13 * (7 * copy + number) % 160
             outcome = Outcome(outer_ms, outer_ms / 2, 50.0, cold, "ok", False, copy // 2, copy)
             concurrency = 1 + int(at // interval)
-            rows.append((at + outer_ms / 1000, results.make_row(round(T0 + at, 6), copy, concurrency, outcome)))
+            rows.append((at + outer_ms / 1000, make_row(round(T0 + at, 6), copy, concurrency, outcome)))
             if cold:
                 happened.append(booted(at + 0.051, copy // 2))
                 cold_at.append(at)

@@ -9,7 +9,7 @@ from kaas.analysis import claims, runs
 from kaas.analysis.claims import CANNOT_BE_TOLD, DOES_NOT_HOLD, HOLDS, Claim
 from kaas.analysis.judging import NOT_TESTABLE, Finding, over_repeats
 from kaas.events import Event
-from kaas.results import Row
+from kaas.row import Row
 
 STEP_S = 4
 GROW, COLD, BOUNDED, PROPORTIONAL, ALL_USED, NEEDED, WORKS, SERIAL = range(8)

@@ -11,7 +11,7 @@ from kaas.analysis import compare, runs, tables
 from kaas.analysis.judging import CANNOT_BE_TOLD
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
-from kaas.results import Row
+from kaas.row import Row
 
 NAN = math.nan
 

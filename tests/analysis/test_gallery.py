@@ -13,12 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 
-from kaas import ROOT, results
+from kaas import ROOT
 from kaas.analysis import figures, runs
 from kaas.analysis.figures import GALLERY, Picture
 from kaas.analysis.runs import Run
 from kaas.events import Event
-from kaas.results import Outcome, Row
+from kaas.results import Outcome
+from kaas.row import Row, make_row
 
 PUBLISHED = ROOT.parent / "shared" / "paper-results"
 PICTURES = {picture.name: picture for picture in GALLERY}
@@ -27,7 +28,7 @@ PICTURES = {picture.name: picture for picture in GALLERY}
 def served(at: float, outer_ms: float, worker: int, *, cold: bool = False, copy: int = 0, clients: int = 1) -> Row:
     """A request in all its parts: 10 ms setup, 20 ms queue, 50 ms kernel, and the rest."""
     outcome = Outcome(outer_ms, 45.0, 10.0, cold, "ok", False, worker // 2, worker, 20.0, 50.0, "")
-    return results.make_row(T0 + at, copy, clients, outcome)
+    return make_row(T0 + at, copy, clients, outcome)
 
 
 FULL = (
@@ -234,7 +235,7 @@ def test_each_request_is_a_bar_in_the_row_of_its_client(full: Run) -> None:
 
 def test_requests_too_short_to_be_seen_are_one_bar_until_the_client_pauses(tmp_path: Path) -> None:
     at = [second + tenth / 100 for second in (*range(20), *range(40, 60)) for tenth in range(100)]
-    write_run(tmp_path, "task-1", [results.make_row(T0 + begin, 0, 1, Outcome(8.0, 1, 1, False)) for begin in at])
+    write_run(tmp_path, "task-1", [make_row(T0 + begin, 0, 1, Outcome(8.0, 1, 1, False)) for begin in at])
 
     clients = figures.requests(runs.find_runs(tmp_path)[0]).axes[1]
 
@@ -343,7 +344,7 @@ def test_completion_times_far_apart_have_a_logarithmic_axis_that_says_so(tmp_pat
 
 
 def test_throughput_counts_replies_and_divides_by_the_clients(tmp_path: Path) -> None:
-    rows = [results.make_row(T0 + at, 0, 1 + (at >= 30), Outcome(500, 1, 1, False)) for at in range(60)]
+    rows = [make_row(T0 + at, 0, 1 + (at >= 30), Outcome(500, 1, 1, False)) for at in range(60)]
     write_run(tmp_path, "task-1", rows)
 
     total, per_client = figures.throughput(runs.find_runs(tmp_path)[0]).axes
@@ -384,7 +385,7 @@ def test_parts_that_were_not_logged_are_named_as_part_of_the_rest(tmp_path: Path
 
 
 def test_many_clients_are_grouped_and_the_axis_says_so(tmp_path: Path) -> None:
-    rows = [results.make_row(T0 + at, 0, 1 + at, Outcome(100, 1, 1, False)) for at in range(150)]
+    rows = [make_row(T0 + at, 0, 1 + at, Outcome(100, 1, 1, False)) for at in range(150)]
     write_run(tmp_path, "task-1", rows)
 
     (axes,) = figures.decomposition(runs.find_runs(tmp_path)[0]).axes

@@ -5,7 +5,7 @@ from made_runs import PUBLISHED, booted, needs_published, request, write_run
 
 from kaas.analysis import mechanism, mechanism_figures, runs
 from kaas.events import Event
-from kaas.results import Row
+from kaas.row import Row
 
 SETTING = {"Server number of GPUs": 2, "Server workers per GPU": 2}
 

@@ -8,7 +8,7 @@ from kaas.analysis import mechanism, replay, runs
 from kaas.analysis.runs import Run
 from kaas.analysis.setting import Setting
 from kaas.events import Event
-from kaas.results import Row
+from kaas.row import Row
 
 
 def made(folder: Path, rows: list[Row], happened: list[Event] | None = None) -> Run:

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 from made_runs import MONITORING_HEADER, PUBLISHED, T0, needs_published, request, write_requests, write_run
 
-from kaas import results
 from kaas.analysis import runs, series
 from kaas.analysis.runs import Run
 from kaas.errors import ResultsError
 from kaas.events import Event
-from kaas.results import Row
+from kaas.row import COLUMNS, Row, encode_row
 
 
 def read_one(folder: Path) -> Run:
@@ -108,7 +107,7 @@ def test_a_last_line_without_its_end_is_dropped_with_a_note(tmp_path: Path, kept
     rows = [request(0), request(1)]
     files = write_run(tmp_path, "task-1", rows, [Event("booted", T0, num_workers=4)], [(0, 0, 1)])
     with files.requests.open("ab") as file:
-        file.write(results.encode_row(request(2))[:kept])
+        file.write(encode_row(request(2))[:kept])
 
     run = read_one(tmp_path)
 
@@ -116,7 +115,7 @@ def test_a_last_line_without_its_end_is_dropped_with_a_note(tmp_path: Path, kept
     assert run.notes == ("task-1.csv ends in mid-line: that line was dropped.",)
 
 
-@pytest.mark.parametrize("content", ["", ",".join(results.COLUMNS), ",".join(results.COLUMNS) + "\n"])
+@pytest.mark.parametrize("content", ["", ",".join(COLUMNS), ",".join(COLUMNS) + "\n"])
 def test_requests_that_came_to_nothing_are_an_error_that_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "task-1.csv").write_text(content)
 
@@ -126,7 +125,7 @@ def test_requests_that_came_to_nothing_are_an_error_that_names_the_file(tmp_path
 
 @pytest.mark.parametrize("row", ["noon,1,1,1,False,0,1", "1,1,1,1,False,,1", "1,1,1,1,perhaps,0,1", "1,,1,1,False,0,1"])
 def test_a_malformed_request_is_an_error_of_one_line(tmp_path: Path, row: str) -> None:
-    (tmp_path / "task-1.csv").write_text(f"{','.join(list(results.COLUMNS)[:7])}\n{row}\n")
+    (tmp_path / "task-1.csv").write_text(f"{','.join(list(COLUMNS)[:7])}\n{row}\n")
 
     with pytest.raises(ResultsError, match=r"task-1\.csv is not a file of requests: .+") as caught:
         runs.find_runs(tmp_path)
@@ -165,7 +164,7 @@ def test_clients_are_steps_that_begin_at_0_and_change_when_the_number_does(tmp_p
 def test_published_clients_were_counted_at_the_end_of_a_request(tmp_path: Path) -> None:
     # The request from 1 s to 6 s began with one client; it is marked 2 for the client that came before it ended.
     rows = ["100.0,1,500,1,True,0,1", "101.0,1,5000,1,False,0,2", "102.0,1,1000,1,False,1,2"]
-    header = ",".join(list(results.COLUMNS)[:7])
+    header = ",".join(list(COLUMNS)[:7])
     (tmp_path / "task-1.csv").write_text("\n".join([header, *rows, ""]))
 
     assert series.clients(read_one(tmp_path)).to_dict() == {0.0: 1, 3.0: 2}
@@ -243,7 +242,7 @@ def test_a_run_knows_its_folder_its_experiment_and_its_repeat(tmp_path: Path) ->
     assert runs.by_experiment([first, other, second]) == {"matmul-500": [first, second], "other": [other]}
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\x80 no, requests\n", ",".join(results.COLUMNS).encode() + b"\n"])
+@pytest.mark.parametrize("content", [b"", b"\0\x80 no, requests\n", ",".join(COLUMNS).encode() + b"\n"])
 def test_an_empty_or_broken_repeat_does_not_hide_the_others(tmp_path: Path, content: bytes) -> None:
     write_run(tmp_path, "a-1", [request(0)], [Event("booted", T0, num_workers=4)], [(0, 0, 1)])
     for repeat in (1, 3):
@@ -259,10 +258,10 @@ def test_an_empty_or_broken_repeat_does_not_hide_the_others(tmp_path: Path, cont
 
 def test_malformed_lines_are_dropped_and_counted(tmp_path: Path) -> None:
     files = write_run(tmp_path, "task-1", [request(0)], [Event("booted", T0, num_workers=4)], [(0, 0, 1)])
-    good = results.encode_row(request(3, error='a "quoted" word, and a comma'))
+    good = encode_row(request(3, error='a "quoted" word, and a comma'))
     with files.requests.open("ab") as file:
         # The header again (two files put together), a line cut short, one too long, one with a word for a number.
-        file.write(",".join(results.COLUMNS).encode() + b"\n" + good[:25] + b"\n" + good.strip() + b",1,1\n")
+        file.write(",".join(COLUMNS).encode() + b"\n" + good[:25] + b"\n" + good.strip() + b",1,1\n")
         file.write(b"noon" + good[10:] + b"\n" + good)
     with files.monitoring.open("a") as text:
         text.write(f"{MONITORING_HEADER}{T0 + 1},0,virtual:0,,1..5,,,,,\n{T0 + 2},0,virtual:0,,70,,,,,\n")
@@ -281,7 +280,7 @@ def test_malformed_lines_are_dropped_and_counted(tmp_path: Path) -> None:
 def test_a_stray_quote_swallows_its_own_line_only(tmp_path: Path) -> None:
     files = write_run(tmp_path, "task-1", [request(0)], [Event("booted", T0, num_workers=4)], [(0, 0, 1)])
     with files.requests.open("ab") as file:
-        file.write(b'17,"\n' + results.encode_row(request(1)) + results.encode_row(request(2)))
+        file.write(b'17,"\n' + encode_row(request(1)) + encode_row(request(2)))
 
     run = read_one(tmp_path)
 

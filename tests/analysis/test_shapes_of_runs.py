@@ -10,7 +10,8 @@ from kaas import description, events, results
 from kaas.analysis import breakdown, figures, lag, runs, series, statistics, tables, timelines
 from kaas.analysis.booted import boots
 from kaas.analysis.runs import Run
-from kaas.results import Outcome, Row, RunFiles
+from kaas.results import Outcome, RunFiles
+from kaas.row import Row, encode_row, from_arrival, make_row
 
 
 def read(folder: Path, rows: Iterable[Row], shape: Mapping[str, object], *, open_loop: bool = False) -> Run:
@@ -18,7 +19,7 @@ def read(folder: Path, rows: Iterable[Row], shape: Mapping[str, object], *, open
     files = RunFiles(folder, "task-1")
     results.create_requests(files.requests, open_loop=open_loop)
     with files.requests.open("ab") as file:
-        file.writelines(map(results.encode_row, sorted(rows, key=lambda row: row.timestamp + row.outer_time_ms / 1000)))
+        file.writelines(map(encode_row, sorted(rows, key=lambda row: row.timestamp + row.outer_time_ms / 1000)))
     description.begin(files.description, files.requests, T0, {"Interval": "10", **shape}, {"Host": "a host"})
     (folder / "log").write_text(events.format(booted(0.5, 0)) + "\n")
     events.sort_log(folder / "log", files.serverlogs)
@@ -28,7 +29,7 @@ def read(folder: Path, rows: Iterable[Row], shape: Mapping[str, object], *, open
 
 def row(at: float, copy: int, concurrency: int, outer_ms: float = 1000.0, **more: object) -> Row:
     outcome = Outcome(outer_ms, outer_ms / 2, 100.0, bool(more.get("cold")), str(more.get("status", "ok")))
-    return results.make_row(T0 + at, copy, concurrency, outcome)
+    return make_row(T0 + at, copy, concurrency, outcome)
 
 
 def closed(*steps: tuple[int, int, int]) -> Iterator[Row]:
@@ -75,7 +76,7 @@ def arrivals(served_in: float = 1000.0) -> list[Row]:
     for number, at in enumerate([*range(0, 10, 2), *(10 + one / 2 for one in range(20))]):
         sent = max(float(at), free)
         free = sent + served_in / 1000
-        rows.append(results.from_arrival(row(at, 0, 1, served_in, cold=not number), sent - at))
+        rows.append(from_arrival(row(at, 0, 1, served_in, cold=not number), sent - at))
     return rows
 
 
@@ -99,7 +100,7 @@ def test_an_open_loop_counts_from_the_arrivals_and_is_checked_by_when_requests_w
 
 
 def test_a_client_of_an_open_loop_that_had_nothing_to_send_for_long_is_there_all_the_same(tmp_path: Path) -> None:
-    rows = [results.from_arrival(row(at, int(at < 2), 3), 0.0001) for at in range(20)]
+    rows = [from_arrival(row(at, int(at < 2), 3), 0.0001) for at in range(20)]
     run = read(tmp_path, rows, POISSON, open_loop=True)
 
     assert series.alive(run).tolist() == [3]
@@ -124,7 +125,7 @@ def test_where_the_load_generator_fell_behind_is_told_with_the_rate(tmp_path: Pa
 
 
 def test_what_no_client_sent_is_not_counted_as_sent(tmp_path: Path) -> None:
-    unsent = [results.from_arrival(row(at, 0, 1, 0.0, status="failed"), 25.0 - at) for at in (21.0, 22.0)]
+    unsent = [from_arrival(row(at, 0, 1, 0.0, status="failed"), 25.0 - at) for at in (21.0, 22.0)]
     run = read(tmp_path, [*arrivals(served_in=400.0), *unsent], POISSON, open_loop=True)
 
     frame = lag.over_time(run, series.edges(run.duration))

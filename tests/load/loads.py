@@ -8,6 +8,7 @@ from pathlib import Path
 from support import Marked
 
 from kaas import ROOT, results
+from kaas.row import Row
 
 RESTS = """
 if "run_client" in globals():
@@ -82,7 +83,7 @@ class Load:
                 with process:  # which closes what we read of it, and waits
                     pass
 
-    def rows(self) -> list[results.Row]:
+    def rows(self) -> list[Row]:
         """Read the rows so far."""
         return results.read_rows(self.rows_file)
 

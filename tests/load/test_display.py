@@ -21,7 +21,7 @@ from kaas.load.pacer import Step
 from kaas.load.tally import Figures, Tally
 from kaas.outlet import Outlet
 from kaas.ramp import Ramp
-from kaas.results import Row
+from kaas.row import Row
 
 RAMP = Ramp(1, 48, 1, 10.0)
 LAST = Step("step 48/48", 470.0, 480.0, 48)

@@ -13,8 +13,9 @@ import pytest
 from loads import Load
 from support import eventually, exists, read_until
 
-from kaas import description, results
+from kaas import description
 from kaas.clock import Watch
+from kaas.row import COLUMNS
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_the_description_explains_every_column_the_parameters_and_the_machine(lo
     load.run(STEADY, "--experiment-description", "A test")
 
     text = load.rows_file.with_suffix(".md").read_text()
-    assert all(f"`{column}`" in text for column in results.COLUMNS)
+    assert all(f"`{column}`" in text for column in COLUMNS)
     facts = description.read(load.rows_file.with_suffix(".md"))
     assert facts["Input"] == "7"
     assert facts["Experiment description"] == "A test"

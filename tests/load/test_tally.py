@@ -1,7 +1,7 @@
 import pytest
 
 from kaas.load.tally import Figures, Tally, percentile
-from kaas.results import Row
+from kaas.row import Row
 
 
 def row(outer_ms: float = 100.0, status: str = "ok", *, cold: bool = False) -> Row:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kaas.ramp import Ramp
-from kaas.results import Row
+from kaas.row import Row
 from kaas.simulation import calibration, experiment, ways
 from kaas.simulation.loop import VirtualLoop
 from kaas.simulation.setting import Setting

@@ -9,7 +9,7 @@ import pytest
 
 from kaas.policy import Queue
 from kaas.ramp import Ramp
-from kaas.results import Row
+from kaas.row import Row
 from kaas.shapes import OpenLoop, Stepwise
 from kaas.simulation import calibration
 from kaas.simulation.experiment import Simulated, simulate
