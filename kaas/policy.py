@@ -53,7 +53,8 @@ class Policy(Protocol):
         """Choose the GPU to boot now, if any; `waiting` invocations have no place.
 
         Asked when an invocation finds no place, which then is the cold start and goes to the GPU that is booted for
-        it, and whenever one has been placed or a worker has been left out.
+        it; and after every change: one has been placed, a worker has become ready or was lost or left out, a GPU was
+        stopped, has come or has gone. Only not after a reply, which leaves more room than there was.
         """
 
     def may_wait(self, fleet: Fleet, waiting: int) -> bool:

@@ -17,7 +17,7 @@ class Tell(Protocol):
         """It has loaded the kernel; `phases` are the seconds of each part of its boot."""
 
     def replied(self, reply: ReplyFrame) -> None:
-        """It has said something since; of what is large, it has begun to."""
+        """It has replied to its invocation; of a large reply, the begin has come."""
 
     def broken(self, reason: str) -> None:
         """It is of no more use, and the engine ends it. Without a reason, what it has said before may still come."""
@@ -43,7 +43,7 @@ class Worker(Protocol):
         """End it at once, if it has not ended."""
 
 
-class Fleet(Protocol):
+class Roster(Protocol):
     """Whom an engine tells of GPUs that come and go; one that has the same ones for ever tells nothing."""
 
     def offer(self, gpus: list[int], node: str) -> None:

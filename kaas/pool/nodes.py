@@ -1,5 +1,6 @@
 """GPUs that come and go with their nodes, in a pool."""
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -7,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class Nodes:
-    """Is told by an engine that has several nodes (engine.Fleet)."""
+    """Is told by an engine that has several nodes (engine.Roster)."""
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
@@ -20,6 +21,7 @@ class Nodes:
             pool.nodes[gpu] = node
         pool.no_gpu = ""
         pool.serve_waiting()
+        pool.boot_ahead()
 
     def withdraw(self, gpus: list[int], why: str) -> None:
         """They are gone: what their workers had begun is answered `worker_lost`, and the rest placed elsewhere."""
@@ -27,7 +29,9 @@ class Nodes:
         gone = {gpu: pool.runners.pop(gpu) for gpu in gpus if gpu in pool.runners}
         for gpu in gpus:
             pool.placement.withdraw(gpu)
-        for gpu, runner in gone.items():
-            runner.vanish(why)
-            pool.tell("stopped", gpu, len(runner.slots), detail=why)
-        pool.reject_if_none_is_left(why)
+        with ExitStack() as each:  # the last first, and all of them, whatever is raised
+            each.callback(pool.boot_ahead)
+            each.callback(pool.reject_if_none_is_left, why)
+            for gpu, runner in reversed(gone.items()):
+                each.callback(pool.tell, "stopped", gpu, len(runner.slots), detail=why)
+                each.callback(runner.vanish, why)

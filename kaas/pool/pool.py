@@ -1,8 +1,7 @@
 """Invocations on their way through the server: placed, queued, answered exactly once.
 
-A policy decides (`kaas.policy`), slots have the workers, and this brings the two together. It knows nothing of
-connections and processes: an invocation brings its own way back, an engine starts workers, and the time is that of the
-clock and the loop that it is given.
+A policy decides (`kaas.policy`), slots have the workers, and this brings the two together. Nothing is known of clients
+and processes: an invocation brings its own way back, an engine starts workers, and clock and loop are given.
 """
 
 import asyncio
@@ -110,6 +109,7 @@ class Pool:
         self.tell("ready", slot.gpu, 1, slot.number, detail)
         if self._observe is not None:
             self._observe("boot", seconds, slot.gpu)
+        self.boot_ahead()
 
     def finished(self, slot: Slot, invocation: Invocation, reply: ReplyFrame) -> None:
         """A worker is done with its invocation."""
@@ -131,6 +131,7 @@ class Pool:
         self.tell("lost", slot.gpu, 1, slot.number, reason + more)
         warn = self._refused.warning if refused else log.warning
         warn("worker %d on GPU %d was lost: %s%s", slot.number, slot.gpu, reason, more)
+        self.boot_ahead()
 
     def give_up(self, slot: Slot, invocation: Invocation, reason: str) -> None:
         """A worker was lost with its invocation; one that was not begun moves to another place if there is one."""
@@ -156,14 +157,14 @@ class Pool:
         elif had and not self.placement.in_flight(slot.gpu):
             self.runners[slot.gpu].idle_since = self.clock()
         self.reject_if_none_is_left(f"no worker boots (see the server's log): {reason}")
-        self._boot_ahead()
+        self.boot_ahead()
 
     def idle(self, gpu: int) -> None:
         """Nothing has been in flight on a GPU for some time."""
         if not self.draining:
             self.placement.stop(gpu)
             self._stop(gpu, "idle")
-            self._boot_ahead()
+            self.boot_ahead()
 
     # Placing
 
@@ -181,7 +182,7 @@ class Pool:
         if self._waiting:
             self.invocations.waits_no_more(invocation)
         self.runners[gpu].slots[self.placement.acquire(gpu)].assign(invocation)
-        self._boot_ahead()
+        self.boot_ahead()
         return True
 
     def _wait(self, invocation: Invocation, behind: int) -> bool:
@@ -208,8 +209,9 @@ class Pool:
         while self._waiting and self._place(next(iter(self._waiting))):
             pass
 
-    def _boot_ahead(self) -> None:
-        gpu = self._policy.boot(self.placement, len(self._waiting))
+    def boot_ahead(self) -> None:
+        """Boot a GPU if the policy wants one, now that something has changed."""
+        gpu = None if self.draining else self._policy.boot(self.placement, len(self._waiting))
         if gpu is not None:
             self._boot(gpu)
             self.serve_waiting()

@@ -1,5 +1,6 @@
 """A task runner: the workers of one GPU, booted and stopped together."""
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from kaas.pool.slot import Slot
@@ -28,8 +29,9 @@ class TaskRunner:
     def vanish(self, reason: str) -> None:
         """The GPU is gone, and all workers with it."""
         self._pool.deadlines.cancel(self._watch)
-        for slot in self.slots.values():
-            slot.vanish(reason)
+        with ExitStack() as each:  # whatever is raised where one has vanished, the next does, too
+            for slot in reversed(self.slots.values()):
+                each.callback(slot.vanish, reason)
 
     def _look_after(self, wait: float) -> None:
         if self._pool.settings.idle_timeout:

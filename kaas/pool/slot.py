@@ -93,9 +93,11 @@ class Slot:
             invocation, self.invocation = self.invocation, None
             self.state = "stopping"
             self._forget_deadline()
-            self._pool.lost(self, reason, refused=False)
-            if invocation is not None:
-                self._pool.give_up(self, invocation, reason)
+            try:
+                self._pool.lost(self, reason, refused=False)
+            finally:
+                if invocation is not None:
+                    self._pool.give_up(self, invocation, reason)
 
     # What its worker tells (engine.Tell)
 
@@ -194,14 +196,16 @@ class Slot:
             self._deadline = self._pool.deadlines.at(self._pool.clock() + pause, self._boot)
 
     def _part_with(self, invocation: Invocation | None, reason: str) -> None:
-        if self.state == "left out":
-            self._pool.left_out(self, reason)
-        if invocation is not None:
-            try:
-                self._pool.give_up(self, invocation, reason)
-            finally:
-                if self.state != "left out":
-                    self._pool.free(self)
+        try:
+            if self.state == "left out":
+                self._pool.left_out(self, reason)
+        finally:
+            if invocation is not None:
+                try:
+                    self._pool.give_up(self, invocation, reason)
+                finally:
+                    if self.state != "left out":
+                        self._pool.free(self)
 
     def _cut(self, invocation: Invocation) -> None:
         """Its worker has a part of a request, and is to get no more: it is of no more use."""

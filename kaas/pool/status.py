@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kaas import transport
-
 if TYPE_CHECKING:
     from kaas.pool.pool import Pool
 
@@ -25,7 +23,6 @@ def status(pool: "Pool") -> dict[str, Any]:
         "by_gpu": [_status_of(gpu, pool) for gpu in range(pool.placement.gpus)],
         "gpus": pool.placement.gpus,
         "engine": engine,
-        "shared_memory": transport.place(),
         "workers_per_gpu": settings.workers_per_gpu,
         "kernel": settings.kernel.name,
         "draining": pool.draining,

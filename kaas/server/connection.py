@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import cast
 
-from kaas import wire
+from kaas import transport, wire
 from kaas.decoder import LARGE
 from kaas.errors import FrameError
 from kaas.line import Line
@@ -174,7 +174,8 @@ class ClientConnection(asyncio.BufferedProtocol):
                 request.rest.come_from(self, self._connections.line)
             self._pool.submit(invocation)
         elif request.kind == wire.STATUS:
-            self._status = self._status or json.dumps(status(self._pool)).encode()
+            if not self._status:
+                self._status = json.dumps(status(self._pool) | {"shared_memory": transport.place()}).encode()
             reply = wire.encode_reply(Reply("ok", self._status, request.id))
             if self._turns is None:
                 self._transport.write(reply)

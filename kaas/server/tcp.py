@@ -80,7 +80,7 @@ class _Server:
         pooled = settings if isinstance(engine, LocalEngine) else replace(settings, gpus=0)  # it tells which there are
         self._pool = Pool(pooled, engine, policy, printer.print, loop=loop, clock=time.monotonic, observe=observe)
         if not isinstance(engine, LocalEngine):
-            engine.fleet, self._pool.about_engine = Nodes(self._pool), engine.status
+            engine.roster, self._pool.about_engine = Nodes(self._pool), engine.status
         self._most = descriptors.most_connections(2 * settings.gpus * settings.workers_per_gpu)
         self._connections = Connections(self._most, engine.line)
 

@@ -17,6 +17,7 @@ from kaas.placement import Placement
 from kaas.policy import NAMES, named
 from kaas.pool.account import ANSWERS, OUTCOMES
 from kaas.pool.invocations import Invocation
+from kaas.pool.nodes import Nodes
 from kaas.pool.pool import Pool
 from kaas.pool.settings import Settings
 from kaas.pool.status import status
@@ -96,6 +97,9 @@ class History:
             observe=self.fail_sometimes,
         )
         self.pool.placement = WatchedPlacement(self.pool)
+        self.wait_as_before = self.pool.invocations.wait
+        self.pool.invocations.wait = self.wait  # type: ignore[method-assign]
+        self.waits_since: dict[Invocation, float] = {}
         self.asked: list[Invocation] = []
         self.answers: dict[Invocation, Reply] = {}
         self.gone: set[Invocation] = set()
@@ -120,6 +124,22 @@ class History:
         if leave_after is not None:
             self.loop.call_later(leave_after, self.leave, invocation)
         return invocation
+
+    def wait(self, invocation: Invocation) -> None:
+        self.waits_since[invocation] = self.loop.time()
+        self.wait_as_before(invocation)
+
+    def lose_node(self) -> None:
+        """Some GPUs go, and come back later."""
+        here = sorted(set(range(self.settings.gpus)) - self.engine.away)
+        gpus = self.random.sample(here, self.random.randint(0, len(here)))
+        self.loop.call_later(self.random.uniform(0.0, 3.0), self.find_node, gpus)
+        self.engine.lose_node(set(gpus))
+        Nodes(self.pool).withdraw(gpus, "its node is gone")
+
+    def find_node(self, gpus: list[int]) -> None:
+        self.engine.away -= set(gpus)
+        Nodes(self.pool).offer(gpus, "found again")
 
     def leave(self, invocation: Invocation) -> None:
         if invocation not in self.answers:
@@ -165,7 +185,8 @@ class History:
         if b"not done within" in self.answers[invocation].payload:
             assert waited >= timeout - ALMOST, f"out of time after {waited} s, and not {timeout}"
         if b"queued for" in self.answers[invocation].payload:
-            assert waited >= self.settings.queue_timeout - ALMOST
+            queued = self.loop.time() - self.waits_since[invocation]
+            assert abs(queued - self.settings.queue_timeout) < ALMOST, f"queued for {queued} s"
             slots = (slot for runner in self.pool.runners.values() for slot in runner.slots.values())
             assert all(slot.invocation is not invocation for slot in slots), "it has a place"
 
@@ -181,6 +202,8 @@ class History:
             timeout = random.choice((0.0, random.uniform(0.01, 5.0)))
             leave = random.uniform(0.0, 3.0) if random.random() < 0.1 else None
             self.loop.call_at(at, self.ask, timeout, leave)
+        for _ in range(random.choice((0, 0, 1, 5))):
+            self.loop.call_at(random.uniform(0.0, STORM), self.lose_node)
         if random.random() < 0.5:
             await asyncio.sleep(random.uniform(0.0, STORM))
         else:
@@ -204,11 +227,13 @@ class History:
 
     async def end(self) -> None:
         """Drain, or end at once; nothing is left, and the account closes."""
-        draining = asyncio.create_task(self.pool.drain())
+        begun, draining = self.loop.time(), asyncio.create_task(self.pool.drain())
         if self.random.random() < 0.3:
             await asyncio.sleep(self.random.uniform(0.0, 1.0))
             self.pool.abort()
         await draining
+        lasted, limit = self.loop.time() - begun, self.settings.drain_timeout + self.settings.kill_after
+        assert lasted < limit + 1.0, f"it drained for {lasted} s"
         await asyncio.sleep(CALM)  # whatever is still due
         assert self.ask() in self.answers
         account = self.pool.account

@@ -202,14 +202,18 @@ class Worker:
             if not self.stopped:
                 self.tell.broken(reason)
 
+    def vanish(self) -> None:
+        """Its node is gone, and nobody hears of it any more."""
+        self.alive = False
+        if self.replying is not None:
+            self.replying.ceased = True
+        self.engine.alive.discard(self)
+
     def end(self, how: str, counts: bool) -> None:
         if self.alive:
             if not self.stopped:
                 assert self.engine.now() <= self.limit + 0.5 + ALMOST, "a limit was kept too late"
-            self.alive = False
-            if self.replying is not None:
-                self.replying.ceased = True
-            self.engine.alive.discard(self)
+            self.vanish()
             self.tell.ended(how, counts)
 
 
@@ -217,6 +221,8 @@ class StormyEngine:
     def __init__(self, random: Random, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self.random, self.settings, self.now, self.later = random, settings, loop.time, loop.call_later
         self.alive: set[Worker] = set()
+        self.away: set[int] = set()
+        """GPUs whose node is gone."""
         self.line = Line()
         self.numbers = count(1)
         self.calm = False
@@ -243,10 +249,17 @@ class StormyEngine:
         for worker in list(self.alive):
             worker.end("ended, it is not known how", False)
 
+    def lose_node(self, gpus: set[int]) -> None:
+        """A node is gone, with all workers on its GPUs."""
+        self.away |= gpus
+        for worker in [one for one in self.alive if one.gpu in gpus]:
+            worker.vanish()
+
     async def start(self) -> None:
         pass
 
     def spawn(self, number: int, gpu: int, tell: Tell) -> Worker:
+        assert gpu not in self.away, "a worker is wanted where no GPU is"
         if not self.calm and self.random.random() < self.no_process:
             raise OSError(24, "Too many open files")
         worker = Worker(self, gpu, tell)

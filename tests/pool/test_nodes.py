@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from test_pool import Bench
 
-from kaas.policy import Paper, Queue
+from kaas.policy import Fleet, Paper, Queue
 from kaas.pool.nodes import Nodes
 from kaas.pool.status import status
 from kaas.simulation.loop import VirtualLoop
@@ -122,6 +122,23 @@ def test_a_node_that_joins_later_is_used_and_those_who_wait_get_its_workers(loop
         bench.workers[number].reply()
     assert bench.statuses() == ["ok", "ok"]
     assert status(bench.pool)["gpus"] == 2
+
+
+class Spare(Paper):
+    """Has one GPU booted on which nothing is in flight."""
+
+    def boot(self, fleet: Fleet, waiting: int) -> int | None:
+        return fleet.next_to_boot() if all(map(fleet.in_flight, fleet.booted)) else None
+
+
+def test_a_policy_is_asked_when_gpus_come_and_go(loop: VirtualLoop) -> None:
+    bench = Bench(loop, Spare(), gpus=0, workers_per_gpu=1)
+    Nodes(bench.pool).offer([0], "a")
+    assert bench.pool.placement.booted == [0], "nobody has asked for anything yet"
+    Nodes(bench.pool).offer([1], "b")
+    assert bench.pool.placement.booted == [0]
+    Nodes(bench.pool).withdraw([0], "node a is lost")
+    assert bench.pool.placement.booted == [1]
 
 
 def decisions(bench: Bench, seed: int) -> list[tuple[str, int | None, int | None, bool]]:

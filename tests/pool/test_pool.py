@@ -215,6 +215,29 @@ def test_a_policy_may_boot_ahead(loop: VirtualLoop) -> None:
     assert status(bench.pool)["counters"]["cold_starts"] == 1
 
 
+class Counting(Paper):
+    """Counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def boot(self, fleet: Fleet, waiting: int) -> int | None:
+        self.times += 1
+        return super().boot(fleet, waiting)
+
+
+def test_a_policy_is_asked_when_a_worker_is_ready_or_lost_but_not_once_the_pool_drains(loop: VirtualLoop) -> None:
+    bench = Bench(loop, policy := Counting(), workers_per_gpu=2)
+    bench.ask()
+    for deed in (bench.workers[0].be_ready, bench.workers[1].be_ready, bench.workers[1].be_lost):
+        before = policy.times
+        deed()
+        assert policy.times == before + 1
+    bench.pool.draining, before = True, policy.times
+    bench.workers[0].be_lost()
+    assert policy.times == before
+
+
 class Strict(Queue):
     """Has no more than one invocation in flight on a GPU, and boots none but the first."""
 

@@ -10,7 +10,7 @@ from kaas.cluster.cluster import Cluster, Joining
 from kaas.cluster.nodes import Node, place_of
 from kaas.errors import KaasError, UsageError
 from kaas.line import Line
-from kaas.pool.engine import Fleet, Tell
+from kaas.pool.engine import Roster, Tell
 from kaas.pool.settings import Settings
 from kaas.server.engines.local import LinkedWorker
 from kaas.server.engines.ray.node import NodeAgent, patience
@@ -32,7 +32,7 @@ class RayEngine:
     """
 
     def __init__(self, settings: Settings, failed: Callable[[str], None]) -> None:
-        self.fleet: Fleet | None = None  # whom GPUs are offered to
+        self.roster: Roster | None = None  # whom GPUs are offered to
         self.settings = settings
         self.cluster = Cluster(_joining(settings), self._look, self._agent_ended, self._ray_lost)
         self._failed = failed
@@ -107,9 +107,9 @@ class RayEngine:
         for gpu in agent.gpus:
             del self._agent_of[gpu]
         why = f"node {node.label} is lost: {why}"
-        if agent.offered and self.fleet is not None and not self._closing:
+        if agent.offered and self.roster is not None and not self._closing:
             log.warning("%s", why)
-            self.fleet.withdraw(agent.gpus, why)
+            self.roster.withdraw(agent.gpus, why)
         agent.gone(why)
         self.cluster.kill_agent(node)
         if not self._closing:
@@ -188,11 +188,11 @@ class RayEngine:
         return agent
 
     def _offer(self, agent: NodeAgent) -> None:
-        assert self.fleet is not None
+        assert self.roster is not None
         agent.offered = True
         self._pauses.pop(agent.node.id, None)
         log.info("node %s has the GPUs %s", agent.node.label, ", ".join(map(str, agent.gpus)))
-        self.fleet.offer(agent.gpus, agent.node.label)
+        self.roster.offer(agent.gpus, agent.node.label)
 
 
 def _joining(settings: Settings) -> Joining:
