@@ -88,7 +88,7 @@ def measure(options: Options) -> Report:
 def cold_start(server: Server, client: ModuleType) -> ColdStart:
     """Make an invocation for which a task runner has to be booted."""
     serving.wait_until(lambda: not server.task_runners() and not server.workers(), "the task runner is stopped")
-    before, begun = len(server.events()), time.time()
+    before, begun = len(server.events()), serving.CLOCK.now()
     outcome = client.run_client(N)
     if not outcome.cold_start or outcome.status != "ok":
         raise KaasError(f"not a cold start that was served: {outcome}")

@@ -42,7 +42,7 @@ def measure(options: Options) -> Report:
     busy = gpus * WORKERS_PER_GPU
     descriptors.raise_limit()
     arguments = ("-g", str(gpus), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
-    with serving.started(MODULES / "echo.py", *arguments) as server:
+    with serving.started(MODULES / "no_op.py", *arguments) as server:
         serving.invoke_together(server.address, busy, MESSAGE)
         found = common.alternate(
             {
@@ -59,8 +59,8 @@ def measure(options: Options) -> Report:
     senders, size = (2, 2**20) if options.quick else (SENDERS, SIZE)
     workers = ("-m", str(senders + 1), "--idle-timeout", "0", "--when-full", "queue")
     with (
-        serving.started(MODULES / "echo.py", *workers) as server,
-        serving.started(MODULES / "echo.py", *workers) as other,
+        serving.started(MODULES / "no_op.py", *workers) as server,
+        serving.started(MODULES / "no_op.py", *workers) as other,
     ):
         found = common.alternate(
             {

@@ -82,7 +82,7 @@ def measure(options: Options) -> Report:
         two_nodes = ("--engine", "ray", "--ray-nodes", "2")
 
         def start(*arguments: str) -> Server:
-            return stack.enter_context(serving.started(MODULES / "echo.py", "--boot-timeout", "90", *arguments))
+            return stack.enter_context(serving.started(MODULES / "no_op.py", "--boot-timeout", "90", *arguments))
 
         servers = {
             "local": start(*KEPT),

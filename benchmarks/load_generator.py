@@ -47,7 +47,7 @@ def measure(options: Options) -> Report:
     arguments = ("-g", str(gpus), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
     bare: list[Load] = []
     rows: list[Rows] = []
-    with serving.started(MODULES / "echo.py", *arguments) as server:
+    with serving.started(MODULES / "no_op.py", *arguments) as server:
         serving.invoke_together(server.address, gpus * WORKERS_PER_GPU, MESSAGE)
         common.alternate(
             {

@@ -74,7 +74,7 @@ def measure(options: Options) -> Report:
 
 def passing_mb(clients: int, size: int) -> float:
     """Have clients send so many bytes each, at once, to a kernel that returns them; give the growth of the server."""
-    with serving.started(MODULES / "echo.py", "-m", str(clients), "--idle-timeout", "0") as server:
+    with serving.started(MODULES / "no_op.py", "-m", str(clients), "--idle-timeout", "0") as server:
         serving.invoke_together(server.address, clients, bytes(1000))
         before = server.process.memory_info().rss
         frame, most = wire.encode_request(Request(wire.INVOKE, bytes(size))), before

@@ -188,7 +188,7 @@ def _gpus(options: Options) -> int:
 
 def _server(options: Options) -> AbstractContextManager[Server]:
     arguments = ("-g", str(_gpus(options)), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
-    return serving.started(MODULES / "echo.py", *arguments)
+    return serving.started(MODULES / "no_op.py", *arguments)
 
 
 def measure_matrix(report: Report, options: Options) -> None:
@@ -259,7 +259,7 @@ def measure_large(report: Report, options: Options) -> None:
     there, back = bytearray(relay.COPIED), bytearray(relay.COPIED)
     payload = os.urandom(relay.COPIED)
     with (
-        serving.started(MODULES / "echo.py", "-m", "1", "--idle-timeout", "0") as server,
+        serving.started(MODULES / "no_op.py", "-m", "1", "--idle-timeout", "0") as server,
         relay.started("copy") as bare,
         Connection(server.address) as kaas,
     ):

@@ -106,7 +106,7 @@ def measure_point(gpus: int, connections: int, seconds: float) -> Point:
     """Have so many connections make requests of a server with so many GPUs."""
     size = ("-g", str(gpus), "-m", str(WORKERS_PER_GPU), "--idle-timeout", "0")
     queue = ("--when-full", "queue", "--max-queue", str(max(CONNECTIONS)))
-    with serving.started(MODULES / "echo.py", *size, *queue) as server:
+    with serving.started(MODULES / "no_op.py", *size, *queue) as server:
         serving.invoke_together(server.address, gpus * WORKERS_PER_GPU, MESSAGE)
         load = clients.many_each(server, connections, seconds)
     return Point(

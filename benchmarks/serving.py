@@ -15,14 +15,17 @@ from typing import IO, NamedTuple
 import common
 import psutil
 
-from kaas import events, wire
+from kaas import clock, events, wire
 from kaas.client import Connection, split_address
+from kaas.clock import Clock
 from kaas.errors import KaasError
 from kaas.events import Event
 from kaas.wire import Request
 
 TIMEOUT = 600.0
 """Seconds that a measured invocation may take: those of cuda-matmul-client.py, and so of every run."""
+CLOCK = Clock.draw()
+"""Of all time stamps."""
 _LIMIT = 60.0
 _LISTENING = re.compile(r"listening on (\S+:\d+): ")
 
@@ -70,7 +73,7 @@ def started(kernel: Path, *arguments: str, **environment: str) -> Iterator[Serve
         supervised = ["--supervised", str(os.getpid())]
         process = subprocess.Popen(
             [*line, *supervised, *arguments],
-            env=os.environ | environment,
+            env=os.environ | {clock.VARIABLE: str(CLOCK)} | environment,
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=said,

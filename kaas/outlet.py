@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
+from kaas.clock import Clock
+
 _MOST = 10_000
 """Lines that may wait to be written."""
 
@@ -31,7 +33,18 @@ def log_handler() -> logging.Handler:
         return logging.NullHandler()
     outlet = Outlet(sys.stderr)
     atexit.register(outlet.close, PATIENCE)
-    return logging.StreamHandler(outlet)
+    handler = logging.StreamHandler(outlet)
+    handler.addFilter(_by_the_clock_of_the_run(Clock.of_run()))
+    return handler
+
+
+def _by_the_clock_of_the_run(clock: Clock) -> Callable[[logging.LogRecord], bool]:
+    def stamp(record: logging.LogRecord) -> bool:
+        record.created = now = clock.now()
+        record.msecs = now % 1 * 1000
+        return True
+
+    return stamp
 
 
 class Outlet:

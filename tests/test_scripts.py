@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -648,3 +649,35 @@ def test_the_scripts_own_python_heeds_no_other_libraries_of_the_users(project: P
 def test_setting_up_again_does_nothing(project: Project) -> None:
     assert project.run("scripts/setup") == (0, "")
     assert project.run("scripts/setup", "--dev") == (0, "")
+
+
+EACH_ITS_OWN = """
+import itertools, os, time
+_real, _steps = time.time, itertools.count()
+# Each process has a time of its own, of another day, and it is set back and forth all the time.
+time.time = lambda: _real() - 86_400.0 * (os.getpid() % 10_000) + (1800 if next(_steps) % 2 else -1800)
+time.time_ns = lambda: int(time.time() * 1e9)
+"""
+
+
+def test_a_clock_that_is_set_all_the_time_gives_files_whose_time_stamps_fit_together(
+    project: Project, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(EACH_ITS_OWN)
+    begun = time.monotonic()
+
+    code, said = project.run(PYTHONPATH=tmp_path, **SHORT | PLAIN)
+
+    lasted = time.monotonic() - begun
+    assert code == 0, said
+    rows = [row.timestamp + row.outer_time_ms / 1000 for row in project.rows()]
+    told = [float(event["timestamp"]) for event in project.events()]
+    samples = [float(sample["timestamp"]) for sample in project.utilization()]
+    logged = [
+        datetime.strptime(line.partition(" server ")[0], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+        for line in next(project.results.glob("*-1-server.log")).read_text().splitlines()
+        if " server INFO: " in line
+    ]
+    assert [told, samples, logged] == [sorted(told), sorted(samples), sorted(logged)]
+    stamps = rows + told + samples + logged
+    assert max(stamps) - min(stamps) < lasted, "a program counts from an epoch of its own"

@@ -56,6 +56,14 @@ def test_the_description_explains_every_column_the_parameters_and_the_machine(lo
     assert {"Host", "OS", "CPU", "Memory", "GPUs", "Python", "Git revision", "Time zone"} <= set(facts)
 
 
+@pytest.mark.parametrize("segments", ["fresh", "kept"])
+def test_the_description_says_whether_segments_are_kept(load: Load, segments: str) -> None:
+    load.marked.environment["SEGMENTS"] = segments
+    load.run(STEADY)
+
+    assert description.read(load.rows_file.with_suffix(".md"))["Segments"] == segments
+
+
 def test_a_client_gets_its_input_and_its_number_and_is_cleaned_up(load: Load) -> None:
     client = """
         from pathlib import Path
