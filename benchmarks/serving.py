@@ -38,10 +38,11 @@ class CpuSeconds(NamedTuple):
 
 
 class Server:
-    """A server that runs; `printed` is what its event lines go to."""
+    """A server that runs; `printed` is what its event lines go to, `said` what it has said of itself."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", address: str, printed: IO[bytes]) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", address: str, printed: IO[bytes], said: str = "") -> None:
         self.address = address
+        self.said = said
         self.process = psutil.Process(process.pid)
         self._printed = printed
 
@@ -88,7 +89,7 @@ def started(kernel: Path, *arguments: str, **environment: str) -> Iterator[Serve
             found = _LISTENING.search(text)
             if found is None:
                 raise KaasError(f"the server did not start: {text.strip() or process.returncode}")
-            yield Server(process, found[1], printed)
+            yield Server(process, found[1], printed, text)
         finally:
             process.terminate()
             try:
