@@ -23,7 +23,7 @@ FOLDER = Path("/dev/shm")  # noqa: S108
 """Where Linux shows the segments that there are."""
 MODES = ("fresh", "kept")
 Hold = Callable[[mmap.mmap], contextlib.AbstractContextManager[object]]
-_kept: list[SharedMemory] = []
+_unclosed: list[SharedMemory] = []
 """Segments to be closed once nobody holds their memory."""
 
 
@@ -103,11 +103,11 @@ def unlink(memory: SharedMemory) -> None:
 
 def close(memory: SharedMemory) -> None:
     """Close a segment, and those that could not be closed before; memory that somebody still holds hinders it."""
-    _kept.append(memory)
-    for kept in list(_kept):
+    _unclosed.append(memory)
+    for kept in list(_unclosed):
         with contextlib.suppress(BufferError):
             kept.close()
-            _kept.remove(kept)
+            _unclosed.remove(kept)
 
 
 def attach(name: str) -> mmap.mmap:

@@ -34,7 +34,7 @@ Reply, 44 bytes and the payload:
 | 28     | 8    | kernel  | nanoseconds in the kernel's `call`                                            |
 | 36     | 8    | length  | of the payload: the kernel's output, the status as JSON, or an error text     |
 
-Server and worker talk in the same frames over their socket pair.
+Server and worker talk in the same frames over their link.
 """
 
 import math
