@@ -186,9 +186,9 @@ class Generator:
             figures = self._tally.between(step.begin, step.end)
             self._display.keep(step, self._now(step, step.end, running), figures)
             self._tally.forget(step.end)
-            if figures.failed and not figures.served and not figures.refused and not self._settings.keep_going:
+            if not self._settings.keep_going and (why := self._tally.why_stop(step.label, figures)):
                 self._hopeless = True
-                return f"every request of {step.label} failed ({self._tally.failures()}); KEEP_GOING=1 goes on"
+                return f"{why}; KEEP_GOING=1 goes on"
         return ""
 
     def _show(self, elapsed: float, running: int) -> None:
@@ -241,7 +241,7 @@ class Generator:
             return 130
         if (early and not self._hopeless) or (tally.failed <= most and not tally.by_status["ok"]):
             return 1
-        return NOT_AS_IT_SHOULD_BE if tally.failed > most or self._pacer.late else 0
+        return NOT_AS_IT_SHOULD_BE if tally.failed > most or self._pacer.late or self._hopeless else 0
 
     async def _describe_end(self, how: str, more: Mapping[str, str]) -> bool:
         """Finish the description, if there is a run to describe; tell whether that could be written."""

@@ -1,0 +1,79 @@
+"""Whether a run was what it should be: when it need not go on, what its exit code says, and its last line."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loads import Load
+
+from kaas import description
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Iterator[Load]:
+    load = Load(tmp_path)
+    yield load
+    load.end()
+
+
+def answers(*outcomes: str) -> str:
+    """Make a client that is answered so in turn, each a status and an error, quoted."""
+    return f"""
+        import itertools
+        from kaas.results import Outcome
+        turn = itertools.cycle([{", ".join(f"({outcome})" for outcome in outcomes)}])
+        def run_client(arg):
+            status, error = next(turn)
+            return Outcome(1.0, 1.0, 0.0, False, status, error=error)
+    """
+
+
+BUSY = "'rejected', 'all 1 x 1 workers are busy'"
+BROKEN = "'kernel_error', 'does not converge'"
+NO_GPU = "'rejected', 'no GPU is left, for it cannot load the kernel'"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "why"),
+    [
+        ((BROKEN, BUSY), r"nothing was served up to the end of step 1/6 \(\d+ kernel_error, most often: does not "),
+        ((NO_GPU,), r"nothing can be served after step 1/6 \(no GPU is left, for it cannot load the kernel\)"),
+        ((BROKEN, NO_GPU), r"nothing can be served after step 1/6 \(no GPU is left, for it cannot load the kernel\)"),
+    ],
+    ids=["failures and refusals", "no GPU is left", "failures, and no GPU is left"],
+)
+def test_a_run_of_which_nothing_can_come_ends_after_its_first_step(
+    load: Load, outcomes: tuple[str, ...], why: str
+) -> None:
+    code, said = load.run(answers(*outcomes), "--max-parallel", "6", "--interval", "1")
+
+    assert code in {1, 3}, said
+    assert re.search(f"^{why}.*; KEEP_GOING=1 goes on: finishing", said, re.M), said
+    assert "step 2/6" not in said
+    assert re.match(why, description.read(load.rows_file.with_suffix(".md"))["Ended"])
+
+    said = load.run(answers(*outcomes), "--max-parallel", "2", "--task-name", "again", "--keep-going")[1]
+    assert "step 2/2" in said
+
+
+def test_a_run_that_loses_its_last_gpu_after_it_has_served_ends_with_an_error(load: Load) -> None:
+    client = answers(NO_GPU).replace("next(turn)", "next(turn) if made.exists() else (made.touch(), ('ok', ''))[1]")
+    client = client.replace("import itertools", "import itertools, pathlib; made = pathlib.Path('made')")
+
+    code, said = load.run(client, "--max-parallel", "6", "--interval", "1")
+
+    assert code == 3, said
+    assert "step 1/6" in said
+    assert re.search(r"nothing can be served after step \d+/6 \(no GPU is left", said), said
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [(BUSY,), (BUSY, NO_GPU), ("'ok', ''", BROKEN, BUSY)],
+    ids=["refusals", "a GPU comes back", "some are served"],
+)
+def test_a_storm_of_refusals_does_not_end_a_run(load: Load, outcomes: tuple[str, ...]) -> None:
+    said = load.run(answers(*outcomes), "--max-parallel", "3", "--interval", "1")[1]
+
+    assert "step 3/3" in said
