@@ -5,6 +5,7 @@ open loop each client that is free has the next arrival, due or not: so it is se
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -70,7 +71,8 @@ class Crew:
         self._clients: dict[int, Client] = {}
         self.elsewhere = 0  # clients of the run that send requests on other machines
         self._due: Due | None = None
-        self.finishing = False
+        self.finishing = self._killing = False
+        self.disorderly: Counter[str] = Counter()  # what kept clients from ending in order, and how many of them
         self.failure = ""  # why the run cannot go on, once a client has found that
         self.changed = asyncio.Event()  # set when a client has said something, or has ended
         self._gone = asyncio.Event()
@@ -163,11 +165,12 @@ class Crew:
             await asyncio.wait_for(self._gone.wait(), limit)
         except TimeoutError:
             self._problem(f"{len(self)} clients did not end within {limit:g} s and are killed")
+            self.disorderly[killed_after(limit)] += len(self)
         return ""
 
     def kill(self) -> None:
         """Kill those that are still there."""
-        self.finishing = True
+        self.finishing = self._killing = True
         for client in self._clients.values():
             self._forkserver.kill(client.child)
 
@@ -203,6 +206,7 @@ class Crew:
         client = self._clients.pop(child)
         client.ended()
         problem = client.complaint or ("it ended by itself" if code == 0 else describe(code))
+        request = None
         if client.begun:
             self._board.running = self.running + self.elsewhere
             request = self._board.request(client.place)
@@ -212,8 +216,10 @@ class Crew:
             self._take_back(client, request)
             self._board.finish(client.place)
         if self.finishing or client.leaving:
-            if client.complaint:
+            # Of one that was in a request its row tells, and of those that had to be killed who had them killed.
+            if not self._killing and (client.complaint or (code != 0 and request is None)):
                 self._problem(f"client {client.copy} ended by an error ({problem})")
+                self.disorderly[problem] += 1
         elif client.complaint or not (client.ready or code is None):
             doing = "cannot go on" if client.begun else "cannot be prepared"
             self.failure = self.failure or f"client {client.copy} {doing} ({problem})"
@@ -230,3 +236,8 @@ class Crew:
             for other in self._clients.values():
                 if other.begun and other.due is None:
                     self._feed(other)
+
+
+def killed_after(limit: float) -> str:
+    """Say of clients that they did not end within `limit` seconds."""
+    return f"killed after {limit:g} s"

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from kaas import description, descriptors, leftovers, machine, results
@@ -60,8 +60,8 @@ class Generator:
     async def run(self) -> int:
         """Run the load to its end; return the exit code.
 
-        That is 130 if it was told to end early; 3 if too many requests failed, or a step's clients came late; and 1 if
-        the server was gone, nothing was served, or something could not be written.
+        That is 130 if it was told to end early; 3 if too many requests failed, a step's clients came late, or clients
+        did not end in order; and 1 if the server was gone, nothing was served, or something could not be written.
 
         Raises:
             KaasError: it could not begin; the rows that there are stay.
@@ -84,7 +84,7 @@ class Generator:
                 crew.kill()
                 await crew.close()
                 looking.cancel()
-                described = await self._describe_end(ended, crew.facts())
+                described = await self._describe_end(ended, crew)
                 await asyncio.to_thread(self._display.close)
             return code if described else code or 1
 
@@ -228,22 +228,25 @@ class Generator:
             self._display.say(f"{late}: all clients were busy then, or this machine was")
         for late in self._pacer.late:
             self._display.say(f"{late}: this load is not what it should be")
-        return self._judge(early)
+        return self._judge(crew, early)
 
-    def _judge(self, early: str) -> int:
+    def _judge(self, crew: Crew | NodesCrew, early: str) -> int:
         """Say what was wrong with the run, and return its exit code."""
         tally, most = self._tally, self._settings.max_failed
         if not tally.by_status["ok"]:
             self._display.say("no request was served")
         if tally.failed:
             self._display.say(f"{tally.failed} of {tally.by_status.total()} requests failed: {tally.failures()}")
+        if disorder := _disorder(crew):
+            self._display.say(f"clients that did not end in order: {disorder}")
         if self._ordered:
             return 130
         if (early and not self._hopeless) or (tally.failed <= most and not tally.by_status["ok"]):
             return 1
-        return NOT_AS_IT_SHOULD_BE if tally.failed > most or self._pacer.late or self._hopeless else 0
+        wrong = tally.failed > most or self._pacer.late or self._hopeless or disorder
+        return NOT_AS_IT_SHOULD_BE if wrong else 0
 
-    async def _describe_end(self, how: str, more: Mapping[str, str]) -> bool:
+    async def _describe_end(self, how: str, crew: Crew | NodesCrew) -> bool:
         """Finish the description, if there is a run to describe; tell whether that could be written."""
         if self._rows is None:
             return True
@@ -258,7 +261,9 @@ class Generator:
             facts["Late steps"] = "; ".join(self._pacer.late)
         if late := self._tally.sent_late():
             facts["Sent late"] = late
-        facts |= {**more, "Ended": how, **self._wall_clock.notes(), **self._machine}
+        if disorder := _disorder(crew):
+            facts["Clients that did not end in order"] = disorder
+        facts |= {**crew.facts(), "Ended": how, **self._wall_clock.notes(), **self._machine}
         self._rows.close()
         try:
             description.end(self._settings.files.description, self._clock.now(), self._elapsed(), facts)
@@ -300,6 +305,12 @@ class Generator:
             yield
         except ResultsError as error:
             self._display.say(str(error))
+
+
+def _disorder(crew: Crew | NodesCrew) -> str:
+    """Say how many clients did not end in order, and what kept them from it most often; nothing if all did."""
+    kept = crew.disorderly
+    return f"{kept.total()}, most often: {kept.most_common(1)[0][0]}" if kept else ""
 
 
 def generate(settings: Settings) -> int:

@@ -77,3 +77,45 @@ def test_a_storm_of_refusals_does_not_end_a_run(load: Load, outcomes: tuple[str,
     said = load.run(answers(*outcomes), "--max-parallel", "3", "--interval", "1")[1]
 
     assert "step 3/3" in said
+
+
+STEADY = "def run_client(arg):\n    return 1.0, 1.0, 0.0, False\n"
+
+
+@pytest.mark.parametrize(
+    ("cleanup", "how"),
+    [
+        ("__import__('time').sleep(3600)", "2, most often: killed after 0.5 s"),
+        ("raise ValueError('in use')", "2, most often: client.py, line 4, in cleanup: ValueError: in use"),
+        ("__import__('os')._exit(7)", "2, most often: ended with exit code 7"),
+    ],
+    ids=["hangs", "raises", "dies"],
+)
+def test_clients_that_do_not_end_in_order_are_said_noted_and_an_error(load: Load, cleanup: str, how: str) -> None:
+    client = STEADY + f"def cleanup():\n    {cleanup}\n"
+
+    code, said = load.run(client, "--min-parallel", "2", "--max-parallel", "2", "--finish-timeout", "0.5")
+
+    assert code == 3, said
+    assert f"clients that did not end in order: {how}" in said
+    assert description.read(load.rows_file.with_suffix(".md"))["Clients that did not end in order"] == how
+    assert {row.status for row in load.rows()} == {"ok"}
+
+
+def test_a_client_that_leaves_in_mid_run_and_does_not_end_in_order_is_an_error(load: Load) -> None:
+    client = """
+        number = 0
+        def prepare(arg, copy):
+            global number
+            number = copy
+        def run_client(arg):
+            return 1.0, 1.0, 0.0, False
+        def cleanup():
+            if number:
+                raise ValueError("in use")
+    """
+    code, said = load.run(client, "--max-parallel", "2", "--shape", "updown")
+
+    assert code == 3, said
+    assert "step 3/3: clients 1" in said
+    assert "clients that did not end in order: 1, most often: client.py, line 10, in cleanup: ValueError" in said
