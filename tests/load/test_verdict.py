@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from loads import Load
+from support import StartServer
 
 from kaas import description
 
@@ -119,3 +120,51 @@ def test_a_client_that_leaves_in_mid_run_and_does_not_end_in_order_is_an_error(l
     assert code == 3, said
     assert "step 3/3: clients 1" in said
     assert "clients that did not end in order: 1, most often: client.py, line 10, in cleanup: ValueError" in said
+
+
+def test_the_last_line_says_how_many_requests_failed_and_why_whatever_else_there_was_to_say(
+    load: Load, start_server: StartServer
+) -> None:
+    client = """
+        from kaas.client import Connection
+        kaas = Connection()
+        def run_client(arg):
+            kaas.invoke(b"")
+            raise ValueError("does not converge")
+    """
+    code, said = load.run(client, "--server", start_server("echo").address, "--keep-going")
+
+    assert code == 3, said
+    assert "rows and the server's counts differ: ok: 0 rows" in said
+    number, last = len(load.rows()), said.splitlines()[-1]
+    assert last.startswith(f"no request was served; {number} of {number} requests failed: {number} failed, most often:")
+    assert last.endswith("in run_client: ValueError: does not converge")
+    assert description.read(load.rows_file.with_suffix(".md"))["Went wrong"] == last
+
+
+def test_the_last_line_of_a_run_that_ended_early_says_why(load: Load) -> None:
+    client = """
+        from kaas.errors import ResultsError
+        from kaas.results import RowWriter
+        def no_room(self, row):
+            raise ResultsError("no room for the rows of requests")
+        def run_client(arg):
+            RowWriter.append = no_room
+            return 1.0, 1.0, 0.0, False
+    """
+    code, said = load.run(client, "--interval", "600")
+
+    assert code == 1, said
+    last = "client 0 cannot go on (no room for the rows of requests); no request was served"
+    assert said.splitlines()[-1] == last
+    assert description.read(load.rows_file.with_suffix(".md"))["Went wrong"] == last
+
+
+def test_failures_that_are_allowed_are_said_and_nothing_went_wrong(load: Load) -> None:
+    client = answers(BROKEN, *["'ok', ''"] * 10_000)
+
+    code, said = load.run(client, "--max-failed", "1")
+
+    assert code == 0, said
+    assert said.splitlines()[-1].endswith("requests failed: 1 kernel_error, most often: does not converge")
+    assert "Went wrong" not in description.read(load.rows_file.with_suffix(".md"))
