@@ -33,7 +33,7 @@
 #   METRICS_PORT=               where the server serves Prometheus metrics; empty: nowhere
 #   MAX_FAILED=0                failed requests (refused ones do not count) beyond which the exit code is 3
 #   MAX_LATE=                   seconds by which a step's clients may come late, else the exit code is 3; empty: 0.25 x INTERVAL
-#   KEEP_GOING=                 1: go on after a step of which every request failed
+#   KEEP_GOING=                 1: go on though nothing is served: all fails, or no GPU is left
 #   EXPERIMENT=autoscaling      the results go to results-$EXPERIMENT; an earlier run there is moved aside
 #   RESULTS=                    the folder in which that is made; empty: this project's
 #   SMOKE=                      1: everything in some 20 s: 2 GPUs, 6 clients, N=200, unless these are set

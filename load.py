@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="SECONDS",
         help="exit with 3 if a step's clients come later (default: a quarter of the step, and at least 0.5)",
     )
-    add("--keep-going", action="store_true", help="go on after a step in which every request failed")
+    add("--keep-going", action="store_true", help="go on though nothing is served: all fails, or no GPU is left")
     cli.add_ray_options(
         parser, "where the clients are: on this machine, or spread over the nodes of a Ray cluster", "the server's"
     )

@@ -57,6 +57,8 @@ STATUSES = (
     "unauthorized",
     "shutting_down",
 )
+NO_GPU = "no GPU is left"
+"""How the error of a refusal begins that is for good: all GPUs have been left out."""
 DEFAULT_LIMIT = 64 * 1024 * 1024
 """Bytes that a payload may have unless the server is told otherwise."""
 MAX_TIMEOUT = (2**32 - 1) / 1000

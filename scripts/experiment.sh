@@ -67,7 +67,7 @@ run_experiment() {
         preflight || exit 2
         use_found
     fi
-    local repeat worst=0 # the exit code of the worst repeat
+    local repeat worst=0 why='' # the exit code of the worst repeat, and what went wrong first
     make_folder
     before_run
     draw_clock
@@ -77,7 +77,7 @@ run_experiment() {
         ! are_enough "$((repeat - 1))" || break
         run_repeat "$repeat"
     done
-    after_run || worst=1
+    after_run || { worst=1 && blame "what was begun for the run did not end as it should, see above"; }
     if [[ -n $REPEAT_UNTIL && $repeat -gt $OUTER_REPEATS ]] && ! are_enough "$OUTER_REPEATS"; then
         say "OUTER_REPEATS allows no more than these $OUTER_REPEATS repeats"
         [[ $worst -ne 0 ]] || worst=4
@@ -88,8 +88,8 @@ run_experiment() {
     drawing=''
     tell_earlier_runs
     see_what_was_expected || worst=$?
-    [[ $worst -ne 4 ]] || fail "the run does not keep what EXPECT or REPEAT_UNTIL asks for: see above" 4
-    [[ $worst -eq 0 ]] || fail "the run was not a clean one: see above" "$worst"
+    [[ $worst -ne 4 ]] || fail "the run does not keep what EXPECT or REPEAT_UNTIL asks for: see above${why:+; $why}" 4
+    [[ $worst -eq 0 ]] || fail "the run was not a clean one: ${why:-see above}" "$worst"
     exit 0
 }
 
@@ -100,18 +100,30 @@ run_repeat() {
     say "Repeat $1 of $OUTER_REPEATS: $folder/$task"
     start_server
     start_monitor
-    run_load || code=$?
-    after_load || code=1
+    run_load || { code=$? && blame "repeat $1: $(what_went_wrong "$code")"; }
+    after_load || { code=1 && blame "repeat $1: not all was as it should be after the load, see above"; }
     describe_settings
     stop_monitor
-    stop_server || code=1
-    sort_events || code=1
+    stop_server || { code=1 && blame "repeat $1: the server did not end as it should, see above"; }
+    sort_events || { code=1 && blame "repeat $1: the server's events cannot be sorted, see above"; }
     [[ -z $interrupted ]] ||
         fail "interrupted: what there is so far stays, and scripts/report $full_folder draws it" "$interrupted"
     [[ -s $folder/$task.csv ]] || fail "the load generator could not begin: see above" "$code"
     [[ $code -eq 0 ]] || { worst=$code && describe "Exit code" "$code"; }
     grep -q '^Requests ok: ' "$folder/$task.md" || [[ -n $KEEP_GOING ]] ||
-        fail "no request was served, so what remains is left out; KEEP_GOING=1 goes on" "$worst"
+        fail "${why:-no request was served}: what remains is left out, and KEEP_GOING=1 goes on" "$worst"
+}
+
+# Keep what went wrong, for the last line; what comes later may come of it.
+blame() {
+    why=${why:-$1}
+}
+
+# Say what went wrong in a load that ended with some exit code, in the load generator's words.
+what_went_wrong() {
+    local said=''
+    [[ ! -e $folder/$task.md ]] || said=$(LC_ALL=C sed -n 's/^Went wrong: //p' "$folder/$task.md" | tail -n 1)
+    printf '%s' "${said:-the load generator ended with exit code $1}"
 }
 
 # Whether the repeats that are there, so many at most, are all that REPEAT_UNTIL wants; three at least.
@@ -180,6 +192,7 @@ make_folder() {
         said=${said%complete:*}
         worst=${said##*worst: }
         worst=${worst%$'\n'}
+        [[ $worst -eq 0 ]] || blame "a repeat that was there was none, as its .md says"
         said=${said%worst:*}
         [[ -z $said ]] || say "${said%$'\n'}"
     elif [[ -d $wanted ]]; then

@@ -289,9 +289,32 @@ def test_a_run_of_which_nothing_is_served_ends_after_its_first_step_and_draws_no
     assert code == 3, said
     assert "every request of step 1/50 failed" in said
     assert "ValueError: does not converge" in said
-    assert "KEEP_GOING=1 goes on" in said.splitlines()[-1]
+    last = said.splitlines()[-1]
+    assert re.search(r"repeat 1: no request was served; (\d+) of \1 requests failed: \1 kernel_error, most", last)
+    assert "KEEP_GOING=1 goes on" in last
     assert "Repeat 2" not in said
     assert not list(project.results.glob("*.html"))
+
+
+def test_the_last_line_of_a_run_that_was_not_clean_says_how_many_requests_failed_and_why(project: Project) -> None:
+    once = "from pathlib import Path\nTURN = Path(__file__).with_name('turn')\n"
+    once += "def call(payload):\n    if not TURN.exists():\n        TURN.touch()\n"
+    once += "        raise ValueError('does not converge')\n    return payload\n"
+    (project.folder / "fails.py").write_text(once)
+    (project.folder / "asks.py").write_text(ASKS)
+
+    settings: dict[str, Any] = {"FN": "fails", "CLIENT": "asks", "N": "x", "OUTER_REPEATS": 2}
+    settings |= {"MAX_MPL": 1, "INTERVAL": 1}
+    code, said = project.run(**settings)
+
+    assert code == 3, said
+    assert "Repeat 2 of 2" in said
+    why = r": repeat 1: 1 of \d+ requests failed: 1 kernel_error, most often: ValueError: does not converge"
+    assert re.search(why, said.splitlines()[-1]), said
+
+    code, said = project.run(**settings, RESUME=1)
+    assert code == 3, said
+    assert said.splitlines()[-1].endswith("not a clean one: a repeat that was there was none, as its .md says")
 
 
 def test_the_servers_own_settings_are_settings_of_the_script(project: Project) -> None:

@@ -25,7 +25,7 @@ HOW_TO_READ = (
 
 # They tell a run from its repeats, or how it ended, not what it was asked to do.
 _OF_SCRIPTS = ("RESULTS", "SMOKE", "RESUME", "REPEAT_UNTIL", "EXPECT")
-_NO_PARAMETERS = ("Task name", "Ended", "Exit code", "Server", "Seed", *_OF_SCRIPTS)
+_NO_PARAMETERS = ("Task name", "Ended", "Went wrong", "Exit code", "Server", "Seed", *_OF_SCRIPTS)
 _COUNTS = "Requests "
 
 

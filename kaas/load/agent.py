@@ -2,8 +2,10 @@
 
     {"have": clients, "begin": clients, "elsewhere": clients on other nodes that send requests}    to it
     {"finish": true}    {"kill": true}    to it
-    {"state": {"there": clients, "ready": of these, "running": of these, "sending": [numbers], "failure": text}}
-                                 from it, as it changes; "sending" are those that run, and those in their last request
+    {"state": {"there": clients, "ready": of these, "running": of these, "sending": [numbers], "failure": text,
+               "disorderly": {text: clients}}}
+                                 from it, as it changes; "sending" are those that run, and those in their last request,
+                                 "disorderly" tells what kept clients from ending in order
     {"rows": [line, ...]}    from it: rows of requests, stamped by its own `time.monotonic`
 
 The clients write their rows to a file there, as on the load generator's own machine; what is new in it is sent along.
@@ -126,6 +128,7 @@ class _Agent(Agent):
                 "running": crew.running,
                 "sending": crew.sending,
                 "failure": crew.failure,
+                "disorderly": dict(crew.disorderly),
             }
             if state != self._state:
                 self._state = state

@@ -1,10 +1,12 @@
 """The client processes of a run, as the load generator sees them: prepared, begun, ended; and told what to send.
 
-Of a client that dies the request is told that it was in; who counts those that are there has another one started. In an
-open loop each client that is free has the next arrival, due or not: so it is sent in time whenever a client is free.
+Of a client that dies the request is told that it was in; who counts those that are there has another one started, also
+of one that dies while it is prepared, but not for ever. In an open loop each client that is free has the next arrival,
+due or not: so it is sent in time whenever a client is free.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -15,6 +17,9 @@ from kaas.forkserver import Config
 from kaas.load.board import Board, Request
 from kaas.load.due import Due
 from kaas.load.process import Client
+
+_TRIES = 5
+"""Clients of one number in a row that may end while they are prepared, without a word, before the run is given up."""
 
 
 class Crew:
@@ -68,9 +73,12 @@ class Crew:
         )
         self._first, self._stride = first, stride
         self._clients: dict[int, Client] = {}
+        self._wanted = 0
+        self._unprepared: Counter[int] = Counter()  # of each client's number, those in a row
         self.elsewhere = 0  # clients of the run that send requests on other machines
         self._due: Due | None = None
-        self.finishing = False
+        self.finishing = self._killing = False
+        self.disorderly: Counter[str] = Counter()  # what kept clients from ending in order, and how many of them
         self.failure = ""  # why the run cannot go on, once a client has found that
         self.changed = asyncio.Event()  # set when a client has said something, or has ended
         self._gone = asyncio.Event()
@@ -90,18 +98,20 @@ class Crew:
         Raises:
             ProcessFailed: no process can be started.
         """
+        self._wanted = number
         staying = sum(not client.leaving for client in self._clients.values())
         for _ in range(min(number - staying, self._most - len(self._clients))):
             self._spawn()
 
     async def prepared(self) -> None:
-        """Wait until all that are there are prepared.
+        """Wait until all that are wanted are prepared.
 
         Raises:
             ProcessFailed: one cannot be.
         """
-        while not self.failure and not all(client.ready for client in self._clients.values()):
+        while not self.failure and self.ready < self._wanted:
             self.changed.clear()
+            self.have(self._wanted)
             await self.changed.wait()
         if self.failure:
             raise ProcessFailed(self.failure)
@@ -163,11 +173,12 @@ class Crew:
             await asyncio.wait_for(self._gone.wait(), limit)
         except TimeoutError:
             self._problem(f"{len(self)} clients did not end within {limit:g} s and are killed")
+            self.disorderly[killed_after(limit)] += len(self)
         return ""
 
     def kill(self) -> None:
         """Kill those that are still there."""
-        self.finishing = True
+        self.finishing = self._killing = True
         for client in self._clients.values():
             self._forkserver.kill(client.child)
 
@@ -203,6 +214,9 @@ class Crew:
         client = self._clients.pop(child)
         client.ended()
         problem = client.complaint or ("it ended by itself" if code == 0 else describe(code))
+        request = None
+        if client.ready:
+            del self._unprepared[client.copy]
         if client.begun:
             self._board.running = self.running + self.elsewhere
             request = self._board.request(client.place)
@@ -212,16 +226,23 @@ class Crew:
             self._take_back(client, request)
             self._board.finish(client.place)
         if self.finishing or client.leaving:
-            if client.complaint:
+            # Of one that was in a request its row tells, and of those that had to be killed who had them killed.
+            if not self._killing and (client.complaint or (code != 0 and request is None)):
                 self._problem(f"client {client.copy} ended by an error ({problem})")
-        elif client.complaint or not (client.ready or code is None):
+                self.disorderly[problem] += 1
+        elif client.complaint or self._is_hopeless(client, code):  # another one may do no better
             doing = "cannot go on" if client.begun else "cannot be prepared"
             self.failure = self.failure or f"client {client.copy} {doing} ({problem})"
         else:
-            self._problem(f"client {client.copy} died ({problem})")
+            self._problem(f"client {client.copy} died{'' if client.ready else ' while it was prepared'} ({problem})")
         if not self._clients:
             self._gone.set()
         self.changed.set()
+
+    def _is_hopeless(self, client: Client, code: int | None) -> bool:
+        """Tell whether too many clients of one number have ended before they were ready, of which this is the last."""
+        self._unprepared[client.copy] += not client.ready and code is not None
+        return self._unprepared[client.copy] >= _TRIES
 
     def _take_back(self, client: Client, request: Request | None) -> None:
         """Have another client send what one was told to that has ended before it began."""
@@ -230,3 +251,8 @@ class Crew:
             for other in self._clients.values():
                 if other.begun and other.due is None:
                     self._feed(other)
+
+
+def killed_after(limit: float) -> str:
+    """Say of clients that they did not end within `limit` seconds."""
+    return f"killed after {limit:g} s"

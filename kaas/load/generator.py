@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from kaas import description, descriptors, leftovers, machine, results
@@ -24,6 +24,7 @@ from kaas.load.rows import Rows
 from kaas.load.server import ServerWatch
 from kaas.load.settings import Settings
 from kaas.load.tally import Tally
+from kaas.load.verdict import NOT_AS_IT_SHOULD_BE, Verdict, in_words, judge
 from kaas.orders import Orders, ignore_signals
 from kaas.row import columns_of_run
 from kaas.shapes import OpenLoop
@@ -31,8 +32,6 @@ from kaas.shapes import OpenLoop
 _TICK = 0.25
 _LEAD = 0.1
 """Seconds before the begin of an open loop in which its clients are told of the first arrivals."""
-NOT_AS_IT_SHOULD_BE = 3
-"""Exit code of a run that came to its end, and of which too much failed or came late."""
 
 
 class Generator:
@@ -55,13 +54,14 @@ class Generator:
         self._begun = 0.0
         self._ordered = False
         self._hopeless = False
+        self._verdict: Verdict | None = None
         self._machine: dict[str, str] = {}  # how it was used during the ramp
 
     async def run(self) -> int:
         """Run the load to its end; return the exit code.
 
-        That is 130 if it was told to end early; 3 if too many requests failed, or a step's clients came late; and 1 if
-        the server was gone, nothing was served, or something could not be written.
+        That is 130 if it was told to end early; 3 if too many requests failed, a step's clients came late, or clients
+        did not end in order; and 1 if the server was gone, nothing was served, or something could not be written.
 
         Raises:
             KaasError: it could not begin; the rows that there are stay.
@@ -84,7 +84,9 @@ class Generator:
                 crew.kill()
                 await crew.close()
                 looking.cancel()
-                described = await self._describe_end(ended, crew.facts())
+                described = await self._describe_end(ended, crew)
+                if self._verdict and self._verdict.what:  # the last line of all, whatever else there was to say
+                    self._display.say(self._verdict.what)
                 await asyncio.to_thread(self._display.close)
             return code if described else code or 1
 
@@ -186,9 +188,9 @@ class Generator:
             figures = self._tally.between(step.begin, step.end)
             self._display.keep(step, self._now(step, step.end, running), figures)
             self._tally.forget(step.end)
-            if figures.failed and not figures.served and not figures.refused and not self._settings.keep_going:
+            if not self._settings.keep_going and (why := self._tally.why_stop(step.label, figures)):
                 self._hopeless = True
-                return f"every request of {step.label} failed ({self._tally.failures()}); KEEP_GOING=1 goes on"
+                return f"{why}; KEEP_GOING=1 goes on"
         return ""
 
     def _show(self, elapsed: float, running: int) -> None:
@@ -228,22 +230,21 @@ class Generator:
             self._display.say(f"{late}: all clients were busy then, or this machine was")
         for late in self._pacer.late:
             self._display.say(f"{late}: this load is not what it should be")
-        return self._judge(early)
+        self._verdict = self._judge(crew, early)
+        return self._verdict.code
 
-    def _judge(self, early: str) -> int:
-        """Say what was wrong with the run, and return its exit code."""
-        tally, most = self._tally, self._settings.max_failed
-        if not tally.by_status["ok"]:
-            self._display.say("no request was served")
-        if tally.failed:
-            self._display.say(f"{tally.failed} of {tally.by_status.total()} requests failed: {tally.failures()}")
-        if self._ordered:
-            return 130
-        if (early and not self._hopeless) or (tally.failed <= most and not tally.by_status["ok"]):
-            return 1
-        return NOT_AS_IT_SHOULD_BE if tally.failed > most or self._pacer.late else 0
+    def _judge(self, crew: Crew | NodesCrew, early: str) -> Verdict:
+        verdict = judge(
+            self._tally,
+            self._settings.max_failed,
+            early="" if self._ordered else early,
+            hopeless=self._hopeless,
+            late=self._pacer.late,
+            disorder=in_words(crew.disorderly),
+        )
+        return verdict._replace(code=130) if self._ordered else verdict
 
-    async def _describe_end(self, how: str, more: Mapping[str, str]) -> bool:
+    async def _describe_end(self, how: str, crew: Crew | NodesCrew) -> bool:
         """Finish the description, if there is a run to describe; tell whether that could be written."""
         if self._rows is None:
             return True
@@ -258,7 +259,11 @@ class Generator:
             facts["Late steps"] = "; ".join(self._pacer.late)
         if late := self._tally.sent_late():
             facts["Sent late"] = late
-        facts |= {**more, "Ended": how, **self._wall_clock.notes(), **self._machine}
+        if disorder := in_words(crew.disorderly):
+            facts["Clients that did not end in order"] = disorder
+        if self._verdict is None or self._verdict.code in {1, NOT_AS_IT_SHOULD_BE}:
+            facts["Went wrong"] = self._verdict.what if self._verdict else how
+        facts |= {**crew.facts(), "Ended": how, **self._wall_clock.notes(), **self._machine}
         self._rows.close()
         try:
             description.end(self._settings.files.description, self._clock.now(), self._elapsed(), facts)

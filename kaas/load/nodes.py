@@ -9,6 +9,7 @@ nodes have as many more from then on.
 import asyncio
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from kaas.cluster.lines import Message
 from kaas.cluster.members import Member, Members
 from kaas.cluster.nodes import place_of
 from kaas.errors import ProcessFailed, ResultsError, UsageError
+from kaas.load.crew import killed_after
 from kaas.results import Outcome, RowWriter
 from kaas.row import encode_row, make_row
 
@@ -38,6 +40,7 @@ class _Part:
         self.started = False
         self.there = self.ready = self.running = 0
         self.sending: list[int] = []
+        self.disorderly: Counter[str] = Counter()
 
 
 class NodesCrew:
@@ -78,6 +81,7 @@ class NodesCrew:
         self._have = self._begin = 0
         self._finishing = False
         self._notes: list[str] = []
+        self._disorderly: Counter[str] = Counter()  # see Crew; of no node that is there
         self.failure = ""  # why the run cannot go on
         self.changed = asyncio.Event()
 
@@ -132,6 +136,11 @@ class NodesCrew:
         """How many clients send requests."""
         return sum(part.running for part in self._parts.values())
 
+    @property
+    def disorderly(self) -> Counter[str]:
+        """What kept clients from ending in order, and how many of them."""
+        return sum((part.disorderly for part in self._parts.values()), self._disorderly)
+
     def finish(self) -> None:
         """Let all end, after the requests that they are in."""
         self._finishing = True
@@ -146,6 +155,7 @@ class NodesCrew:
                     await self.changed.wait()
         except TimeoutError:
             self._problem(f"{there} clients did not end within {limit:g} s and are killed")
+            self._disorderly[killed_after(limit)] += there
         return ""
 
     def kill(self) -> None:
@@ -207,6 +217,7 @@ class NodesCrew:
         part.started = True
         part.there, part.ready = state["there"], state["ready"]
         part.running, part.sending = state["running"], state["sending"]
+        part.disorderly = Counter(state["disorderly"])
         if state["failure"] and not self.failure:
             self.failure = f"node {member.node.label}: {state['failure']}"
         self.changed.set()
@@ -232,6 +243,7 @@ class NodesCrew:
         """A node is gone, and with it its clients."""
         node, part = member.node.label, self._parts.pop(member.node.id)
         running = self.running + part.running
+        self._disorderly += part.disorderly
         now = self._clock.now()
         what = f"node {node} is lost with its {part.there} clients: {member.why}"
         self._notes.append(f"{self._note(member)}, lost at {now:.3f}")

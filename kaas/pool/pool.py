@@ -21,7 +21,7 @@ from kaas.pool.runner import TaskRunner
 from kaas.pool.settings import Settings
 from kaas.pool.slot import LONGEST_PAUSE, MOST_FAILED_BOOTS, Slot
 from kaas.sparing import Sparing
-from kaas.wire import ReplyFrame
+from kaas.wire import NO_GPU, ReplyFrame
 
 log = logging.getLogger("kaas.server")
 
@@ -235,7 +235,7 @@ class Pool:
     def reject_if_none_is_left(self, why: str) -> None:
         """Let nobody wait any more if no GPU is left."""
         if self.placement.exhausted:
-            self.no_gpu = f"no GPU is left, for {why}"
+            self.no_gpu = f"{NO_GPU}, for {why}"
             for waiting in list(self._waiting):
                 self._reject(waiting)
 

@@ -99,7 +99,8 @@ def test_several_experiments_on_one_side_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_parameters_that_differ_are_named_and_those_that_tell_repeats_apart_are_not(tmp_path: Path) -> None:
-    apart = {"Task name": "a", "Requests ok": "3", "Exit code": "3", "RESUME": "1", "EXPECT": "failed=0"}
+    apart = {"Task name": "a", "Requests ok": "3", "RESUME": "1", "EXPECT": "failed=0"}
+    apart |= {"Exit code": "3", "Went wrong": "3 of 6 requests failed"}
     own = repeats(tmp_path / "own", 1, 1, parameters={"Client": "c", "Input": "10"} | apart)
     other = repeats(tmp_path / "other", 1, parameters={"Client": "c", "Input": "20", "Task name": "b", "Interval": "5"})
 

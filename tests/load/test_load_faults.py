@@ -112,6 +112,44 @@ def test_a_client_that_is_killed_after_its_row_is_written_gets_no_second_one(loa
     assert Counter(row.status for row in load.rows()) == {"ok": (load.folder / "calls").stat().st_size}
 
 
+DIES_IN_PREPARE = """
+    import os, signal
+    from pathlib import Path
+    def prepare(arg, copy):
+        tries = Path(f"tries-{{copy}}")
+        with tries.open("a") as file:
+            file.write("x")
+        if {condition}:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def run_client(arg):
+        return 1.0, 1.0, 0.0, False
+"""
+
+
+def test_a_client_that_is_killed_while_it_is_prepared_is_replaced_and_the_run_goes_on(load: Load) -> None:
+    client = DIES_IN_PREPARE.format(condition="tries.stat().st_size < 3")
+    code, said = load.run(client, "--max-parallel", "3", "--interval", "1", "--max-late", "100")
+
+    assert code == 0, said
+    for number in range(3):
+        assert said.count(f"client {number} died while it was prepared (ended by SIGKILL)") == 2
+    assert {row.copy for row in load.rows()} == {0, 1, 2}
+
+
+def test_clients_that_are_killed_again_and_again_while_they_are_prepared_end_the_run(load: Load) -> None:
+    client = DIES_IN_PREPARE.format(condition="copy")
+    code, said = load.run(client, "--max-parallel", "2", "--interval", "600")
+
+    assert code == 1, said
+    assert "client 1 cannot be prepared (ended by SIGKILL): finishing the requests in flight" in said
+    assert {row.status for row in load.rows()} == {"ok"}
+
+    code, said = load.run(client.replace("if copy", "if True"), "--task-name", "again")
+    assert code == 1, said
+    assert said.splitlines()[-1] == "load.py: client 0 cannot be prepared (ended by SIGKILL)"
+    assert not load.rows_file.with_name("again.csv").exists()
+
+
 def test_requests_that_end_only_because_their_clients_are_killed_are_rows(load: Load) -> None:
     client = """
         import time

@@ -124,6 +124,22 @@ def test_a_run_that_has_lost_a_node_ends_as_one_whose_clients_were_killed(
     assert "node simulated-1: client 0 died (ended by SIGKILL)" in told
 
 
+@pytest.mark.parametrize(
+    ("cleanup", "how"),
+    [("raise ValueError('in use')", "ValueError: in use"), ("time.sleep(3600)", "killed after 0.5 s")],
+    ids=["raises", "hangs"],
+)
+def test_clients_that_do_not_end_in_order_on_their_nodes_are_said_and_an_error(
+    load: Load, said: Path, start_cluster: StartCluster, cleanup: str, how: str
+) -> None:
+    client = CLIENT.format(folder=str(said)) + f"    def cleanup():\n        {cleanup}\n"
+    ray = ("--engine", "ray", "--ray-address", start_cluster(2, 2).address, "--max-late", "100")
+    code, told = load.run(client, *ray, "--min-parallel", "2", "--max-parallel", "2", "--finish-timeout", "0.5")
+
+    assert code == 3, told
+    assert re.search(rf"^clients that did not end in order: 2, most often: .*{how}", told, re.M), told
+
+
 def test_a_load_generator_that_is_killed_leaves_no_client_on_any_node(
     load: Load, said: Path, start_cluster: StartCluster
 ) -> None:
