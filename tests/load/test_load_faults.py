@@ -113,8 +113,12 @@ def test_a_client_that_is_killed_after_its_row_is_written_gets_no_second_one(loa
 
 
 DIES_IN_PREPARE = """
-    import os, signal
+    import os, signal, time
     from pathlib import Path
+    def is_begun():
+        while not Path("begun").exists():
+            time.sleep(0.01)
+        return True
     def prepare(arg, copy):
         tries = Path(f"tries-{{copy}}")
         with tries.open("a") as file:
@@ -122,6 +126,7 @@ DIES_IN_PREPARE = """
         if {condition}:
             os.kill(os.getpid(), signal.SIGKILL)
     def run_client(arg):
+        Path("begun").touch()
         return 1.0, 1.0, 0.0, False
 """
 
@@ -137,14 +142,14 @@ def test_a_client_that_is_killed_while_it_is_prepared_is_replaced_and_the_run_go
 
 
 def test_clients_that_are_killed_again_and_again_while_they_are_prepared_end_the_run(load: Load) -> None:
-    client = DIES_IN_PREPARE.format(condition="copy")
+    client = DIES_IN_PREPARE.format(condition="copy and is_begun()")
     code, said = load.run(client, "--max-parallel", "2", "--interval", "600")
 
     assert code == 1, said
     assert "client 1 cannot be prepared (ended by SIGKILL): finishing the requests in flight" in said
     assert {row.status for row in load.rows()} == {"ok"}
 
-    code, said = load.run(client.replace("if copy", "if True"), "--task-name", "again")
+    code, said = load.run(DIES_IN_PREPARE.format(condition="True"), "--task-name", "again")
     assert code == 1, said
     assert said.splitlines()[-1] == "load.py: client 0 cannot be prepared (ended by SIGKILL)"
     assert not load.rows_file.with_name("again.csv").exists()
