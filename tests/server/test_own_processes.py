@@ -1,6 +1,5 @@
 """Kernels and client modules that give work to processes of their own, whichever way these are started."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -75,7 +74,6 @@ def test_a_kernel_gives_work_to_processes_of_its_own(start_server: StartServer, 
     assert answer(start_server, kernel) == b"12"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="needs joblib")
 def test_a_kernel_gives_work_to_joblib(start_server: StartServer, folder: Path) -> None:
     kernel = folder / "with_joblib.py"
     kernel.write_text(BY_JOBLIB)
