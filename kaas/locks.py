@@ -158,7 +158,7 @@ def claimed(path: Path) -> Iterator[str]:
             code, holder = claim(descriptor, path, os.getpid())
         if code == _TAKEN:
             stack.callback(path.unlink, missing_ok=True)
-            stack.enter_context(_touching(descriptor))
+            stack.enter_context(touching(descriptor))
         yield holder
 
 
@@ -174,7 +174,8 @@ def keep(descriptor: int, process: int) -> None:
 
 
 @contextlib.contextmanager
-def _touching(descriptor: int) -> Iterator[None]:
+def touching(descriptor: int) -> Iterator[None]:
+    """Touch an open file for a while, so that other machines take its holder for alive."""
     over = threading.Event()
 
     def touch() -> None:
