@@ -8,6 +8,7 @@ measured, and every file says so. The folders are made here, or where RESULTS sa
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -173,19 +174,19 @@ def simulate(arguments: argparse.Namespace) -> None:
 
     calibrated, setting = calibration.load(arguments.calibration), setting_of(arguments)
     seeds = range(arguments.seed, arguments.seed + arguments.repeats)
-    parent, summaries, folders = Path(os.environ.get("RESULTS") or "").absolute(), {}, []
-    for way, experiment in (
-        (ways.PUBLISHED, arguments.experiment_name),
-        (ways.HARNESS, f"{arguments.experiment_name}-harness"),
-    ):
-        folder = parent / f"results-{experiment}"
-        if (aside := results.move_aside(folder)) is not None:
-            print(f"The earlier run in {_shown(folder)} is now in {_shown(aside)}")
-        found = ways.run(calibrated, setting, way, seeds, parent=parent, experiment=experiment)
-        summaries[way.name] = ways.summary(found)
-        folders.append(f"{_shown(folder)}/")
+    parent, summaries = Path(os.environ.get("RESULTS") or "").absolute(), {}
+    experiments = {ways.PUBLISHED: arguments.experiment_name, ways.HARNESS: f"{arguments.experiment_name}-harness"}
+    folders = {way: parent / f"results-{experiment}" for way, experiment in experiments.items()}
+    with contextlib.ExitStack() as stack:
+        for folder in folders.values():
+            stack.enter_context(results.claimed(folder))
+        for way, folder in folders.items():
+            if (aside := results.move_aside(folder)) is not None:
+                print(f"The earlier run in {_shown(folder)} is now in {_shown(aside)}")
+            found = ways.run(calibrated, setting, way, seeds, parent=parent, experiment=experiments[way])
+            summaries[way.name] = ways.summary(found)
     print(ways.table(summaries))
-    print(f"Simulated, not measured: {' and '.join(folders)}")
+    print(f"Simulated, not measured: {' and '.join(f'{_shown(folder)}/' for folder in folders.values())}")
 
 
 def _shown(folder: Path) -> Path:

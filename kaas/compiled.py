@@ -11,7 +11,6 @@ lies in the temporary folder until this server ends; failing that, too, what is 
 import atexit
 import contextlib
 import hashlib
-import mmap
 import os
 import shutil
 import sys
@@ -22,14 +21,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kaas import ROOT
+from kaas import ROOT, once
 from kaas.errors import ProcessFailed
+from kaas.once import Once
 
 _VARIABLE = "NUMBA_CACHE_DIR"
 _GIVEN = os.environ.get(_VARIABLE)  # by the user: it is set here, too, later
 _CACHING = ("numba.core.caching", "numba.cuda.core.caching")  # numba-cuda has one of its own
 
-_warned = mmap.mmap(-1, 1)  # shared with every process that is forked from here: each warns, but one is enough
+_warn_once = Once()
 _spare: Path | None = None
 _folder: Path | None = None
 
@@ -150,7 +150,7 @@ def _forgive(cache: Any) -> Iterator[None]:
         frames = traceback.extract_tb(error.__traceback__)
         if not any(frame.name in ("_load_index", "_load_data") for frame in frames):
             raise
-        _say(f"compiled code in {cache.cache_path} was damaged, and is compiled again")
+        once.say(f"compiled code in {cache.cache_path} was damaged, and is compiled again")
         shutil.rmtree(cache.cache_path, ignore_errors=True)
 
 
@@ -161,14 +161,3 @@ def _root() -> Path:
 def _close(close: Callable[[], None], owner: int) -> None:
     if os.getpid() == owner:
         close()
-
-
-def _warn_once(text: str) -> None:
-    if not _warned[0]:
-        _warned[0] = 1
-        _say(text)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # whoever it is may have closed its stderr
-        print(text, file=sys.stderr)  # noqa: T201

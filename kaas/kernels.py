@@ -23,10 +23,12 @@ from types import ModuleType
 
 from kaas import ROOT, compiled
 from kaas.errors import KaasError, ModuleError, UsageError
+from kaas.once import Once
 
 KERNEL_FUNCTION = "call"
 CLIENT_FUNCTION = "run_client"
 
+_warn_of_name = Once()
 _MOST_SOURCES = 100
 """Files read at each load to see whether what was compiled is still good: someone's own are fewer."""
 
@@ -105,8 +107,9 @@ def imports(path: Path) -> list[str]:
 def load(path: Path, function: str) -> ModuleType:
     """Import a file as a module, whatever its name, and check that it has `function`.
 
-    Its folder is on the path for its own imports, after everything else, so that it shadows nothing. Processes that
-    the module starts find it there by its name, too, whichever way they are started.
+    Its folder is on the path for its own imports, after everything else, so that it shadows nothing; but if it is named
+    like a file of the project, the project's folder comes after it. Processes that the module starts find it there by
+    its name, too, whichever way they are started, unless a library has that name: then one line says so.
 
     Raises:
         ModuleError: it lacks the function.
@@ -137,14 +140,28 @@ def survey(path: Path) -> None:
 
 
 def _module_name(path: Path) -> str:
-    """Give the name by which Python finds this very file, dashes and all; else one that no library has.
+    """Give a file its own name, dashes and all, if processes that are started from here find it by that; else another.
 
-    A kernel in a file json.py must not become everybody's json, nor is one in a.b.py the module b of a package.
+    A kernel in a file json.py must not become everybody's json, nor is one in a.b.py the module b of a package. Yet one
+    that is named like a file of the project, a copy of it say, is no less itself.
     """
-    found = _spec(path.stem)
-    if found is not None and found.origin is not None and Path(found.origin).resolve() == path.resolve():
-        return path.stem
-    return "kaas_module_" + re.sub(r"\W", "_", path.stem)
+    name, found = path.stem, _spec(path.stem)
+    if _file_of(found) == path.resolve():
+        return name
+    if name not in sys.modules and (file := _file_of(found)) is not None and file.parent == ROOT:
+        others = [folder for folder in sys.path if Path(folder).resolve() != ROOT]
+        if _file_of(importlib.machinery.PathFinder.find_spec(name, others)) == path.resolve():
+            sys.path[:] = [*others, str(ROOT)]  # which processes that are started from here have, too
+            return name
+    why = "that is no module's name" if found is None else f"that is the name of {found.origin or 'another'}"
+    _warn_of_name(
+        f"{path}: processes that it starts cannot import it, for {why}: if it starts any, give it another name"
+    )
+    return "kaas_module_" + re.sub(r"\W", "_", name)
+
+
+def _file_of(spec: importlib.machinery.ModuleSpec | None) -> Path | None:
+    return None if spec is None or spec.origin is None else Path(spec.origin).resolve()
 
 
 def _keep_compiled_code(path: Path, name: str) -> None:

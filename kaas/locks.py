@@ -20,7 +20,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -140,6 +142,26 @@ def claim(descriptor: int, path: Path, process: int) -> tuple[int, str]:
     return _TAKEN, ""
 
 
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[str]:
+    """Have a file for this process for a while, as a script has it for itself; give who has it, or "" if it is ours.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        code, holder = _AGAIN, ""
+        while code == _AGAIN:  # its last holder removes it
+            stack.close()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            stack.callback(os.close, descriptor)
+            code, holder = claim(descriptor, path, os.getpid())
+        if code == _TAKEN:
+            stack.callback(path.unlink, missing_ok=True)
+            stack.enter_context(touching(descriptor))
+        yield holder
+
+
 def keep(descriptor: int, process: int) -> None:
     """Touch an open file as long as a process that this one descends from is there."""
     supervision.end_with_parent()
@@ -149,6 +171,25 @@ def keep(descriptor: int, process: int) -> None:
         with contextlib.suppress(OSError):
             os.utime(descriptor)
         time.sleep(TOUCHED_EVERY)
+
+
+@contextlib.contextmanager
+def touching(descriptor: int) -> Iterator[None]:
+    """Touch an open file for a while, so that other machines take its holder for alive."""
+    over = threading.Event()
+
+    def touch() -> None:
+        while not over.wait(TOUCHED_EVERY):
+            with contextlib.suppress(OSError):
+                os.utime(descriptor)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def boot_id() -> str:

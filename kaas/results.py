@@ -18,7 +18,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kaas.errors import ResultsError
+from kaas import locks
+from kaas.errors import ResultsError, UsageError
 from kaas.outcome import Outcome as Outcome  # noqa: PLC0414 - it is had from here, too
 from kaas.row import Row, columns_of_run, decode_row, encode_row
 
@@ -117,6 +118,26 @@ def check_no_earlier_run(path: Path) -> None:
 
 def _earlier_run(path: Path) -> ResultsError:
     return ResultsError(f"{path} holds an earlier run: move it away, or choose another --task-name")
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Be the only run that writes to a results folder, as the scripts are.
+
+    Raises:
+        UsageError: another run does.
+        ResultsError: that cannot be told.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            other = stack.enter_context(locks.claimed(path))
+        except OSError as error:
+            raise ResultsError(f"{path} cannot be written: {error.strerror}") from None
+        if other:
+            raise UsageError(f"another run is writing to {folder} ({other}): choose another --experiment-name")
+        yield
 
 
 def move_aside(folder: Path) -> Path | None:

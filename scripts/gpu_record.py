@@ -7,7 +7,6 @@ followed, written to or believed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import bare_kaas  # noqa: F401
 
+from kaas import locks
 from kaas.errors import GpuError
 from kaas.nvidia import MODES
 
@@ -121,16 +121,18 @@ def machine_lock() -> Iterator[None]:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
             raise GpuError(f"{LOCK} is no lock of a run with GPUs: remove it")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
-            raise GpuError(f"another run is using the GPUs of this machine ({owner})") from None
-        except OSError as error:
-            raise GpuError(f"{LOCK}: {error.strerror}: set KAAS_GPU_STATE to a folder of this machine") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getppid()} of user {os.geteuid()}\n".encode(), 0)
-        yield
+        locked = locks.lock(descriptor)
+        is_taken, owner = locked is False, os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
+        if locked is None:  # a file system without locks: what stands in the file tells who has it
+            code, owner = locks.claim(descriptor, LOCK, os.getpid())
+            is_taken = code != 0
+        if is_taken:
+            raise GpuError(f"another run is using the GPUs of this machine ({owner or 'it has begun just now'})")
+        if locked:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getppid()} of user {os.geteuid()}\n".encode(), 0)
+        with locks.touching(descriptor):
+            yield
     finally:
         os.close(descriptor)
 

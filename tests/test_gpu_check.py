@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -119,7 +120,9 @@ def test_steps_that_fail_hinder_nothing_and_are_told_at_the_end(check: Project) 
 
 
 @needs_timeout
-def test_a_check_that_is_cut_off_keeps_what_was_measured_and_leaves_nothing(check: Project) -> None:
+def test_a_check_has_its_folder_for_itself_and_when_cut_off_keeps_what_was_measured_and_leaves_nothing(
+    check: Project,
+) -> None:
     row: dict[str, Any] = {
         "n": 64,
         "kernel": "paper",
@@ -141,12 +144,18 @@ def test_a_check_that_is_cut_off_keeps_what_was_measured_and_leaves_nothing(chec
     process = check.start("scripts/test-gpu", "--quick", **NO_DRIVER)
     log = check.results / "log.txt"
     eventually(lambda: log.exists() and log.read_text().endswith("measured\n"))
+    code, said = check.run("scripts/test-gpu", "--quick", **NO_DRIVER)
+    assert code == 2
+    who = f"process {process.pid} on {os.uname().nodename}, since "
+    assert said.startswith(f"test-gpu: another check is writing to {check.results} ({who}")
+    assert len(said.splitlines()) == 1
     process.send_signal(signal.SIGTERM)
     process.communicate()
 
     assert process.returncode == 128 + signal.SIGTERM
     figures = figures_in(check.results)
     assert list(codes(figures)) == ["tests"]
+    assert not (check.results / ".lock").exists()
     assert figures["kernels"]["results"] == found["results"]
     assert "| 64 | paper | 1 | 2 | - | 3 | 4 | right |" in (check.results / "gpu-results.md").read_text()
 

@@ -425,3 +425,21 @@ def test_two_guards_do_not_hold_the_gpus_at_once(guard: Guard) -> None:
     assert code == 1
     assert f"another run is using the GPUs of this machine (process {os.getpid()} of user {os.geteuid()})" in said
     assert let_go(process)[0] == 0
+
+
+def test_without_locks_of_the_file_system_gpus_are_held_by_one_run_at_a_time_all_the_same(
+    guard: Guard, without_locks: dict[str, str]
+) -> None:
+    first = guard.held(**without_locks)
+    assert guard.nvidia.modes() == HELD
+
+    code, said = end(guard.hold(**without_locks))
+
+    assert code == 1
+    assert f"another run is using the GPUs of this machine (process {first.pid} on {os.uname().nodename}, since" in said
+    assert guard.nvidia.modes() == HELD
+    first.kill()  # what is dead holds nothing
+    first.communicate()
+    code, said = end(guard.start("restore", **without_locks))
+    assert code == 0, said
+    assert guard.nvidia.modes() == AS_FOUND

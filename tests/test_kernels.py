@@ -9,6 +9,7 @@ import pytest
 
 from kaas import ROOT, kernels
 from kaas.errors import ModuleError
+from kaas.once import Once
 
 ECHO = "def call(payload):\n    return payload\n"
 
@@ -231,12 +232,31 @@ def test_a_kernel_bears_its_own_name_by_which_other_processes_find_its_classes(f
     assert type(pickle.loads(pickled)).__module__ == name
 
 
-@pytest.mark.parametrize("name", ["json", "colorsys", "numpy", "__main__", "sys", "a.b"])
-def test_a_kernel_whose_name_is_taken_or_none_bears_another(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["cuda-matmul-cpu", "cuda-matmul-client", "simulate"])
+def test_a_kernel_named_like_a_file_of_the_project_bears_its_own_name(folder: Path, name: str) -> None:
+    kernel(folder, "raise RuntimeError('this is not the library')\n", "deep/colorsys.py")
+    sys.modules.pop("colorsys", None)
+    module = kernels.load(kernel(folder, ECHO + "class Task:\n    pass\n", f"deep/{name}.py"), "call")
+    pickled = pickle.dumps(module.Task())
+    del sys.modules[name]  # as in a process that is handed nothing but the path
+    task = type(pickle.loads(pickled))
+    assert task.__module__ == name
+    assert sys.modules[name].__file__ == str(folder / "deep" / f"{name}.py")
+    assert hasattr(importlib.import_module("colorsys"), "rgb_to_hsv"), "beside the kernel lies no library"
+
+
+@pytest.mark.parametrize("name", ["json", "colorsys", "numpy", "__main__", "sys", "a.b", "kaas"])
+def test_a_kernel_whose_name_is_taken_or_none_bears_another(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(kernels, "_warn_of_name", Once())
     before = sys.modules.get(name)
-    module = kernels.load(kernel(folder, ECHO, f"deep/{name}.py"), "call")
-    assert module.__name__.startswith("kaas_module_")
+    path = kernel(folder, ECHO, f"deep/{name}.py")
+    modules = [kernels.load(path, "call") for _ in range(2)]
+    assert all(module.__name__.startswith("kaas_module_") for module in modules)
     assert sys.modules.get(name) is before
+    (said,) = capsys.readouterr().err.splitlines()  # once
+    assert re.match(rf"{re.escape(str(path))}: processes that it starts cannot import it, for that is ", said)
 
 
 def test_two_kernels_of_one_name_are_two_modules(folder: Path) -> None:

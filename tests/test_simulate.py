@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import LIMIT
+from support import LIMIT, eventually
 
 from kaas import ROOT, description, results
 from kaas.analysis import figures
@@ -18,6 +18,7 @@ from kaas.simulation import calibration, ways
 from kaas.simulation.setting import Setting
 
 SMALL = ("--max-parallel", "6", "--interval", "3", "-g", "3", "-m", "2")
+ALONE = ("--max-parallel", "1", "--interval", "3", "-g", "1")
 
 
 def simulate(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -96,16 +97,46 @@ def test_a_seed_gives_the_same_files_again_and_another_others(simulated: Path, t
 
 
 def test_an_earlier_run_is_moved_aside_and_results_are_made_where_the_scripts_make_them(tmp_path: Path) -> None:
-    there, alone = tmp_path / "there", ("--max-parallel", "1", "--interval", "3", "-g", "1")
-    assert simulate(tmp_path, *alone, RESULTS=str(there)).returncode == 0
+    there = tmp_path / "there"
+    assert simulate(tmp_path, *ALONE, RESULTS=str(there)).returncode == 0
     before = (there / "results-simulated" / "simulated-1.csv").read_bytes()
-    done = simulate(tmp_path, *alone, "--seed", "2", RESULTS="there")
+    done = simulate(tmp_path, *ALONE, "--seed", "2", RESULTS="there")
     assert (done.returncode, done.stderr) == (0, "")
     (aside,) = there.glob("results-simulated.*")
     assert f"The earlier run in there/results-simulated is now in {aside.relative_to(tmp_path)}" in done.stdout
     assert (aside / "simulated-1.csv").read_bytes() == before
     assert (there / "results-simulated" / "simulated-1.csv").read_bytes() != before
     assert list(tmp_path.iterdir()) == [there]
+
+
+@pytest.mark.parametrize("environment", ["locks", "no locks"])
+def test_of_two_simulations_at_once_the_second_is_told_who_runs_and_moves_nothing_away(
+    tmp_path: Path, environment: str, request: pytest.FixtureRequest
+) -> None:
+    settings = request.getfixturevalue("without_locks") if environment == "no locks" else {}
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "simulate.py"), "--repeats", "1000"],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        stdout=subprocess.DEVNULL,
+    ) as first:
+        try:
+            eventually((tmp_path / "results-simulated" / "simulated-1.csv").exists)
+            second = simulate(tmp_path, *SMALL, **settings)
+            other = simulate(tmp_path, *ALONE, "--experiment-name", "other", **settings)
+        finally:
+            first.kill()
+    assert (second.returncode, second.stdout) == (2, "")
+    who = f"process {first.pid} on {os.uname().nodename}, since "
+    assert second.stderr.startswith(f"simulate.py: another run is writing to {tmp_path}/results-simulated ({who}")
+    assert len(second.stderr.splitlines()) == 1
+    assert other.returncode == 0
+    assert not list(tmp_path.glob("results-simulated.*"))
+
+    after = simulate(tmp_path, *ALONE, **settings)  # what was killed keeps nobody from its folder
+    assert (after.returncode, after.stderr) == (0, "")
+    assert [path.name for path in tmp_path.glob("results-simulated.*")] != []
+    assert not list(tmp_path.glob(".*.lock"))
 
 
 @pytest.mark.parametrize(

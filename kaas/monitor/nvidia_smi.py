@@ -22,7 +22,7 @@ started again, and whatever else it says is said once.
 import contextlib
 import re
 import select
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from kaas import nvidia
@@ -53,7 +53,7 @@ _MANY_AT_ONCE, _LONG_HELD_BACK_S = 3, 0.5
 
 
 class NvidiaSmi:
-    """A running nvidia-smi; or one for each GPU, once a question about all of them was answered by none.
+    """A running nvidia-smi; or one for each GPU, once one about all of them did not tell of all, or not for long.
 
     Args:
         interval_ms: milliseconds between two of its samples.
@@ -69,13 +69,14 @@ class NvidiaSmi:
         self, interval_ms: int, uuids: Sequence[str], say: Callable[[str], None], clock: Callable[[], float]
     ) -> None:
         self._numbers = {uuid: number for number, uuid in enumerate(uuids)}
-        self._uuids = dict.fromkeys(uuids)  # of all GPUs, as far as they are known
-        self._fields = _fields_of_any(uuids)
+        self._fields, known = _fields_of_any(uuids)
+        self._uuids = dict.fromkeys((*uuids, *known))  # of all GPUs, as far as they are known
         self._interval_ms = interval_ms
         self._say = say
         self._clock = clock
         self._troubles = Troubles(say)
         self._streams = {tuple(uuids): self._stream(uuids)}
+        self._told_of: dict[tuple[str, ...], set[str]] = defaultdict(set)  # by each since it was started
         self._no_samples_since: dict[tuple[str, ...], float] = {}
 
     def take(self) -> list[Sample]:
@@ -90,10 +91,12 @@ class NvidiaSmi:
             if arrived:
                 samples += arrived
                 stream.be_of_use()
+                self._told_of[uuids].update(sample.uuid for sample in arrived)
                 self._note_gap(uuids, now)
             if ended is not None:
                 self._note_end(uuids, ended, now)
-                if not ended.was_of_use and not arrived and len(uuids or self._uuids) > 1:
+                asked, told_of = set(uuids or self._uuids), self._told_of.pop(uuids, set())
+                if len(asked) > 1 and (ended.soon_again or asked - told_of):
                     self._ask_each_alone(uuids)
         self._note_held_back(samples)
         return samples
@@ -112,7 +115,7 @@ class NvidiaSmi:
         return Stream([*_query(self._fields, _only(uuids)), "-lms", str(self._interval_ms)], patience_s)
 
     def _ask_each_alone(self, together: tuple[str, ...]) -> None:
-        """Ask for each GPU apart from now on: one that is lost makes nvidia-smi tell nothing of the others either."""
+        """Ask for each GPU apart from now on: at one that is lost nvidia-smi ends, whatever of the others is untold."""
         self._streams.pop(together).close()
         since = self._no_samples_since.pop(together)
         for uuid in together or self._uuids:
@@ -189,19 +192,19 @@ def _query(fields: Sequence[str], only: list[str]) -> list[str]:
     return ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits", *only]
 
 
-def _fields_of_any(uuids: Sequence[str]) -> list[str]:
-    """Give the fields that the driver knows; if one GPU is lost, another tells."""
+def _fields_of_any(uuids: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Give the fields that the driver knows, and the UUIDs that it tells; if one GPU is lost, another tells."""
     try:
-        return _known_fields(_only(uuids))
+        return _known(_only(uuids))
     except UsageError:
         for uuid in uuids if len(uuids) > 1 else ():
             with contextlib.suppress(UsageError):
-                return _known_fields(_only([uuid]))
+                return _known(_only([uuid]))
         raise
 
 
-def _known_fields(only: list[str]) -> list[str]:
+def _known(only: list[str]) -> tuple[list[str], tuple[str, ...]]:
     asked = nvidia.ask(FIELDS, only)
     if asked.answer.code != 0 and not asked.rows:
         raise UsageError(f"nvidia-smi does not work: {asked.answer.said or f'exit code {asked.answer.code}'}")
-    return asked.fields
+    return asked.fields, tuple(row["uuid"] for row in asked.rows if row.get("uuid"))

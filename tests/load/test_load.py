@@ -484,20 +484,37 @@ def test_no_two_clients_have_one_number_after_their_fork_server_was_killed(load:
     process.communicate()
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_a_client_module_gives_work_to_processes_of_its_own(load: Load, method: str) -> None:
+MAP = "with {}(1{}) as pool: (doubled,) = pool.map(double, [Number(int(arg))])"
+WAYS = {
+    method: MAP.format(f"multiprocessing.get_context({method!r}).Pool", "")
+    for method in ("spawn", "forkserver", "fork")
+}
+WAYS |= {
+    f"executor, {method}": MAP.format("ProcessPoolExecutor", f", multiprocessing.get_context({method!r})")
+    for method in ("spawn", "forkserver")
+}
+WAYS["joblib"] = (
+    "from joblib import Parallel, delayed; (doubled,) = Parallel(n_jobs=2)([delayed(double)(Number(int(arg)))])"
+)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_client_module_gives_work_to_processes_of_its_own(load: Load, way: str) -> None:
     client = f"""
-        import multiprocessing
-        class Number:
-            def __init__(self, value):
-                self.value = value
-        def double(number):
-            return Number(2 * number.value)
-        def run_client(arg):
-            with multiprocessing.get_context({method!r}).Pool(1) as pool:
-                (doubled,) = pool.map(double, [Number(int(arg))])
-            return float(doubled.value), 1.0, 0.0, False
-    """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+def double(number):
+    return Number(2 * number.value)
+
+def run_client(arg):
+    {way}
+    return float(doubled.value), 1.0, 0.0, False
+"""
     code, said = load.run(client)
 
     assert code == 0, said

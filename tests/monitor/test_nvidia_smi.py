@@ -10,7 +10,7 @@ from project import StandIns
 from support import eventually
 
 from kaas import machine
-from kaas.monitor import nvidia_smi
+from kaas.monitor import nvidia_smi, stream
 from kaas.monitor.nvidia_smi import NvidiaSmi
 from kaas.samples import Sample
 
@@ -180,6 +180,25 @@ def test_when_one_gpu_is_lost_the_others_are_still_monitored(
     assert any("ended with exit code 15" in line for line in said)
 
 
+@pytest.mark.parametrize("uuids", [UUIDS, []], ids=["GPUs named", "all GPUs"])
+@pytest.mark.parametrize("how", [("lost-late", "yes"), ("lost-after", "1")], ids=["some are told of", "all are, once"])
+def test_when_nvidia_smi_tells_of_well_gpus_before_it_ends_at_a_lost_one_those_behind_it_are_monitored(
+    nvidia: StandIns, start: StartMonitor, said: list[str], uuids: list[str], how: tuple[str, str]
+) -> None:
+    monitor = start(uuids)
+    take_until(monitor, lambda samples: gpus_of(samples) == {0, 1, 2, 3})
+    nvidia.set(*how)
+    nvidia.set("lost", 1)
+
+    # Of those that go on without a break in one nvidia-smi of their own.
+    take_until(monitor, lambda _: "each GPU is asked alone from now on" in said)
+    take_until(monitor, lambda samples: min([sum(one.gpu == gpu for one in samples) for gpu in (0, 2, 3)]) > 20)
+
+    monitor.close()
+    ended = [line for line in said if "ended with" in line]
+    assert not any(UUIDS[gpu] in line for line in ended for gpu in (0, 2, 3)), ended
+
+
 def test_when_a_gpu_is_lost_from_the_start_the_others_are_monitored(nvidia: StandIns, start: StartMonitor) -> None:
     nvidia.set("lost", 1)
 
@@ -220,3 +239,38 @@ def test_samples_that_nvidia_smi_holds_back_in_the_pipe_are_noticed(
 
     assert "20 samples of one GPU came at once" in said[0]
     assert "the rows of 1.0 s bear one time stamp" in said[0]
+
+
+class VirtualTime:
+    """A clock that stands still unless it is told to go."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+def test_the_pauses_before_a_restart_grow_while_it_is_of_use_for_moments_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = VirtualTime()
+    monkeypatch.setattr(stream, "time", clock)
+    program = stream.Stream(["echo", "a sample"], patience_s=5.0)
+
+    def pause(lived: float) -> float:
+        assert program.output is not None
+        eventually(lambda: program.take(is_readable=True)[0] == ["a sample"])
+        program.be_of_use()
+        clock.now += lived
+        eventually(lambda: program.take(is_readable=True)[1] is not None)
+        ended = clock.now
+        while program.output is None:
+            program.take(is_readable=False)
+            clock.now += 0.05
+        return clock.now - ended
+
+    pauses = [pause(0.0) for _ in range(9)]
+    assert pauses[0] < 0.1
+    assert pauses[1:] == sorted(pauses[1:])
+    assert sum(pauses) > 20
+    assert pause(60.0) < 0.1
+    program.close()

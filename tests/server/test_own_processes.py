@@ -1,10 +1,9 @@
 """Kernels and client modules that give work to processes of their own, whichever way these are started."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
-from support import StartServer
+from support import StartServer, eventually
 
 METHODS = ["spawn", "forkserver", "fork"]
 WAYS = [f"multiprocessing.get_context({method!r}).Pool(2)" for method in METHODS]
@@ -75,11 +74,34 @@ def test_a_kernel_gives_work_to_processes_of_its_own(start_server: StartServer, 
     assert answer(start_server, kernel) == b"12"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="needs joblib")
-def test_a_kernel_gives_work_to_joblib(start_server: StartServer, folder: Path) -> None:
-    kernel = folder / "with_joblib.py"
+@pytest.mark.parametrize("name", ["with_joblib", "with-joblib"])
+def test_a_kernel_gives_work_to_joblib(start_server: StartServer, folder: Path, name: str) -> None:
+    kernel = folder / f"{name}.py"
     kernel.write_text(BY_JOBLIB)
     assert answer(start_server, kernel) == b"12"
+
+
+@pytest.mark.parametrize(
+    "source", [*(KERNEL.format(pool=pool) for pool in WAYS[:2]), BY_JOBLIB], ids=[*METHODS[:2], "joblib"]
+)
+def test_a_kernel_that_is_named_like_one_of_the_projects_gives_work_to_processes_of_its_own(
+    start_server: StartServer, folder: Path, source: str
+) -> None:
+    kernel = folder / "cuda-matmul-cpu.py"
+    kernel.write_text(source)
+    assert answer(start_server, kernel) == b"12"
+
+
+def test_of_a_kernel_that_is_named_like_a_library_one_line_says_what_it_cannot_do(
+    start_server: StartServer, folder: Path
+) -> None:
+    kernel = folder / "json.py"
+    kernel.write_text("def call(payload):\n    return payload\n")
+    server = start_server(kernel, "-m", "4")
+    with server.connection() as kaas:
+        assert kaas.invoke(b"").status == "ok"
+    eventually(lambda: len(server.workers("idle")) == 4)
+    assert server.stderr().count("processes that it starts cannot import it") == 1
 
 
 def test_what_processes_of_a_kernel_import_is_compiled_code_of_the_kernels(

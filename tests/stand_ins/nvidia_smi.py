@@ -13,6 +13,8 @@ STAND_INS is the folder of its state: `modes/<n>` for each GPU, `calls`, and, to
     style           `units` (units, header and blanks), `na` ([N/A], [Not Supported] for what a GPU does not tell)
     unknown-fields  fields, one a line, that this driver does not know
     lost            number of a GPU that has fallen off the bus: nothing is told of any that is asked for with it
+    lost-late       what is asked for and stands before the lost one is told of all the same, and then it ends
+    lost-after      number of samples of the lost one's, too, after which a running query ends
     silent-until    a running query says nothing until this file is there
     burst           number of samples that a running query holds back and prints at once
     die-after       number of samples after which a running query ends with exit code 9, once
@@ -96,13 +98,15 @@ def query() -> int:
         time.sleep(0.01)
     held_back: list[str] = []
     for sample in itertools.count(1):
-        if told("lost") and int(told("lost")) in chosen:
-            print("Unable to determine the device handle for GPU0000:16:00.0: Unknown Error")
-            return 15
-        held_back += [", ".join(value(gpu, field, sample) for field in fields) for gpu in chosen]
+        is_lost = told("lost") and int(told("lost")) in chosen and sample > int(told("lost-after") or 0)
+        telling = chosen if not is_lost else chosen[: chosen.index(int(told("lost")))] if told("lost-late") else []
+        held_back += [", ".join(value(gpu, field, sample) for field in fields) for gpu in telling]
         if not pause or sample % int(told("burst") or 1) == 0:
             print("".join(f"{line}\n" for line in held_back), end="", flush=True)
             held_back.clear()
+        if is_lost:
+            print("Unable to determine the device handle for GPU0000:16:00.0: Unknown Error")
+            return 15
         if not pause:
             return 0
         if told("hang"):
