@@ -56,9 +56,9 @@ class BareRay:
 @contextlib.contextmanager
 def bare_ray(gpus: int) -> Iterator[BareRay]:
     """Start a Ray and what measures it, and end both."""
-    folder = local_ray.make_folder()
+    scratch = local_ray.make_folder()
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("bare_ray.py")), folder, str(gpus)],
+        [sys.executable, str(Path(__file__).with_name("bare_ray.py")), str(scratch.folder), str(gpus)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -67,7 +67,7 @@ def bare_ray(gpus: int) -> Iterator[BareRay]:
         yield BareRay(process)
     finally:
         process.communicate()
-        local_ray.remove_folder(folder)
+        scratch.close()
 
 
 def measure(options: Options) -> Report:

@@ -28,17 +28,19 @@ class Scratch:
 
     Args:
         kind: what the folder is for, for its name.
+        place: where it is to be, if not where temporary files are.
 
     Raises:
         ProcessFailed: there is no room for a folder.
     """
 
-    def __init__(self, kind: str = "") -> None:
+    def __init__(self, kind: str = "", place: str = "") -> None:
         self._lock = -1
+        place = place or tempfile.gettempdir()
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix=f"kaas-{kind}"))
+            self.folder = Path(tempfile.mkdtemp(prefix=f"kaas-{kind}", dir=place))
         except OSError as error:
-            raise ProcessFailed(f"no folder can be made in {tempfile.gettempdir()}: {error.strerror}") from None
+            raise ProcessFailed(f"no folder can be made in {place}: {error.strerror}") from None
         while True:
             self.run = segments.draw_run()
             self._path = _file_of(self.run)
@@ -50,6 +52,10 @@ class Scratch:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock >= 0:
             self._forget()
+
+    def descriptors(self) -> list[int]:
+        """Give what a process inherits that has the folder, too: it is a living run's until both have ended."""
+        return [self._lock] if self._lock >= 0 else []
 
     def _take(self) -> bool:
         """Say that this run is alive; tell if that could be said under these digits."""

@@ -7,14 +7,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kaas import ROOT, SINGLE_THREADED
 
 
-def start(module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def start(module: str, *arguments: str, inherits: Sequence[int] = ()) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start a module with the number of its end of the link, and more arguments; return the process and our end.
+
+    Args:
+        module: its name.
+        arguments: what it is told.
+        inherits: descriptors of ours that it has, too.
 
     Raises:
         OSError: there are no descriptors, or no processes, to be had.
@@ -27,7 +32,7 @@ def start(module: str, *arguments: str) -> tuple[subprocess.Popen[bytes], socket
         process = subprocess.Popen(
             # -P: the folder that the user happens to be in must not shadow a library.
             [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments],
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), *inherits],
             stdin=subprocess.DEVNULL,
             stdout=output,  # our own is for events
             stderr=output,

@@ -1,7 +1,7 @@
 """How a client's matrices travel, as KAAS_TRANSPORT says: in shared memory, or inline, in the messages themselves.
 
-`auto`, the default, takes shared memory where the server says that all workers are on its machine and its own shared
-memory is that of the client; else the messages.
+`auto`, the default, takes shared memory where the server says that all workers have its own, and that is the client's;
+else the messages. Whose that is, `place` tells: addresses and host names do not, containers may have the same.
 """
 
 import functools

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import gc
+import importlib.util
 import os
 import re
 import shutil
@@ -65,11 +66,16 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is slow, unless it is asked for."""
+    """Leave out what is slow, unless it is asked for, and what needs Ray, where that is not set up."""
+    lacking = {}
     if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: needs --slow"))
+        lacking["slow"] = "slow: needs --slow"
+    if importlib.util.find_spec("ray") is None:
+        lacking["ray"] = "needs Ray: scripts/setup --ray, or scripts/test --ray"
+    for item in items:
+        for marker, reason in lacking.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """For tests over Ray: whether it is here, what a server over simulated nodes runs, and a Ray that is no server's."""
 
 import contextlib
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,7 @@ from support import LIMIT, Marked, Server, read_until
 from kaas import ROOT
 from kaas.events import Event
 
-needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="needs Ray: scripts/setup --ray, or scripts/test --ray"
-)
+needs_ray = pytest.mark.ray
 BOOT_TIMEOUT = ("--boot-timeout", str(LIMIT))
 
 CLUSTER = """

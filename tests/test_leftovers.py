@@ -42,6 +42,16 @@ kept = [segments.create(500_000) for _ in range(2)]
 print(scratch.run, scratch.folder, flush=True)
 time.sleep(600)
 """
+# Makes the folder of a Ray, and has another process beside it that ends that Ray.
+HOLDS_RAY = f"""{APART}
+import subprocess, sys, time
+from kaas.cluster.local_ray import make_folder
+scratch = make_folder()
+sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+subprocess.Popen(sleep, pass_fds=scratch.descriptors(), stdout=subprocess.DEVNULL)
+print(scratch.run, scratch.folder, flush=True)
+time.sleep(600)
+"""
 CLIENT = """
 import time
 from kaas import segments
@@ -66,11 +76,11 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class Holding:
     """A process that has what a run has."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, program: str = HOLDS, **environment: str) -> None:
         self._home = home
         self.marked = Marked({"PYTHONPATH": str(ROOT), "TEST_HOME": str(home)} | environment)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDS],
+            [sys.executable, "-c", program],
             env=self.marked.environment,
             stdout=subprocess.PIPE,
             text=True,
@@ -140,6 +150,23 @@ def test_where_there_are_no_locks_the_living_are_told_from_the_dead_all_the_same
     finally:
         holding.kill()
         leftovers.sweep()
+
+
+def test_the_folder_of_a_ray_is_left_as_long_as_somebody_is_there_to_end_it_and_then_removed(tmp_path: Path) -> None:
+    holding = Holding(tmp_path / "home", HOLDS_RAY)
+    try:
+        assert holding.folder.name.startswith("kaas-ray.")
+        assert len(f"{holding.folder}") <= len("/tmp/kaas-ray.12345678"), "so are its sockets' names"
+        holding.process.kill()
+        holding.process.wait()
+        assert leftovers.sweep() == ""
+        assert holding.folder.exists()
+        holding.kill()
+        assert leftovers.sweep() == "removed what runs that were killed had left: 1 temporary folder"
+        assert holding.files() == []
+    finally:
+        holding.kill()
+        shutil.rmtree(holding.folder, ignore_errors=True)
 
 
 @only_linux

@@ -1,11 +1,15 @@
 """The scripts with ENGINE=ray: what is refused, and a whole run over simulated nodes."""
 
+import contextlib
 import os
 import platform
 import signal
+import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from project import PLAIN, Project, StandIns
 from ray_nodes import StartCluster, needs_ray
@@ -21,6 +25,22 @@ SHORT: dict[str, Any] = PLAIN | {
     "OUTER_REPEATS": 1,
     "READY_TIMEOUT": 300,
 }
+
+
+class Had:
+    """What a run has, and only that, as it was seen: Ray's own processes, and what its segments' names begin with."""
+
+    def __init__(self) -> None:
+        self.ray: dict[psutil.Process, str] = {}  # by its name
+        self.runs: set[str] = set()
+
+    def look(self, project: Project) -> None:
+        for line in project.marked.left():
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(int(line.partition(":")[0]))
+                if (name := process.name()) in {"raylet", "gcs_server"}:
+                    self.ray[process] = name
+                self.runs.update(filter(None, [process.environ().get("KAAS_RUN")]))
 
 
 @needs_ray
@@ -43,11 +63,20 @@ def test_an_address_of_some_ray_in_the_environment_does_nothing_to_a_local_run(p
 @pytest.mark.slow
 @needs_ray
 def test_the_experiment_over_two_simulated_nodes_uses_the_gpus_of_both(project: Project) -> None:
-    code, said = project.run(
+    process = project.start(
         ENGINE="ray", RAY_NODES=2, INTERVAL=1, MAX_MPL=6, N=200, AVAILABLE_GPUS=4, READY_TIMEOUT=300, PORT=0
     )
+    had, said = Had(), None
+    while said is None:
+        had.look(project)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            said, _ = process.communicate(timeout=0.5)
 
-    assert code == 0, said
+    assert process.returncode == 0, said
+    assert Counter(had.ray.values()) == {"raylet": 2, "gcs_server": 1}
+    assert not [process for process in had.ray if process.is_running()], "no node is left, and no head"
+    assert len(had.runs) >= 2, "each node's clients have segments of their own"
+    assert not [path for run in had.runs for path in Path("/dev/shm").glob(f"kaas_{run}*")]
     assert {row.status for row in project.rows()} == {"ok"}
     booted = [(event["gpu"], event["node"]) for event in project.events() if event["event"] == "booted"]
     assert booted == [("0", "simulated-1"), ("1", "simulated-2")]

@@ -176,11 +176,13 @@ def main() -> None:
     settings: dict[str, Any] = json.loads(sys.argv[2])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DEDUP_LOGS="0")
-    address, folder = settings["address"], settings["folder"]
+    address = settings["address"]
     with contextlib.ExitStack() as at_the_end:
         if not address:
-            at_the_end.callback(remove_folder, folder)
-            ours = LocalRay(folder)
+            for lock in settings["lock"]:
+                os.set_inheritable(lock, False)
+            at_the_end.callback(remove_folder, settings["folder"], settings["run"])
+            ours = LocalRay(settings["folder"])
             at_the_end.callback(ours.stop)
         elif _is_loopback(address):
             stay_on_the_loopback()

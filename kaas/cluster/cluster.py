@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from kaas import addresses, linked
 from kaas.cluster.lines import Lines, Message
 from kaas.cluster.links import LinkPort
-from kaas.cluster.local_ray import make_folder, remove_folder
+from kaas.cluster.local_ray import make_folder
 from kaas.cluster.nodes import Node
 from kaas.errors import KaasError, ProcessFailed, UsageError
+from kaas.leftovers import Scratch
 
 _GRACE = 20.0
 """Seconds that the bridge, and a Ray that it has started, have to end, beside those of what the agents have started."""
@@ -71,7 +72,7 @@ class Cluster:
         self._lost = lost
         self._bridge = Lines(self._told, self._bridge_ended)
         self._process: subprocess.Popen[bytes] | None = None
-        self._folder = ""  # of a Ray of our own
+        self._scratch: Scratch | None = None  # of a Ray of our own
         self._known = asyncio.Event()  # the nodes, or the error
         self._started = self._closing = False
 
@@ -125,16 +126,21 @@ class Cluster:
         process.kill()  # it starts Ray yet, or there is none any more that would answer it
         await asyncio.to_thread(process.wait)
         self._bridge.close()
-        if self._folder:
-            remove_folder(self._folder)
+        if self._scratch is not None:
+            self._scratch.close()
 
     async def _start_bridge(self) -> None:
         joining = self._joining
-        self._folder = "" if joining.address else make_folder()
-        told = joining._asdict() | {"folder": self._folder}
+        told, lock = joining._asdict(), []
+        if not joining.address:
+            self._scratch = scratch = make_folder()
+            lock = scratch.descriptors()
+            told |= {"folder": str(scratch.folder), "run": scratch.run, "lock": lock}
         try:
-            self._process, control = linked.start("kaas.cluster.bridge", json.dumps(told))
+            self._process, control = linked.start("kaas.cluster.bridge", json.dumps(told), inherits=lock)
         except OSError as error:
+            if self._scratch is not None:
+                self._scratch.close()
             raise ProcessFailed(f"the bridge to Ray cannot be started: {error.strerror}") from None
         control.setblocking(False)
         await asyncio.get_running_loop().create_connection(lambda: self._bridge, sock=control)

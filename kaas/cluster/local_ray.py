@@ -7,10 +7,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from kaas import leftovers
 from kaas.errors import ProcessFailed
+from kaas.leftovers import Scratch
 from kaas.nvidia import VISIBLE
 
 _OBJECT_STORE = 80 * 1024 * 1024
@@ -26,17 +27,26 @@ _NOTICE = {
 """With which a node that vanishes is found within 10 s."""
 
 
-def make_folder() -> str:
-    """Make a folder for all of Ray's files."""
+def make_folder() -> Scratch:
+    """Make a folder for all of Ray's files; `close` removes it, when Ray has ended.
+
+    Raises:
+        ProcessFailed: there is no room for it.
+    """
     place = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="kaas-ray.", dir=place if len(place) <= _LONGEST_FOLDER else "/tmp")  # noqa: S108
-    (Path(folder) / "ray").mkdir()
-    return folder
+    scratch = Scratch("ray.", place if len(place) <= _LONGEST_FOLDER else "/tmp")  # noqa: S108
+    try:
+        (scratch.folder / "ray").mkdir()
+    except OSError as error:
+        scratch.close()
+        raise ProcessFailed(f"no folder can be made in {scratch.folder}: {error.strerror}") from None
+    return scratch
 
 
-def remove_folder(folder: str) -> None:
-    """Remove it, when Ray has ended."""
+def remove_folder(folder: str, run: str) -> None:
+    """Remove one that another process has made, which may have ended before Ray."""
     shutil.rmtree(folder, ignore_errors=True)
+    leftovers.forget(run)
 
 
 def stay_on_the_loopback() -> None:

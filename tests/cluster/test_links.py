@@ -124,13 +124,19 @@ def test_a_connection_that_says_no_lines_of_json_is_ended(port: LinkPort, said: 
     asyncio.run(run())
 
 
-def test_links_delay_nothing_and_are_watched_over() -> None:
+def test_links_delay_nothing_and_are_watched_over_in_use_and_idle() -> None:
     with socket.socket() as link:
         links.watch_over(link)
         assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 10_000
+            assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) < 10_000
+        idle = "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE"
+        first, between, number = (
+            link.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+            for name in (idle, "TCP_KEEPINTVL", "TCP_KEEPCNT")
+        )
+        assert first + between * number < 10
 
 
 def test_an_address_that_is_not_ours_and_a_port_that_is_taken_are_named_by_their_options(port: LinkPort) -> None:

@@ -14,6 +14,8 @@ import pytest
 from ray_nodes import BOOT_TIMEOUT, StartCluster, events_of, needs_ray, processes, raylets
 from support import LIMIT, Server, StartServer, eventually, refusal
 
+from kaas import leftovers
+
 pytestmark = [pytest.mark.slow, needs_ray]
 
 RAY = ("--engine", "ray", "--ray-nodes", "2", "--num-gpus", "2", "-m", "1", "--idle-timeout", "0", *BOOT_TIMEOUT)
@@ -136,6 +138,26 @@ def test_however_the_server_ends_nothing_is_left_on_any_node(
             assert server.wait() == (-9 if number == signal.SIGKILL else 0)
         server.marked.assert_nothing_left()
         eventually(lambda: not list(temporary.iterdir()), what="its files are removed")
+    finally:
+        shutil.rmtree(temporary)
+
+
+def test_what_a_ray_had_that_was_killed_with_its_server_all_at_once_is_removed_by_the_next_run(
+    start_server: StartServer,
+) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix="k.", dir="/tmp"))
+    try:
+        server = start_server("echo", "--engine", "ray", *BOOT_TIMEOUT, TMPDIR=str(temporary))
+        (folder,) = temporary.glob("kaas-ray.*")
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # so that nobody sees another die
+            for process in processes(server, ""):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+        assert server.wait() == -9
+        server.marked.assert_nothing_left()
+        assert folder.exists()
+        leftovers.sweep()
+        assert not folder.exists()
     finally:
         shutil.rmtree(temporary)
 

@@ -18,9 +18,12 @@ from kaas.cluster.nodes import Node
 from kaas.errors import ProcessFailed, UsageError
 from kaas.line import Line
 from kaas.pool.settings import Settings
+from kaas.server.engines.ray.engine import RayEngine
 from kaas.server.engines.ray.node import NodeAgent
 from kaas.wire import ReplyFrame, Request
 
+# With it before START, its node has another /dev/shm, as another container with the same address has.
+ELSEWHERE = "from pathlib import Path; from kaas import transport; transport._SHARED_MEMORY = Path('/proc'); "
 START = "import json, sys; from kaas.cluster.actor import Actor; Actor().run(sys.argv[1], json.loads(sys.argv[2]))"
 
 
@@ -53,12 +56,25 @@ class Tell:
         return await asyncio.wait_for(self.told.get(), LIMIT)
 
 
+class Taken:
+    """Whom GPUs are offered to."""
+
+    def offer(self, gpus: list[int], node: str) -> None:
+        pass
+
+    def withdraw(self, gpus: list[int], why: str) -> None:
+        pass
+
+
 class StandIn:
     """The engine that an agent belongs to; it is its cluster, too."""
+
+    ours = head = "127.0.0.1"
 
     def __init__(self, kernel: Path, marked: Marked, **settings: Any) -> None:
         self.settings = Settings(kernel, boot_timeout=LIMIT, **settings)
         self.cluster = self
+        self.nodes: list[Node] = []
         self.links = LinkPort()
         self.line = Line()
         self._port = self.links.listen(["127.0.0.1"])
@@ -66,6 +82,7 @@ class StandIn:
         self.why: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = True
+        self.before = ""  # START, where the agent runs
         self._marked = marked
 
     def start_agent(self, node: Node, gpus: int, module: str, protocol: Any, **orders: Any) -> str:
@@ -73,10 +90,13 @@ class StandIn:
         told = orders | {"host": "127.0.0.1", "port": self._port, "secret": secret}
         if self.starts:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", START, module, json.dumps(told)],
+                [sys.executable, "-c", self.before + START, module, json.dumps(told)],
                 env=self._marked.environment | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"},
             )
         return secret
+
+    def kill_agent(self, node: Node) -> None:
+        pass
 
     def spawn(self, number: int, gpu: int, tell: Tell) -> Any:
         return self.agent.spawn(number, gpu, tell)
@@ -145,6 +165,28 @@ def test_the_end_of_an_agent_is_the_end_of_its_workers_also_of_one_that_hangs(ma
         assert engine.process is not None
         engine.process.kill()
         assert await tell.end() == ("its agent's connection has ended", False)
+        await engine.close()
+
+    asyncio.run(run())
+    marked.assert_nothing_left()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is one shared memory for all")
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_workers_are_here_if_their_nodes_have_our_shared_memory_whatever_their_address(
+    marked: Marked, elsewhere: bool
+) -> None:
+    async def run() -> None:
+        cluster = StandIn(KERNELS / "echo.py", marked)
+        cluster.before = ELSEWHERE * elsewhere
+        cluster.nodes = [cluster.agent.node]
+        engine = RayEngine(cluster.settings, cluster.why.append)
+        engine.cluster, engine.fleet = cluster, Taken()  # type: ignore[assignment]
+        await engine._start_agents()
+        assert cluster.nodes[0].address == cluster.ours
+        assert engine.status()["here"] is not elsewhere
+        engine.lost(engine._agents["id"], "for now")
+        assert engine.status()["here"] is not elsewhere, "it may come back"
         await engine.close()
 
     asyncio.run(run())

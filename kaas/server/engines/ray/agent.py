@@ -4,7 +4,7 @@ It runs in an actor of Ray, but all that it is told, and all that it says, goes 
 
     {"spawn": worker, "secret": ..., "config": {...}}    {"kill": worker}    {"close": true}    to it
     {"prove": [process, ...]}    to it: say how many of these are clients of MPS
-    {"versions": {...}, "devices": [...], "kernel": path or null}    first, from it
+    {"versions": {...}, "place": of its shared memory, "devices": [...], "kernel": path or null}    first, from it
     {"preloaded": seconds} or {"error": text}    then
     {"ended": worker, "code": exit code, minus a signal or null, "why": text}    of each worker
     {"mps": text}    what was proved
@@ -17,7 +17,7 @@ import os
 import time
 from typing import Any
 
-from kaas import ROOT
+from kaas import ROOT, transport
 from kaas.addresses import socket_addresses
 from kaas.children import ForkServer
 from kaas.cluster import facts
@@ -60,9 +60,8 @@ class _Agent:
         await asyncio.get_running_loop().create_connection(lambda: self._link, sock=link)
         here = self._kernel.is_file()
         devices = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        self._link.send(
-            {"versions": facts.versions(), "devices": devices, "kernel": str(self._kernel) if here else None}
-        )
+        hello = {"versions": facts.versions(), "place": transport.place(), "devices": devices}
+        self._link.send(hello | {"kernel": str(self._kernel) if here else None})
         guard = None
         try:
             if here and self._orders["mps"] is not None:

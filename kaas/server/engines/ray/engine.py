@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from kaas import transport
 from kaas.cluster.cluster import Cluster, Joining
 from kaas.cluster.nodes import Node, place_of
 from kaas.errors import KaasError, UsageError
@@ -40,6 +41,7 @@ class RayEngine:
         self._agents: dict[str, NodeAgent] = {}  # of the nodes by their ids, from their starts to their ends
         self.line = Line()  # of large payloads, whatever way they go
         self._agent_of: dict[int, NodeAgent] = {}  # of each GPU
+        self._here = True  # all nodes so far have the shared memory of this process; one that was lost may come back
         self._pauses: dict[str, float] = {}  # of each node whose agent has ended, the last one
         self._pausing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,7 +94,7 @@ class RayEngine:
             "name": "ray",
             "nodes": {name: gpus for gpus, name in there},
             "text": "; ".join(f"{name}: GPUs {', '.join(map(str, gpus))}" for gpus, name in there),
-            "here": all(node.address == self.cluster.ours for node in self.cluster.nodes),
+            "here": self._here,
             "links_refused": self.cluster.links.refused,
             "ray": self.cluster.head,
             "agents": [agent.status() for agent in self._agents.values() if agent.offered],
@@ -190,6 +192,7 @@ class RayEngine:
     def _offer(self, agent: NodeAgent) -> None:
         assert self.roster is not None
         agent.offered = True
+        self._here = self._here and agent.place == transport.place()
         self._pauses.pop(agent.node.id, None)
         log.info("node %s has the GPUs %s", agent.node.label, ", ".join(map(str, agent.gpus)))
         self.roster.offer(agent.gpus, agent.node.label)

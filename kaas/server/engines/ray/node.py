@@ -42,6 +42,7 @@ class NodeAgent:
         self.node = node
         self.gpus = gpus
         self.offered = False  # its GPUs are in use
+        self.place = ""  # of the shared memory there (transport.place), once it has come up
         self._engine = engine
         self._link = Lines(self._told, self._link_ended)
         self._said: asyncio.Queue[Message] = asyncio.Queue()
@@ -85,6 +86,7 @@ class NodeAgent:
             ) from None
         finally:
             cluster.links.forget(secret)
+        self.place = hello["place"]
         self._kernel = hello["kernel"]
         self._devices = hello["devices"]
         await try_kernel(self._engine, settings.boot_timeout, self.gpus[0])
