@@ -493,9 +493,11 @@ WAYS |= {
     f"executor, {method}": MAP.format("ProcessPoolExecutor", f", multiprocessing.get_context({method!r})")
     for method in ("spawn", "forkserver")
 }
-WAYS["joblib"] = (
-    "from joblib import Parallel, delayed; (doubled,) = Parallel(n_jobs=2)([delayed(double)(Number(int(arg)))])"
-)
+WAYS["joblib"] = """import os; os.environ["JOBLIB_TEMP_FOLDER"] = "."
+    from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
+    (doubled,) = Parallel(n_jobs=2)([delayed(double)(Number(int(arg)))])
+    get_reusable_executor().shutdown()"""
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)

@@ -33,7 +33,10 @@ def call(payload):
 """
 )
 BY_JOBLIB = """
+import os
+os.environ["JOBLIB_TEMP_FOLDER"] = os.path.dirname(__file__)
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from helper_of_its_own import doubled
 
 class Number:
@@ -45,6 +48,7 @@ def double(number):
 
 def call(payload):
     made = Parallel(n_jobs=2)(delayed(double)(Number(number)) for number in range(len(payload)))
+    get_reusable_executor().shutdown()  # else its semaphores are left, for whoever would remove them is killed with us
     assert all(type(number) is Number for number in made)
     return str(sum(number.value for number in made)).encode()
 """

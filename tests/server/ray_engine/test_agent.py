@@ -181,7 +181,7 @@ def test_workers_are_here_if_their_nodes_have_our_shared_memory_whatever_their_a
         cluster.before = ELSEWHERE * elsewhere
         cluster.nodes = [cluster.agent.node]
         engine = RayEngine(cluster.settings, cluster.why.append)
-        engine.cluster, engine.fleet = cluster, Taken()  # type: ignore[assignment]
+        engine.cluster, engine.roster = cluster, Taken()  # type: ignore[assignment]
         await engine._start_agents()
         assert cluster.nodes[0].address == cluster.ours
         assert engine.status()["here"] is not elsewhere
