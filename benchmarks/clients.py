@@ -15,6 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from typing import NamedTuple
 
+import common
 import psutil
 import serving
 from front import Front
@@ -98,7 +99,8 @@ def _load(server: Server, clients: list[Client], seconds: float) -> Load:
         for client in clients:
             ours, theirs = context.Pipe()
             process = context.Process(target=_be_process, args=(client, theirs), daemon=True)
-            process.start()
+            with common.interrupted_later():
+                process.start()
             theirs.close()
             pipes.append(ours)
             processes.append(process)

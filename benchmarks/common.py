@@ -5,13 +5,14 @@ Import this first: it puts the project on the path.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -189,6 +190,16 @@ def times_ns(call: Callable[[], object], repeats: int) -> list[int]:
         call()
         times.append(clock() - begun)
     return times
+
+
+@contextlib.contextmanager
+def interrupted_later() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM wait: what they raise would be lost if it came in the midst of a fork."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def say(text: str) -> None:

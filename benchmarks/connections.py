@@ -121,7 +121,8 @@ def _beside_scrapes(server: Server, number: int, seconds: float) -> Load:
     address = _METRICS.search(server.said)
     assert address is not None, server.said
     process = multiprocessing.get_context("fork").Process(target=_scrape, args=(address[1],), daemon=True)
-    process.start()
+    with common.interrupted_later():
+        process.start()
     try:
         return clients.one_each(server, number, seconds)
     finally:
@@ -151,7 +152,8 @@ def _sending(server: Server, number: int, size: int) -> Iterator[None]:
     processes = [context.Process(target=_send, args=arguments, daemon=True) for _ in range(number)]
     try:
         for process in processes:
-            process.start()
+            with common.interrupted_later():
+                process.start()
         for _ in processes:
             if not begun.acquire(timeout=_LIMIT):
                 raise KaasError(f"a large payload did not come back within {_LIMIT:g} s")
