@@ -206,6 +206,7 @@ def test_rows_of_many_processes_never_mix(tmp_path: Path) -> None:
     code = """
 import pathlib, sys
 from kaas.results import RowWriter
+from kaas.row import Row
 copy = int(sys.argv[2])
 writer = RowWriter(pathlib.Path(sys.argv[1]))
 sys.stdin.readline()
