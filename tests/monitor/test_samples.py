@@ -1,9 +1,12 @@
+import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from support import LIMIT
@@ -59,6 +62,28 @@ def test_a_signal_ends_the_recording_after_the_sample_it_is_in(tmp_path: Path, n
     record(source.take, path, INTERVAL, supervised=0)
     assert source.taken == 3
     assert path.read_text() == HEADER + rows_of(3)
+
+
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("line", range(1, 60))
+def test_a_signal_at_any_line_of_what_it_waits_with_ends_the_recording(tmp_path: Path, line: int) -> None:
+    path, lines = tmp_path / "monitoring.csv", itertools.count(1)
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        if event == "line" and next(lines) == line:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+
+    def take() -> list[Sample]:
+        sys.settrace(trace)  # of what `record` calls from now on
+        return []
+
+    before = sys.gettrace()
+    try:
+        record(take, path, INTERVAL, supervised=0)
+    finally:
+        sys.settrace(before)
+    assert path.read_text() == HEADER
 
 
 def test_each_sample_is_in_the_file_whole_before_the_next_is_taken(tmp_path: Path) -> None:
