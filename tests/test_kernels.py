@@ -233,9 +233,12 @@ def test_a_kernel_bears_its_own_name_by_which_other_processes_find_its_classes(f
 
 
 @pytest.mark.parametrize("name", ["cuda-matmul-cpu", "cuda-matmul-client", "simulate"])
-def test_a_kernel_named_like_a_file_of_the_project_bears_its_own_name(folder: Path, name: str) -> None:
+def test_a_kernel_named_like_a_file_of_the_project_bears_its_own_name(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernel(folder, "raise RuntimeError('this is not the library')\n", "deep/colorsys.py")
-    sys.modules.pop("colorsys", None)
+    for imported in ("colorsys", name):  # by another test
+        monkeypatch.delitem(sys.modules, imported, raising=False)
     module = kernels.load(kernel(folder, ECHO + "class Task:\n    pass\n", f"deep/{name}.py"), "call")
     pickled = pickle.dumps(module.Task())
     del sys.modules[name]  # as in a process that is handed nothing but the path
