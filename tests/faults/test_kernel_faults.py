@@ -96,6 +96,7 @@ def test_a_process_that_it_forked_ends_with_the_server(watch: StartWatch, number
     one = watch("faulty", "-m", "1")
     child = psutil.Process(int(one.invoke("fork-and-keep").payload))
     one.send(number)
+    one.server.wait()
     assert not psutil.wait_procs([child], LIMIT)[1]
 
 
