@@ -19,7 +19,8 @@ class Nodes:
         for gpu in gpus:
             pool.placement.offer(gpu)
             pool.nodes[gpu] = node
-        pool.no_gpu = ""
+        if not pool.placement.exhausted:
+            pool.no_gpu = ""
         pool.serve_waiting()
         pool.boot_ahead()
 
