@@ -94,8 +94,9 @@ class Passing:
         """Have what has not come yet be read and forgotten: nobody wants it any more, or who took it is lost."""
         if self.left and not self.dropped:
             self.dropped, self._sink = True, None
+            cut, self.cut = self.cut, _nothing
             if self.begun:
-                self.cut()
+                cut()
             self._read_on()
 
     # What reads it (decoder.Decoder)
@@ -110,7 +111,9 @@ class Passing:
         if self._sink is not None and not self._sink.is_closing():
             self._sink.write(bytes(_room[:number]))
         if not self.left:
-            self.done()
+            # All of these lead back to it: it would stay, with its frame, until the garbage collector comes.
+            done, self.done, self.cut, self._source, self._sink = self.done, _nothing, _nothing, None, None
+            done()
         elif self._source is not None:
             self._source.pause_reading()
             self._in_line = True

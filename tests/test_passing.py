@@ -1,6 +1,8 @@
 """A large payload that passes: it comes no faster than it is taken, and whoever has a part of it is told of its end."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from functools import partial
 
@@ -61,6 +63,27 @@ class Way:
         self.rest.received(len(data))
         if not waits:
             self.line.go_on()
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_once_it_has_passed_or_was_dropped_it_is_kept_by_nobody_whom_it_tells(dropped: bool) -> None:
+    rest, told = Passing(3), list[Passing]()
+    rest.come_from(Source(), Waiting())
+    rest.hand_on(Sink())
+    rest.cut = partial(told.append, rest)  # as one that knows the invocation, whose payload it is
+    rest.done = partial(told.append, rest)
+    if dropped:
+        rest.drop()
+    rest.received(3)
+    assert told == [rest] * (1 + dropped)
+    known = weakref.ref(rest)
+    told.clear()
+    gc.disable()
+    try:
+        del rest
+        assert known() is None, "all large payloads of late stay until the garbage collector looks for them"
+    finally:
+        gc.enable()
 
 
 def test_nothing_is_read_before_somebody_takes_it_and_then_all_is_handed_on() -> None:
