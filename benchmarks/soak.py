@@ -153,8 +153,8 @@ class Soak:
     def _measure(self, name: str, process: psutil.Process) -> None:
         # The last query's connection is closed here, but the server may not have heard of it yet.
         before = self.samples.setdefault(name, [])
-        limit = time.monotonic() + SETTLING_SECONDS
-        while before and process.num_fds() > before[0].descriptors and time.monotonic() < limit:
+        limit, least = time.monotonic() + SETTLING_SECONDS, min((each.descriptors for each in before), default=0)
+        while before and process.num_fds() > least and time.monotonic() < limit:
             time.sleep(0.01)
         memory, seconds = process.memory_full_info(), time.monotonic() - self._begun
         before.append(Sample(seconds, memory.rss / MB, memory.pss / MB, process.num_fds(), process.num_threads()))
