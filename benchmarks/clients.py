@@ -99,8 +99,7 @@ def _load(server: Server, clients: list[Client], seconds: float) -> Load:
         for client in clients:
             ours, theirs = context.Pipe()
             process = context.Process(target=_be_process, args=(client, theirs), daemon=True)
-            with common.interrupted_later():
-                process.start()
+            common.start(process)
             theirs.close()
             pipes.append(ours)
             processes.append(process)

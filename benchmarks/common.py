@@ -5,14 +5,14 @@ Import this first: it puts the project on the path.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -192,12 +192,11 @@ def times_ns(call: Callable[[], object], repeats: int) -> list[int]:
     return times
 
 
-@contextlib.contextmanager
-def interrupted_later() -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM wait: what they raise would be lost if it came in the midst of a fork."""
+def start(process: BaseProcess) -> None:
+    """Start a process that is forked; Ctrl-C and SIGTERM wait, for what they raise is lost in the midst of a fork."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        yield
+        process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

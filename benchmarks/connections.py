@@ -36,8 +36,6 @@ IDLE = 1000
 SENDERS, SIZE = 8, 64 * 2**20
 _LIMIT = 60.0
 """Seconds that a large payload may take, there and back."""
-
-
 MANY_GPUS, CLIENTS, SCRAPE_SECONDS = 64, 8, 0.05
 _METRICS = re.compile(r"metrics on (http://\S+)")
 
@@ -121,8 +119,7 @@ def _beside_scrapes(server: Server, number: int, seconds: float) -> Load:
     address = _METRICS.search(server.said)
     assert address is not None, server.said
     process = multiprocessing.get_context("fork").Process(target=_scrape, args=(address[1],), daemon=True)
-    with common.interrupted_later():
-        process.start()
+    common.start(process)
     try:
         return clients.one_each(server, number, seconds)
     finally:
@@ -152,8 +149,7 @@ def _sending(server: Server, number: int, size: int) -> Iterator[None]:
     processes = [context.Process(target=_send, args=arguments, daemon=True) for _ in range(number)]
     try:
         for process in processes:
-            with common.interrupted_later():
-                process.start()
+            common.start(process)
         for _ in processes:
             if not begun.acquire(timeout=_LIMIT):
                 raise KaasError(f"a large payload did not come back within {_LIMIT:g} s")

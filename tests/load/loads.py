@@ -21,6 +21,17 @@ if "run_client" in globals():
 """
 """What is added to each client: one that asks again at once takes a core for itself, and tells no more."""
 
+NO_ROOM = """
+    from kaas.errors import ResultsError
+    from kaas.results import RowWriter
+    def no_room(self, row):
+        raise ResultsError("no room for the rows of requests")
+    def run_client(arg):
+        RowWriter.append = no_room
+        return 1.0, 1.0, 0.0, False
+"""
+"""A client whose rows cannot be written."""
+
 
 class Load:
     """Runs load.py in a folder."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from loads import Load
+from loads import NO_ROOM, Load
 from support import eventually, exists, read_until
 
 from kaas import description
@@ -264,17 +264,7 @@ def test_the_load_ends_though_its_fork_server_is_killed(load: Load) -> None:
 
 
 def test_rows_that_cannot_be_written_end_the_run_and_it_is_said(load: Load) -> None:
-    client = """
-        from pathlib import Path
-        from kaas.errors import ResultsError
-        from kaas.results import RowWriter
-        def no_room(self, row):
-            raise ResultsError("no room for the rows of requests")
-        def run_client(arg):
-            RowWriter.append = no_room
-            return 1.0, 1.0, 0.0, False
-    """
-    code, said = load.run(client, "--interval", "600")
+    code, said = load.run(NO_ROOM, "--interval", "600")
 
     assert code == 1
     assert "client 0 cannot go on (no room for the rows of requests)" in said

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loads import Load
+from loads import NO_ROOM, Load
 from support import StartServer
 
 from kaas import description
@@ -143,16 +143,7 @@ def test_the_last_line_says_how_many_requests_failed_and_why_whatever_else_there
 
 
 def test_the_last_line_of_a_run_that_ended_early_says_why(load: Load) -> None:
-    client = """
-        from kaas.errors import ResultsError
-        from kaas.results import RowWriter
-        def no_room(self, row):
-            raise ResultsError("no room for the rows of requests")
-        def run_client(arg):
-            RowWriter.append = no_room
-            return 1.0, 1.0, 0.0, False
-    """
-    code, said = load.run(client, "--interval", "600")
+    code, said = load.run(NO_ROOM, "--interval", "600")
 
     assert code == 1, said
     last = "client 0 cannot go on (no room for the rows of requests); no request was served"
