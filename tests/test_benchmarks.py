@@ -93,6 +93,21 @@ def test_a_benchmark_that_is_interrupted_leaves_nothing_and_says_nothing_more(
     assert all(line.startswith("connections.py: ") for line in said.read_text().splitlines()), said.read_text()
 
 
+def test_an_interruption_in_the_midst_of_a_fork_is_not_lost() -> None:
+    code = """
+import os, signal
+import common
+from multiprocessing import get_context
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    common.start(get_context("fork").Process(target=int))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_of_all_benchmarks_that_is_interrupted_ends_the_program_at_work_and_leaves_nothing(
     marked: Marked, tmp_path: Path, ended_by: signal.Signals
