@@ -156,7 +156,7 @@ def test_over_a_ray_that_runs_mps_is_held_by_the_nodes_agent_and_all_is_put_back
     cluster = start_cluster(1, 2, **nvidia.environment)
     ray = {"ENGINE": "ray", "RAY_ADDRESS": cluster.address}
 
-    code, said = gpu_project.run(**SHORT | ray)
+    code, said = gpu_project.run(**SHORT | ray | {"INTERVAL": 4})  # in which the second worker is ready, too
 
     assert code == 0, said
     assert {row.status for row in gpu_project.rows()} == {"ok"}
