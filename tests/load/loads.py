@@ -1,5 +1,6 @@
 """load.py as a real process, on a client module given as source."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -78,10 +79,13 @@ class Load:
         return process
 
     def run(self, client: str, *arguments: str, first: str = "") -> tuple[int, str]:
-        """Run it to its end; return its exit code and all that it said."""
+        """Run it to its end; return its exit code and all that it said of its own run.
+
+        It removes what runs of other tests, at the same time, left when they were killed, and says so.
+        """
         process = self.start(client, *arguments, first=first)
         said, _ = process.communicate()
-        return process.returncode, said
+        return process.returncode, re.sub(r"^removed what runs .* had left: .*\n", "", said, flags=re.MULTILINE)
 
     def end(self) -> None:
         """Check at the end of a test that nothing of it runs any more."""
