@@ -30,7 +30,8 @@ for line in sys.stdin:
     what, number = line.split()
     if what == "add":
         cluster.add_node(node_name=name.format(number), num_cpus=0, num_gpus=1, object_store_memory=80 * 1024 * 1024,
-                         node_ip_address="127.0.0.1", include_dashboard=False)
+                         node_ip_address="127.0.0.1", include_dashboard=False,
+                         runtime_env_dir_name="runtime_resources_" + number)
     print("done", flush=True)
 ray.stop()
 """

@@ -99,6 +99,9 @@ class LocalRay:
             options: dict[str, Any] = {"_system_config": _NOTICE} if index == 0 else {}
             if nodes > 1:
                 options["node_name"] = f"simulated-{index + 1}"
+            if index > 0:
+                # Each unpacks what is shipped anew, and removes what it finds there: another one's, which runs from it.
+                options["runtime_env_dir_name"] = f"runtime_resources_{index + 1}"
             self._cluster.add_node(
                 wait=False,
                 num_cpus=0,

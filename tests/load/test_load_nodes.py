@@ -14,15 +14,16 @@ from loads import Load
 from ray_nodes import StartCluster, needs_ray
 from support import eventually
 
-from kaas import description
+from kaas import ROOT, description, leftovers
 
 pytestmark = [pytest.mark.slow, needs_ray]
 
 CLIENT = """
     import os, time
     from pathlib import Path
+    from kaas import ROOT
     own = Path({folder!r}) / Path(os.environ["KAAS_SCRATCH"]).name
-    own.touch()
+    own.write_text(str(ROOT))
     def prepare(arg, copy):
         (Path({folder!r}) / f"client-{{copy}}").write_text(str(os.getpid()))
     def run_client(arg):
@@ -62,6 +63,9 @@ def test_clients_are_spread_over_the_nodes_and_their_rows_are_on_the_runs_clock(
     assert {row.copy for row in rows} == set(range(4))
     assert {row.concurrency for row in rows} == set(range(1, 5)), "those on the other node count, too"
     assert len(list(said.glob("kaas-*"))) == 2, "each node has a folder of its own"
+    shipped = {Path(path.read_text()) for path in said.glob("kaas-*")}
+    assert len(shipped) == 2, "a node that unpacks the project takes away nothing that another one runs from"
+    assert ROOT not in shipped
     assert all(before < row.timestamp < after for row in rows)
     by_client = defaultdict(list)
     for row in rows:
@@ -155,6 +159,8 @@ def test_a_load_generator_that_is_killed_leaves_no_client_on_any_node(
     eventually(lambda: not any(client.is_running() for client in clients), what="the clients have ended")
     eventually(lambda: not cluster.has("kaas.load.clients"), what="what starts them has ended")
     load.marked.assert_nothing_left()
+    cluster.end()
+    leftovers.sweep()  # as the next run does
 
 
 @pytest.mark.parametrize(
