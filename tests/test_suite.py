@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,10 @@ def test_a_segment_that_a_test_leaves_fails_it_and_one_that_somebody_else_uses_d
             segments.unlink(of_a_killed_client)
             segments.unlink(ours)
     assert process.returncode == 0, said
+
+
+def test_ci_runs_every_slow_test_over_ray_whichever_file_it_is_in() -> None:
+    (line,) = (line for line in (ROOT / ".ci" / "run").read_text().splitlines() if " -m pytest " in line)
+    _, _, _, *arguments = shlex.split(line)
+    assert arguments[:3] == ["--slow", "-m", "slow and ray"]
+    assert not [argument for argument in arguments if argument.startswith("tests")], "by its marks alone"
