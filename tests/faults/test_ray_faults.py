@@ -155,14 +155,14 @@ def test_what_a_ray_had_that_was_killed_with_its_server_all_at_once_is_removed_b
                     process.send_signal(number)
         assert server.wait() == -9
         server.marked.assert_nothing_left()
-        eventually(lambda: _is_swept(folder))
+
+        def is_swept() -> bool:
+            leftovers.sweep()  # as the next run does, and as one of another test may just be about to
+            return not folder.exists()
+
+        eventually(is_swept)
     finally:
         shutil.rmtree(temporary)
-
-
-def _is_swept(folder: Path) -> bool:
-    leftovers.sweep()  # as the next run does, and as one of another test may just be about to
-    return not folder.exists()
 
 
 def test_nodes_of_a_ray_that_runs_already_are_used_and_one_that_joins_later_and_one_that_comes_back(
