@@ -16,7 +16,7 @@ from kaas.errors import ProcessFailed
 from kaas.forkserver import Config
 from kaas.load.board import Board, Request
 from kaas.load.due import Due
-from kaas.load.process import Client
+from kaas.load.linked_client import LinkedClient
 
 _TRIES = 5
 """Clients of one number in a row that may end while they are prepared, without a word, before the run is given up."""
@@ -72,7 +72,7 @@ class Crew:
             kill_orphans=True,  # else two clients with one number ran side by side for a while
         )
         self._first, self._stride = first, stride
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[int, LinkedClient] = {}
         self._wanted = 0
         self._unprepared: Counter[int] = Counter()  # of each client's number, those in a row
         self.elsewhere = 0  # clients of the run that send requests on other machines
@@ -189,7 +189,7 @@ class Crew:
     def __len__(self) -> int:
         return len(self._clients)
 
-    def _spawn(self) -> Client:
+    def _spawn(self) -> LinkedClient:
         taken = {client.place for client in self._clients.values()}
         place = next(number for number in count() if number not in taken)
         copy = self._first + place * self._stride
@@ -197,11 +197,11 @@ class Crew:
             child, link = self._forkserver.spawn(self._config | {"copy": copy, "place": place})
         except OSError as error:
             raise ProcessFailed(f"client {copy} cannot be started: {error.strerror}") from None
-        client = self._clients[child] = Client((copy, place, child), link, self.changed.set, self._feed)
+        client = self._clients[child] = LinkedClient((copy, place, child), link, self.changed.set, self._feed)
         self._gone.clear()
         return client
 
-    def _feed(self, client: Client) -> None:
+    def _feed(self, client: LinkedClient) -> None:
         """Give a client that is free the next arrival."""
         if self._due is None or self.finishing:
             return
@@ -239,12 +239,12 @@ class Crew:
             self._gone.set()
         self.changed.set()
 
-    def _is_hopeless(self, client: Client, code: int | None) -> bool:
+    def _is_hopeless(self, client: LinkedClient, code: int | None) -> bool:
         """Tell whether too many clients of one number have ended before they were ready, of which this is the last."""
         self._unprepared[client.copy] += not client.ready and code is not None
         return self._unprepared[client.copy] >= _TRIES
 
-    def _take_back(self, client: Client, request: Request | None) -> None:
+    def _take_back(self, client: LinkedClient, request: Request | None) -> None:
         """Have another client send what one was told to that has ended before it began."""
         if self._due is not None and client.due is not None and (request is None or request.due != client.due):
             self._due.give_back(client.due)

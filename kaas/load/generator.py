@@ -16,6 +16,7 @@ from kaas.errors import KaasError, ResultsError
 from kaas.leftovers import Scratch
 from kaas.load.board import Request
 from kaas.load.crew import Crew
+from kaas.load.crews import crew_of
 from kaas.load.display import Display, Now
 from kaas.load.due import Due
 from kaas.load.nodes import NodesCrew
@@ -66,11 +67,14 @@ class Generator:
         Raises:
             KaasError: it could not begin; the rows that there are stay.
         """
-        results.check_no_earlier_run(self._settings.files.requests)
+        settings = self._settings
+        results.check_no_earlier_run(settings.files.requests)
         if removed := leftovers.sweep():
             self._display.say(removed)
         with contextlib.closing(Scratch()) as scratch:
-            crew = self._crew(scratch)
+            crew = crew_of(settings, scratch, self._clock, problem=self._display.say, unfinished=self._finish)
+            if isinstance(crew, Crew) and self._arrivals is not None:
+                self._open = crew
             ended = "by an error"
             looking = asyncio.create_task(self._watch_clock())
             try:
@@ -89,43 +93,6 @@ class Generator:
                     self._display.say(self._verdict.what)
                 await asyncio.to_thread(self._display.close)
             return code if described else code or 1
-
-    def _crew(self, scratch: Scratch) -> Crew | NodesCrew:
-        settings = self._settings
-        if settings.joining is not None:
-            return NodesCrew(
-                settings.joining,
-                settings.client,
-                server=settings.server,
-                most=settings.shape.most,
-                told={"input": settings.input, "backoff": settings.backoff},
-                requests=settings.files.requests,
-                clock=self._clock,
-                problem=self._display.say,
-            )
-        environment = {"KAAS_SCRATCH": str(scratch.folder), "KAAS_RUN": scratch.run}
-        if settings.server is not None:
-            environment["KAAS_ADDRESS"] = settings.server
-        config = {
-            "input": settings.input,
-            "backoff": settings.backoff,
-            "clock": self._clock,
-            "open_loop": self._arrivals is not None,
-            "rows": str(settings.files.requests.resolve()),
-        }
-        crew = Crew(
-            settings.client,
-            scratch.folder,
-            settings.shape.most,
-            config,
-            environment,
-            kill_after=settings.finish_timeout,
-            problem=self._display.say,
-            unfinished=self._finish,
-        )
-        if self._arrivals is not None:
-            self._open = crew
-        return crew
 
     # From the start to the end of the ramp
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from kaas.load.clients import DONE, DUE, READY
 
 
-class Client:
+class LinkedClient:
     """Our end of one client process.
 
     Its numbers are its own in the run, its place's on the board, and its process' at the fork server. `told` is called
@@ -20,7 +20,7 @@ class Client:
         numbers: tuple[int, int, int],
         link: socket.socket,
         told: Callable[[], None],
-        free: Callable[["Client"], None],
+        free: Callable[["LinkedClient"], None],
     ) -> None:
         self.copy, self.place, self.child = numbers
         self.begun = self.leaving = False
