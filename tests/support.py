@@ -21,7 +21,7 @@ from unittest.mock import patch
 import psutil
 import pytest
 
-from kaas import ROOT, cli, events, wire
+from kaas import ROOT, cli, events, leftovers, wire
 from kaas.client import Connection, split_address
 from kaas.events import Event
 from kaas.wire import Reply, Request
@@ -50,6 +50,16 @@ def eventually(condition: Callable[[], Value], limit: float = LIMIT, what: str =
         time.sleep(max(0.01, 4 * (time.thread_time() - before)))
         before = time.thread_time()
     return value
+
+
+def eventually_swept(is_gone: Callable[[], bool]) -> None:
+    """Sweep what killed runs have left, as the next run does, until `is_gone()`; that of another test may be at it."""
+
+    def swept() -> bool:
+        leftovers.sweep()
+        return is_gone()
+
+    eventually(swept)
 
 
 def _source(condition: Callable[[], Any]) -> str:

@@ -12,9 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from ray_nodes import BOOT_TIMEOUT, StartCluster, events_of, needs_ray, processes, raylets
-from support import LIMIT, Server, StartServer, eventually, refusal
-
-from kaas import leftovers
+from support import LIMIT, Server, StartServer, eventually, eventually_swept, refusal
 
 pytestmark = [pytest.mark.slow, needs_ray]
 
@@ -155,12 +153,7 @@ def test_what_a_ray_had_that_was_killed_with_its_server_all_at_once_is_removed_b
                     process.send_signal(number)
         assert server.wait() == -9
         server.marked.assert_nothing_left()
-
-        def is_swept() -> bool:
-            leftovers.sweep()  # as the next run does, and as one of another test may just be about to
-            return not folder.exists()
-
-        eventually(is_swept)
+        eventually_swept(lambda: not folder.exists())
     finally:
         shutil.rmtree(temporary)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 from project import StandIns
-from support import Marked, eventually, read_until
+from support import Marked, eventually, eventually_swept, read_until
 
-from kaas import ROOT, leftovers
+from kaas import ROOT
 from kaas.errors import ProcessFailed
 from kaas.server.engines.ray.guard import Guard
 
@@ -77,9 +77,4 @@ def test_when_the_agent_is_killed_all_is_put_back(nvidia: StandIns, whom: str) -
             process.send_signal(signal.SIGKILL)
     eventually(lambda: nvidia.modes() == AS_FOUND and not nvidia.folders_left())
     marked.assert_nothing_left()
-
-    def is_swept() -> bool:
-        leftovers.sweep()  # as the next run does, and as one of another test may just be about to
-        return not set(temporary.glob("kaas-guard.*")) - before
-
-    eventually(is_swept)
+    eventually_swept(lambda: not set(temporary.glob("kaas-guard.*")) - before)
