@@ -213,4 +213,5 @@ class Placement:
         if load < self._workers_per_gpu:
             self._by_load[load] &= ~(1 << gpu)
         self._idle[gpu] = self._ready[gpu] = 0
+        self._taken -= load
         self._places -= self._usable[gpu].bit_count()

@@ -62,9 +62,6 @@ class Engine(Protocol):
     def spawn(self, number: int, gpu: int, tell: Tell) -> Worker:
         """Start a worker, the `number`-th place's, on a GPU; OSError if there is no process to be had now."""
 
-    def unused(self, gpu: int) -> None:
-        """Take note that a GPU's task runner was stopped; its workers may still be about to end."""
-
     async def close(self) -> None:
         """Start no more, and return when every worker has ended, by itself or, after some time, killed."""
 

@@ -107,6 +107,9 @@ class Invocations:
             invocation.send(invocation, frame)
         except Exception:  # whoever the client is, the others' turn must come
             log.exception("a reply could not be sent")
+            if invocation.answered:
+                self.account[status] -= 1
+                self.account["abandoned"] += 1
             self.abandon(invocation)
 
     def observe(self, invocation: Invocation, gpu: int, kernel_ns: int = 0) -> None:
@@ -129,7 +132,8 @@ class Invocations:
     async def all_closed(self) -> None:
         """Return when none is in flight any more. No more may be accepted that are not answered at once."""
         self._closed = asyncio.Event()
-        await self._closed.wait()
+        if self._open:
+            await self._closed.wait()
 
     def __len__(self) -> int:
         return len(self._open)

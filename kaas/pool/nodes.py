@@ -22,7 +22,6 @@ class Nodes:
         if not pool.placement.exhausted:
             pool.no_gpu = ""
         pool.serve_waiting()
-        pool.boot_ahead()
 
     def withdraw(self, gpus: list[int], why: str) -> None:
         """They are gone: what their workers had begun is answered `worker_lost`, and the rest placed elsewhere."""

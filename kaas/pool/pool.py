@@ -76,7 +76,9 @@ class Pool:
         self.invocations.accept(invocation)
         if self.draining:
             self.invocations.answer(invocation, "shutting_down", "the server is shutting down")
-        elif not self._place(invocation) and not self._wait(invocation, behind=len(self._waiting)):
+        elif self._place(invocation):
+            self.boot_ahead()
+        elif not self._wait(invocation, behind=len(self._waiting)):
             self._reject(invocation)
 
     async def drain(self) -> None:
@@ -182,7 +184,6 @@ class Pool:
         if self._waiting:
             self.invocations.waits_no_more(invocation)
         self.runners[gpu].slots[self.placement.acquire(gpu)].assign(invocation)
-        self.boot_ahead()
         return True
 
     def _wait(self, invocation: Invocation, behind: int) -> bool:
@@ -198,16 +199,19 @@ class Pool:
         # So many boots can fail for one invocation; those that the machine refuses, for longer.
         if invocation.moves > MOST_FAILED_BOOTS * self.placement.gpus * self.settings.workers_per_gpu:
             return False
-        if not self._place(invocation):
-            if not self._wait(invocation, behind=0):
-                return False
+        if self._place(invocation):
+            self.boot_ahead()
+        elif self._wait(invocation, behind=0):
             self._waiting.move_to_end(invocation, last=False)
+        else:
+            return False
         return True
 
     def serve_waiting(self) -> None:
-        """Give those that wait the places that there are."""
+        """Give those that wait the places that there are, and only then ask for more."""
         while self._waiting and self._place(next(iter(self._waiting))):
             pass
+        self.boot_ahead()
 
     def boot_ahead(self) -> None:
         """Boot a GPU if the policy wants one, now that something has changed."""
@@ -225,7 +229,6 @@ class Pool:
         runner = self.runners.pop(gpu)
         self.tell("stopped", gpu, len(runner.slots), detail=why)
         runner.stop()
-        self.engine.unused(gpu)
 
     def _end(self, why: str) -> None:
         self.invocations.answer_all("shutting_down", why)

@@ -111,7 +111,7 @@ class Slot:
         try:
             self._pool.ready(self, phases, self._pool.clock() - self._booted_at)
         finally:
-            if self.invocation is not None:
+            if self.invocation is not None and self.state == "idle":  # else it has got it since, and is at it
                 self.assign(self.invocation)
 
     def replied(self, reply: ReplyFrame) -> None:
@@ -132,11 +132,11 @@ class Slot:
         self.state = "idle" if self._broken is None else "lost"
         if self._deadline:
             self._forget_deadline()
-        if reply.status == "worker_lost":
-            assert self._worker is not None
-            self.broken(reply.text)
-            self._kill_later(self._worker)
         try:
+            if reply.status == "worker_lost":
+                assert self._worker is not None
+                self.broken(reply.text)
+                self._kill_later(self._worker)
             self._pool.finished(self, invocation, reply)
         finally:
             self._pool.free(self)

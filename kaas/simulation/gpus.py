@@ -67,9 +67,6 @@ class Gpus:
         self._alive += 1
         return Worker(self, number, gpu, tell, ready=ready)
 
-    def unused(self, gpu: int) -> None:
-        """Its next boot is one like any other."""
-
     async def close(self) -> None:
         """Return when every worker has ended."""
         while self._alive:

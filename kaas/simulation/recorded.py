@@ -48,9 +48,6 @@ class _Places:
     def spawn(self, number: int, gpu: int, tell: Tell) -> "_Place":
         return _Place(self, number, gpu, tell)
 
-    def unused(self, gpu: int) -> None:
-        pass
-
     async def close(self) -> None:
         pass
 

@@ -86,11 +86,12 @@ class History:
         )
         self.engine = StormyEngine(random, self.settings, loop)
         self.events: list[Event] = []
-        policy = named(random.choice(NAMES), self.settings.max_queue if self.settings.when_full == "queue" else 0)
+        most = self.settings.max_queue if self.settings.when_full == "queue" else 0
+        self.policy = named(random.choice(NAMES), most)
         self.pool = Pool(
             self.settings,
             self.engine,
-            policy,
+            self.policy,
             self.events.append,
             loop=loop,
             clock=loop.time,
@@ -108,6 +109,8 @@ class History:
         self.wrong: list[BaseException] = []
 
     def ask(self, timeout: float = 0.0, leave_after: float | None = None) -> Invocation:
+        if not self.pool.draining:
+            self.assert_places_are_counted()
         frame: Pieces = [wire.encode_request(Request(wire.INVOKE))]
         ends = bool(timeout or leave_after is not None or self.settings.call_timeout) and not self.engine.calm
         stream = None
@@ -153,11 +156,13 @@ class History:
         if (rest := invocation.reply) is not None and rest.left:
             self.begin_to_take(invocation, rest)
             return
+        if not self.engine.calm and self.random.random() < 0.01:
+            self.gone.add(invocation)  # it has not been told
+            raise DeliberateError
         try:
             self.check(invocation, frame)
         except AssertionError as error:  # the pool goes on, whatever a client's way back raises
             self.wrong.append(error)
-        self.fail_sometimes()
 
     def begin_to_take(self, invocation: Invocation, rest: Passing) -> None:
         """Take a large reply, now or when its turn comes; or never, and nobody else must suffer from that."""
@@ -189,6 +194,15 @@ class History:
             assert abs(queued - self.settings.queue_timeout) < ALMOST, f"queued for {queued} s"
             slots = (slot for runner in self.pool.runners.values() for slot in runner.slots.values())
             assert all(slot.invocation is not invocation for slot in slots), "it has a place"
+
+    def assert_places_are_counted(self) -> None:
+        placement = self.pool.placement
+        slots = [slot for runner in self.pool.runners.values() for slot in runner.slots.values()]
+        assert placement.taken == sum(map(placement.in_flight, placement.booted))
+        assert placement.taken == sum(slot.invocation is not None for slot in slots)
+        assert placement.places == sum(slot.state != "left out" for slot in slots)
+        if self.pool.invocations.waiting:
+            assert self.policy.choose(placement) is None, "somebody waits, and there is a place"
 
     def fail_sometimes(self, *_: Any) -> None:
         if self.random.random() < 0.01:
@@ -235,7 +249,7 @@ class History:
         lasted, limit = self.loop.time() - begun, self.settings.drain_timeout + self.settings.kill_after
         assert lasted < limit + 1.0, f"it drained for {lasted} s"
         await asyncio.sleep(CALM)  # whatever is still due
-        assert self.ask() in self.answers
+        assert self.ask() in {*self.answers, *self.gone}
         account = self.pool.account
         assert account["accepted"] == len(self.asked) == sum(account[outcome] for outcome in OUTCOMES)
         assert account["abandoned"] == len(self.gone)

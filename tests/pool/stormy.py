@@ -266,9 +266,6 @@ class StormyEngine:
         self.alive.add(worker)
         return worker
 
-    def unused(self, gpu: int) -> None:
-        pass
-
     async def close(self) -> None:
         limit = self.now() + CALM
         while self.alive:

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from test_pool import Bench
 
-from kaas.policy import Fleet, Paper, Queue
+from kaas.policy import Ahead, Fleet, Paper, Queue
 from kaas.pool.nodes import Nodes
 from kaas.pool.status import status
 from kaas.simulation.loop import VirtualLoop
@@ -122,6 +122,30 @@ def test_a_node_that_joins_later_is_used_and_those_who_wait_get_its_workers(loop
         bench.workers[number].reply()
     assert bench.statuses() == ["ok", "ok"]
     assert status(bench.pool)["gpus"] == 2
+
+
+@pytest.mark.parametrize("policy", [Paper(), Ahead(1.0)], ids=["paper", "ahead"])
+def test_of_the_gpus_that_join_only_those_are_booted_that_those_who_wait_need(loop: VirtualLoop, policy: Paper) -> None:
+    bench = Bench(loop, Queue(10, policy), gpus=0, workers_per_gpu=4)
+    for _ in range(3):
+        bench.ask()
+    Nodes(bench.pool).offer([0, 1, 2], "a")
+    assert bench.pool.placement.booted == [0]
+    for _ in range(2):
+        bench.ask()
+    assert bench.pool.placement.booted == [0, 1]
+
+
+def test_what_the_workers_of_a_lost_node_had_counts_no_more_when_the_node_comes_back(loop: VirtualLoop) -> None:
+    bench = Bench(loop, Ahead(0.75), gpus=0, workers_per_gpu=4)
+    Nodes(bench.pool).offer([0, 1], "a")
+    for _ in range(2):
+        bench.ask()
+    Nodes(bench.pool).withdraw([0, 1], "node a is lost")
+    assert (bench.pool.placement.taken, bench.pool.placement.places) == (0, 0)
+    Nodes(bench.pool).offer([0, 1], "a")
+    bench.ask()
+    assert bench.pool.placement.booted == [0], "one of four is no reason to boot ahead"
 
 
 class Spare(Paper):

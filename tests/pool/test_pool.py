@@ -65,8 +65,6 @@ class Bench:
         self.workers[number] = Worker(tell)
         return self.workers[number]
 
-    def unused(self, gpu: int) -> None: ...
-
     def ask(self, timeout: float = 0.0) -> None:
         frame: Pieces = [wire.encode_request(Request(wire.INVOKE))]
         self.pool.submit(Invocation(RequestFrame(wire.INVOKE, 7, timeout, frame), self.take))
@@ -258,3 +256,28 @@ def test_a_policy_may_let_wait_who_could_have_a_place(loop: VirtualLoop) -> None
     bench.workers[0].reply()
     bench.workers[0].reply()
     assert bench.statuses() == ["rejected", "ok", "ok"]
+
+
+class Patient(Queue):
+    """Gives nothing to a worker that boots, and boots the second GPU when a worker of the first is ready."""
+
+    def choose(self, fleet: Fleet) -> int | None:
+        return next((gpu for gpu in fleet.booted if fleet.ready_and_idle(gpu)), None)
+
+    def boot(self, fleet: Fleet, waiting: int) -> int | None:
+        return fleet.next_to_boot() if not fleet.booted or sum(map(fleet.ready, fleet.booted)) == 1 else None
+
+
+def test_who_gets_a_worker_while_that_is_told_to_be_ready_has_not_waited_for_its_boot(loop: VirtualLoop) -> None:
+    bench = Bench(loop, Patient(5), gpus=2, workers_per_gpu=2)
+    for _ in range(2):
+        bench.ask()  # the first is the cold start on worker 0
+    bench.workers[1].be_ready()
+    assert bench.states() == ["booting", "busy", "booting", "booting"]
+    bench.workers[1].reply()
+    assert [(reply.worker, reply.waited_for_boot) for reply in bench.replies] == [(1, False)]
+
+
+def test_to_wait_until_all_are_answered_ends_at_once_where_all_are(loop: VirtualLoop) -> None:
+    bench = Bench(loop, Paper())  # Python 3.11 looks again only after the last one may have been answered
+    loop.run_until_complete(asyncio.wait_for(bench.pool.invocations.all_closed(), 1.0))

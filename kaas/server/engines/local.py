@@ -68,9 +68,6 @@ class LocalEngine:
         worker.connect(link)
         return worker
 
-    def unused(self, gpu: int) -> None:
-        """Nothing is held for a GPU."""
-
     def _ended(self, child: int, code: int | None) -> None:
         why = self._forkserver.failure
         how = f"the fork server cannot be started again: {why}" if code is None and why else describe(code)

@@ -71,9 +71,6 @@ class RayEngine:
             raise OSError(errno.EHOSTDOWN, "its node is not there")
         return self._agent_of[gpu].spawn(number, gpu, tell)
 
-    def unused(self, gpu: int) -> None:
-        """Nothing is held for a GPU."""
-
     async def close(self) -> None:
         """Have all workers end, then the agents, then the bridge, and Ray if it is ours."""
         self._closing = True
