@@ -131,7 +131,9 @@ class Connection:
                             self.close()
                         return reply
                 if deadline is not None:
-                    self._limit_to(max(deadline - time.monotonic(), 0.001))
+                    if (left := deadline - time.monotonic()) <= 0:
+                        raise TimeoutError
+                    self._limit_to(left)
         except FrameError as error:
             self.close()
             raise ConnectionFailed(f"{self.address} does not answer like a KaaS server: {error}") from None

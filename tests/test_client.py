@@ -145,6 +145,24 @@ def test_a_server_that_takes_nothing_is_given_up_in_the_callers_time(monkeypatch
             kaas.invoke(payload, timeout=0.1)
 
 
+def test_a_server_that_answers_byte_by_byte_is_given_up_in_the_callers_time(fake_server: StartFake) -> None:
+    given_up = threading.Event()
+
+    def trickle(connection: socket.socket, request: Request) -> None:
+        for byte in reply_to(request, bytes(60_000)):
+            try:
+                connection.sendall(bytes([byte]))
+            except OSError:
+                given_up.set()
+                return
+            time.sleep(0.0001)
+
+    with Connection(fake_server(trickle)) as kaas:
+        with pytest.raises(ConnectionFailed, match=r"no answer within 0\.2 s"):
+            kaas.status(timeout=0.2)
+        assert given_up.wait(LIMIT)
+
+
 def test_a_limit_that_is_over_at_once_is_no_limit_for_ever(fake_server: StartFake) -> None:
     def echo_one(connection: socket.socket, request: Request) -> None:
         if request.kind == wire.INVOKE:
