@@ -241,7 +241,7 @@ class Crew:
 
     def _is_hopeless(self, client: LinkedClient, code: int | None) -> bool:
         """Tell whether too many clients of one number have ended before they were ready, of which this is the last."""
-        self._unprepared[client.copy] += not client.ready and code is not None
+        self._unprepared[client.copy] += not client.ready
         return self._unprepared[client.copy] >= _TRIES
 
     def _take_back(self, client: LinkedClient, request: Request | None) -> None:

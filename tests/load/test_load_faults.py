@@ -155,6 +155,21 @@ def test_clients_that_are_killed_again_and_again_while_they_are_prepared_end_the
     assert not load.rows_file.with_name("again.csv").exists()
 
 
+def test_what_starts_the_clients_and_dies_again_and_again_ends_the_run(load: Load) -> None:
+    client = """
+        import os, signal, time
+        def prepare(arg, copy):
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(3600)
+        def run_client(arg): ...
+    """
+    code, said = load.run(client, "--max-parallel", "2")
+
+    assert code == 1, said
+    assert said.splitlines()[-1].startswith("load.py: client ")
+    assert said.splitlines()[-1].endswith(" cannot be prepared (ended, it is not known how)")
+
+
 def test_requests_that_end_only_because_their_clients_are_killed_are_rows(load: Load) -> None:
     client = """
         import time
