@@ -87,6 +87,8 @@ class Soak:
         self.told: dict[str, Counter[str]] = {}
         self.swept = 0
         self.stopping = False
+        for number in (signal.SIGINT, signal.SIGTERM):  # first: where a process forks, what is raised can be lost
+            signal.signal(number, lambda number, _: self.stop(number))
         self._begun = time.monotonic()
         self._phase = 0
         # Asked for once: what a server has said, where it is found, becomes long.
@@ -280,8 +282,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kaas-soak-") as folder, servers_in(Path(folder)) as servers:
         soak = Soak(servers, Path(folder), seed, min(WORK_SECONDS, options.minutes * 60 / 2))
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda number, _: soak.stop(number))
             soak.work(options.minutes * 60)
         finally:
             soak.close()

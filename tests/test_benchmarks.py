@@ -175,6 +175,26 @@ def test_a_soak_finds_nothing_wrong_to_its_end_or_until_it_is_interrupted(
     assert {row[1] for row in tables(found)["In calm phases"]} == {"begin", "after warm-up", "end"}
 
 
+def test_a_soak_that_is_interrupted_while_it_forks_a_client_ends_in_order(marked: Marked) -> None:
+    code = """
+import os, runpy, signal, sys
+number, pid = [signal.SIGINT], os.getpid()
+os.register_at_fork(after_in_parent=lambda: number and os.kill(pid, number.pop()))
+sys.argv = ["soak.py", "60", "--seed", "1"]
+runpy.run_path("soak.py", run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=BENCHMARKS,
+        env=marked.environment | {"PYTHONPATH": str(BENCHMARKS)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, "KeyboardInterrupt" in done.stderr) == (0, False), done.stderr
+
+
 def tables(found: dict[str, Any]) -> dict[str, list[list[Any]]]:
     return {table["title"]: table["rows"] for table in found["tables"]}
 

@@ -35,6 +35,10 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def about(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
 def imports_of(path: Path) -> Iterator[str]:
     """Every module that a file imports, wherever the import stands, dotted."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -133,6 +137,11 @@ def test_what_is_pure_imports_no_clock_lock_socket_or_process(name: str) -> None
     assert not {dotted.partition(".")[0] for dotted in imported} & IMPURE
     pure = {f"kaas.{other.removesuffix('.py')}" for other in PURE}
     assert {dotted for dotted in imported if dotted.startswith("kaas")} <= {"kaas.errors", *pure}
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "Pure" in about(path)], ids=relative)
+def test_what_says_that_it_is_pure_imports_none_of_these_either(path: Path) -> None:
+    assert not {dotted.partition(".")[0] for dotted in imports_of(path)} & IMPURE
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "gpu.py"], ids=relative)
