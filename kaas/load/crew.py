@@ -230,7 +230,7 @@ class Crew:
             if not self._killing and (client.complaint or (code != 0 and request is None)):
                 self._problem(f"client {client.copy} ended by an error ({problem})")
                 self.disorderly[problem] += 1
-        elif client.complaint or self._is_hopeless(client, code):  # another one may do no better
+        elif client.complaint or self._is_hopeless(client):  # another one may do no better
             doing = "cannot go on" if client.begun else "cannot be prepared"
             self.failure = self.failure or f"client {client.copy} {doing} ({problem})"
         else:
@@ -239,7 +239,7 @@ class Crew:
             self._gone.set()
         self.changed.set()
 
-    def _is_hopeless(self, client: LinkedClient, code: int | None) -> bool:
+    def _is_hopeless(self, client: LinkedClient) -> bool:
         """Tell whether too many clients of one number have ended before they were ready, of which this is the last."""
         self._unprepared[client.copy] += not client.ready
         return self._unprepared[client.copy] >= _TRIES
