@@ -76,9 +76,7 @@ class Pool:
         self.invocations.accept(invocation)
         if self.draining:
             self.invocations.answer(invocation, "shutting_down", "the server is shutting down")
-        elif self._place(invocation):
-            self.boot_ahead()
-        elif not self._wait(invocation, behind=len(self._waiting)):
+        elif not self._place_or_wait(invocation, behind=len(self._waiting)):
             self._reject(invocation)
 
     async def drain(self) -> None:
@@ -186,10 +184,12 @@ class Pool:
         self.runners[gpu].slots[self.placement.acquire(gpu)].assign(invocation)
         return True
 
-    def _wait(self, invocation: Invocation, behind: int) -> bool:
-        """Have an invocation wait behind so many others, if the policy lets it; tell whether it does."""
-        may = not self.no_gpu and self._policy.may_wait(self.placement, behind)
-        if may:
+    def _place_or_wait(self, invocation: Invocation, behind: int) -> bool:
+        """Place an invocation, or have it wait behind so many others; tell whether the policy lets it do either."""
+        if self._place(invocation):
+            self.boot_ahead()
+            return True
+        if may := not self.no_gpu and self._policy.may_wait(self.placement, behind):
             self.invocations.wait(invocation)
         return may
 
@@ -199,13 +199,10 @@ class Pool:
         # So many boots can fail for one invocation; those that the machine refuses, for longer.
         if invocation.moves > MOST_FAILED_BOOTS * self.placement.gpus * self.settings.workers_per_gpu:
             return False
-        if self._place(invocation):
-            self.boot_ahead()
-        elif self._wait(invocation, behind=0):
+        may = self._place_or_wait(invocation, behind=0)
+        if invocation in self._waiting:
             self._waiting.move_to_end(invocation, last=False)
-        else:
-            return False
-        return True
+        return may
 
     def serve_waiting(self) -> None:
         """Give those that wait the places that there are, and only then ask for more."""
