@@ -114,7 +114,7 @@ def draw(
     times.plot(list(kaas), list(kaas.values()), "o-", color=figures.BLUE, label="warm KaaS")
     times.plot(list(kept), list(kept.values()), "^:", color=figures.GREEN, label="warm KaaS, segments kept")
     figures.log_log(times, "N (matrix of N x N)", "completion time (ms)", list(naive))
-    times.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.84))  # between the lines
+    times.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.0, 0.57))  # between the lines
     times.set_title(kernel, fontsize=9)
     saved.plot(list(less), list(less.values()), "o-", color=figures.BLUE)
     figures.log_log(saved, "N (matrix of N x N)", "completion time saved (%)", list(less))
